@@ -1,0 +1,55 @@
+"""Decoded patches kept in memory up to a limit, so that later epochs need not decode short clips again."""
+
+import threading
+
+import numpy as np
+
+from data_pipelines.layout import Layout
+from data_pipelines.video.info import VideoError
+
+Pixels = tuple[list[np.ndarray], list[np.ndarray]]
+
+
+class FrameCache:
+    """Reads the patches of layouts; keeps those of the first samples seen until `limit` bytes are held.
+
+    Samples are kept as they come and never replaced: a run that shuffles its epochs gains the same whichever it keeps.
+    Failures are kept too, so that a bad file is opened once.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._held = 0
+        self._pixels: dict[str, Pixels | VideoError] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict:
+        # A worker process starts with an empty cache of its own.
+        return {"limit": self._limit}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["limit"])
+
+    def read(self, layout: Layout) -> Pixels:
+        """What `layout.read_patches()` gives.
+
+        Raises:
+          VideoError: as it does.
+        """
+        found = self._pixels.get(layout.sample_id)
+        if found is None:
+            try:
+                found = layout.read_patches()
+            except VideoError as error:
+                found = error
+            self._keep(layout.sample_id, found)
+        if isinstance(found, VideoError):
+            raise found
+        return found
+
+    def _keep(self, key: str, pixels: Pixels | VideoError) -> None:
+        size = 0 if isinstance(pixels, VideoError) else sum(rows.nbytes for rows in pixels[0])
+        with self._lock:
+            if key not in self._pixels and self._held + size <= self._limit:
+                self._held += size
+                self._pixels[key] = pixels

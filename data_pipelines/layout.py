@@ -1,0 +1,147 @@
+"""How a sample will lie in a sequence, worked out from its text and the sizes of its videos, before any is decoded.
+
+So the length of a sample is known without its pixels, packing can be planned, and training, evaluation and chat share
+one code for frames, sizes, times, template and positions.
+
+    Sample --(FrameRule, PixelBudget)--> Clip per video --(chat template, tokenizer)--> Layout
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_pipelines.positions import positions_3d
+from data_pipelines.sources import Sample, VideoRef
+from data_pipelines.video import decode, frames, patches, resize
+from data_pipelines.video.info import VideoError
+from ivx.text import chat_template, special_tokens
+from ivx.text.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A video as it will be seen: which frames, at which size.
+
+    Attributes:
+      path: the file.
+      num_frames: frames that the file is said to hold.
+      indices: int64 [F_], display indices of the frames to read.
+      times: float64 [F_ / 2], seconds at the middle of each slice.
+      height: pixels after resizing, a multiple of 32.
+      width: likewise.
+    """
+
+    path: str
+    num_frames: int
+    indices: np.ndarray
+    times: np.ndarray
+    height: int
+    width: int
+
+    @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Rows and columns of patches in a slice."""
+        return self.height // resize.PATCH, self.width // resize.PATCH
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """Rows and columns of merged tokens in a slice."""
+        return self.height // resize.FACTOR, self.width // resize.FACTOR
+
+    def read(self) -> np.ndarray:
+        """Decodes and resizes: uint8 [F_, height, width, 3].
+
+        Raises:
+          VideoError: the file cannot be decoded.
+        """
+        pictures = decode.read_frames(
+            self.path,
+            self.num_frames,
+            self.indices,
+            lambda frame: resize.resize_frame(frame, self.height, self.width),
+        )
+        return np.stack(pictures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A sample as tokens, its pixels still to come.
+
+    Attributes:
+      sample_id: for messages.
+      tokens: int32 [T].
+      trained: bool [T], true where predicting this token bears loss.
+      positions: int32 [3, T].
+      is_visual: bool [T], true where a merged visual token goes.
+      clips: the videos, in order.
+    """
+
+    sample_id: str
+    tokens: np.ndarray
+    trained: np.ndarray
+    positions: np.ndarray
+    is_visual: np.ndarray
+    clips: tuple[Clip, ...]
+
+    @property
+    def slice_sizes(self) -> list[int]:
+        """Patches in each slice, in order."""
+        return [rows * columns for clip in self.clips for rows, columns in [clip.patch_shape] * len(clip.times)]
+
+    def read_patches(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Decodes every slice: their patches, uint8 [p, 1536] each, and grids, int32 [p, 4] each.
+
+        Raises:
+          VideoError: a file cannot be decoded.
+        """
+        rows, grids = [], []
+        for clip in self.clips:
+            slices = patches.patchify(clip.read())
+            rows.extend(slices)
+            grids.extend([patches.patch_grid(*clip.patch_shape)] * len(slices))
+        return rows, grids
+
+
+@dataclasses.dataclass(frozen=True)
+class LayoutRule:
+    """Everything that decides how samples lie: tokenizer, frame sampling and pixel budget."""
+
+    tokenizer: Tokenizer
+    frame_rule: frames.FrameRule
+    budget: resize.PixelBudget
+
+    def clip(self, video: VideoRef) -> Clip:
+        """Chooses frames and size for one video.
+
+        Raises:
+          VideoError: the video cannot be probed or does not fit the budget.
+        """
+        info = video.resolved()
+        indices = frames.frame_indices(info, self.frame_rule)
+        try:
+            height, width = resize.resized_shape(len(indices), info.height, info.width, self.budget)
+        except VideoError as error:
+            raise VideoError(f"{video.path}: {error}") from error
+        times = frames.slice_times(indices, info.rate)
+        return Clip(video.path, info.num_frames, indices, times, height, width)
+
+    def __call__(self, sample: Sample, generate: bool = False) -> Layout:
+        """Lays out a sample; `generate` ends it with an open assistant turn.
+
+        Raises:
+          VideoError: a video cannot be used.
+          TemplateError: the messages cannot be rendered.
+        """
+        clips = tuple(self.clip(video) for video in sample.videos)
+        media = [chat_template.video_text(clip.times, int(np.prod(clip.token_shape))) for clip in clips]
+        pieces = chat_template.render(sample.messages, media, generate)
+        tokens, trained = [], []
+        for piece in pieces:
+            ids = self.tokenizer.encode(piece.text)
+            tokens += ids
+            trained += [piece.trained] * len(ids)
+        tokens = np.asarray(tokens, np.int32)
+        is_visual = tokens == self.tokenizer.id_of(special_tokens.VIDEO_PAD)
+        shapes = [clip.token_shape for clip in clips for _ in clip.times]
+        positions = positions_3d(is_visual, shapes)
+        return Layout(sample.id, tokens, np.asarray(trained, bool), positions, is_visual, clips)

@@ -1,0 +1,107 @@
+"""Batches for training, read through Grain: decoded by threads or worker processes, in an order they do not change."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+
+from data_pipelines import packing, sources
+from data_pipelines.batch import Batch
+from data_pipelines.frame_cache import FrameCache
+from data_pipelines.layout import LayoutRule
+from data_pipelines.plan import Plan
+from data_pipelines.video.info import VideoError
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A host's share of one batch, and a sentence for each sample that had to be left out of it."""
+
+    batch: Batch
+    skipped: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are read; none of it changes what they hold.
+
+    Attributes:
+      workers: processes that decode; 0 decodes in threads of this one.
+      threads: threads of each process.
+      prefetch: batches made ahead.
+      cache_bytes: limit of decoded patches kept in memory.
+      process_index: this host's number.
+      process_count: hosts that share the batches.
+    """
+
+    workers: int
+    threads: int
+    prefetch: int
+    cache_bytes: int
+    process_index: int = 0
+    process_count: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _MakePack:
+    """Grain's map function: from a pack's samples to its arrays."""
+
+    rule: LayoutRule
+    shape: packing.PackShape
+    cache: FrameCache
+
+    def __call__(self, samples: Sequence[sources.Sample]) -> Loaded:
+        layouts, pixels, skipped = [], [], []
+        for sample in samples:
+            layout = self.rule(sample)
+            try:
+                pixels.append(self.cache.read(layout))
+                layouts.append(layout)
+            except VideoError as error:
+                skipped.append(f"sample {sample.id}: {error}")
+        return Loaded(packing.assemble(layouts, pixels, self.shape), tuple(skipped))
+
+
+def stack(packs: Sequence[Loaded]) -> Loaded:
+    """Packs side by side: adds the leading axis of a `Batch`."""
+    batch = Batch(
+        **{
+            field.name: np.stack([getattr(pack.batch, field.name) for pack in packs])
+            for field in dataclasses.fields(Batch)
+        }
+    )
+    return Loaded(batch, tuple(sentence for pack in packs for sentence in pack.skipped))
+
+
+def batches(
+    plan: Plan,
+    rule: LayoutRule,
+    shape: packing.PackShape,
+    batch_size: int,
+    start: int,
+    options: LoaderOptions,
+) -> Iterator[Loaded]:
+    """This host's shares of the batches from number `start` to the end of the plan.
+
+    Args:
+      plan: a whole number of batches.
+      rule: how samples are laid out.
+      shape: room in a pack.
+      batch_size: packs in a global batch; the number of hosts divides it.
+      start: the cursor: batches already trained on.
+      options: see there.
+    """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, also where no command line was.
+    own = plan.packs[start * batch_size + options.process_index :: options.process_count]
+    if not own:
+        return iter(())
+    data_set = grain.MapDataset.source(own).map(_MakePack(rule, shape, FrameCache(options.cache_bytes)))
+    data_set = data_set.batch(batch_size // options.process_count, drop_remainder=True, batch_fn=stack)
+    read = grain.ReadOptions(num_threads=options.threads, prefetch_buffer_size=options.prefetch)
+    iterator = data_set.to_iter_dataset(read)
+    if options.workers:
+        iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=options.workers))
+    return iter(iterator)

@@ -1,0 +1,110 @@
+"""The plan of a run: which samples make which pack, known before the first frame is decoded.
+
+    epoch e:  every data set gives sample_ratio * size samples, continuing its own shuffled rounds; all are shuffled
+              together by (seed, e) and packed first-fit
+    batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row; process p of n takes every n-th
+
+The plan depends on the data and the seed alone, never on the number of processes, workers or threads; the position of
+a run in it is one number, the batch index.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines import packing, sources
+from data_pipelines.layout import LayoutRule
+from data_pipelines.video.info import VideoError
+from ivx.text.chat_template import TemplateError
+
+_MIX, _SHUFFLE = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Samples that fit, with their sizes, and a sentence for each that was left out."""
+
+    samples: list[sources.Sample]
+    sizes: list[packing.Size]
+    dropped: list[str]
+
+
+def measure(samples: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape) -> Measured:
+    """Works out the size of every sample from its annotation; those without video sizes are probed."""
+    measured = Measured([], [], [])
+    for sample in samples:
+        try:
+            layout = rule(sample)
+        except (VideoError, TemplateError, ValueError) as error:
+            measured.dropped.append(f"sample {sample.id}: {error}")
+            continue
+        size = packing.Size(len(layout.tokens), tuple(layout.slice_sizes))
+        reason = packing.misfit(size, shape)
+        if reason or not layout.trained.any():
+            measured.dropped.append(f"sample {sample.id}: {reason or 'no text to train on'}")
+            continue
+        measured.samples.append(sample)
+        measured.sizes.append(size)
+    return measured
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A data set of the mixture, measured."""
+
+    measured: Measured
+    sample_ratio: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Packs in the order of training, each a tuple of samples, and how full they are.
+
+    Attributes:
+      packs: as many as were asked for.
+      token_fill: share of token places that hold a token.
+      patch_fill: share of patch places that hold a patch.
+      epochs: rounds over the mixture that the packs come from, the last perhaps begun only.
+    """
+
+    packs: list[tuple[sources.Sample, ...]]
+    token_fill: float
+    patch_fill: float
+    epochs: int
+
+
+def make_plan(members: Sequence[Member], shape: packing.PackShape, count: int, open_packs: int, seed: int) -> Plan:
+    """Plans `count` packs, over as many epochs as they need.
+
+    Raises:
+      AnnotationError: no sample is left to train on.
+    """
+    if not any(member.measured.samples for member in members):
+        raise sources.AnnotationError("no sample of the training data fits; see the reasons above")
+    packs, tokens, patches, epoch = [], 0, 0, 0
+    while len(packs) < count:
+        drawn = _draw(members, seed, epoch)
+        sizes = [members[m].measured.sizes[i] for m, i in drawn]
+        for pack in packing.first_fit(sizes, shape, open_packs)[: count - len(packs)]:
+            packs.append(tuple(members[drawn[k][0]].measured.samples[drawn[k][1]] for k in pack))
+            tokens += sum(sizes[k].tokens for k in pack)
+            patches += sum(sum(sizes[k].slices) for k in pack)
+        epoch += 1
+    return Plan(packs, tokens / (count * shape.tokens), patches / (count * shape.patches), epoch)
+
+
+def _draw(members: Sequence[Member], seed: int, epoch: int) -> list[tuple[int, int]]:
+    """(member, sample) pairs of one epoch in training order."""
+    drawn = []
+    for number, member in enumerate(members):
+        size = len(member.measured.samples)
+        first, last = (round(member.sample_ratio * size * e) for e in (epoch, epoch + 1))
+        rounds = {}
+        for position in range(first, last):
+            if position // size not in rounds:
+                rng = np.random.default_rng([seed, _MIX, number, position // size])
+                rounds[position // size] = rng.permutation(size)
+            drawn.append((number, int(rounds[position // size][position % size])))
+    order = np.random.default_rng([seed, _SHUFFLE, epoch]).permutation(len(drawn))
+    return [drawn[i] for i in order]

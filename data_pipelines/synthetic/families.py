@@ -1,0 +1,193 @@
+"""Seven families of questions, each a function that invents a scene in which the answers are known.
+
+Within one scene the answers are drawn independently of each other and of the wording of the questions, so that
+neither the text nor an earlier turn gives an answer away; families differ in what must be seen:
+
+    attribute  the colour of each of three shapes          counting   how many shapes of a colour
+    motion     which way a shape goes                      order      which colour comes first, second, last
+    grounding  from when to when a shape is visible        needle     what shows up once in a long video
+    caption    one sentence about two moving shapes
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.synthetic.scene import COLOURS, DIRECTIONS, SHAPES, Actor, Scene
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question with its answer, known by construction.
+
+    Attributes:
+      text: the question as asked openly.
+      answer: the right answer as it is written in the data.
+      values: all answers that were equally likely; empty where a choice between options makes no sense.
+      span: (start, end) in seconds for temporal grounding.
+    """
+
+    text: str
+    answer: str
+    values: tuple[str, ...] = ()
+    span: tuple[float, float] | None = None
+
+
+# (width, height) of the clips: two that enter the model as they are, one that is rounded, two that are scaled down.
+_SIZES = ((64, 64), (64, 64), (96, 64), (64, 96), (128, 96), (128, 128))
+_RATES = (4, 5, 8)
+
+
+def invent(family: str, rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    """A scene of the family with its questions, in random order.
+
+    Raises:
+      KeyError: there is no such family.
+    """
+    scene, questions = FAMILIES[family](rng)
+    return scene, [questions[i] for i in rng.permutation(len(questions))]
+
+
+def _scene(rng: np.random.Generator, duration: float, actors: list[Actor], rate: int | None = None) -> Scene:
+    width, height = _SIZES[rng.integers(len(_SIZES))]
+    rate = rate or int(rng.choice(_RATES))
+    return Scene(duration, rate, width, height, int(rng.integers(2**31)), tuple(actors))
+
+
+def _pick(rng: np.random.Generator, names, count: int = 1) -> list[str]:
+    """`count` different names, uniformly."""
+    return [str(name) for name in rng.permutation(list(names))[:count]]
+
+
+def _places(rng: np.random.Generator, count: int, columns: int, rows: int) -> list[tuple[float, float]]:
+    """`count` centres in different cells of a grid, each a little off the middle of its cell."""
+    cells = rng.permutation(columns * rows)[:count]
+    jitter = rng.uniform(-0.12, 0.12, (count, 2))
+    return [
+        ((cell % columns + 0.5 + dx) / columns, (cell // columns + 0.5 + dy) / rows)
+        for cell, (dx, dy) in zip(cells, jitter, strict=True)
+    ]
+
+
+def _attribute(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    duration = float(rng.integers(2, 5))
+    shapes = _pick(rng, SHAPES, 3)
+    colours = [_pick(rng, COLOURS)[0] for _ in shapes]
+    actors = [
+        Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), 0.0, duration, tuple(rng.uniform(-0.02, 0.02, 2)))
+        for shape, colour, place in zip(shapes, colours, _places(rng, 3, 2, 2), strict=True)
+    ]
+    questions = [
+        Question(f"What colour is the {shape}?", colour, tuple(COLOURS))
+        for shape, colour in zip(shapes, colours, strict=True)
+    ]
+    return _scene(rng, duration, actors), questions
+
+
+def _counting(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    duration = float(rng.integers(2, 4))
+    colours = _pick(rng, COLOURS, 2)
+    counts = rng.integers(0, 4, 2)
+    places = _places(rng, int(counts.sum()), 3, 3)
+    wearing = [colour for colour, count in zip(colours, counts, strict=True) for _ in range(count)]
+    actors = [
+        Actor(_pick(rng, SHAPES)[0], (colour,), place, rng.uniform(0.12, 0.15), 0.0, duration)
+        for colour, place in zip(wearing, places, strict=True)
+    ]
+    questions = [
+        Question(f"How many {colour} shapes are there?", str(count), ("0", "1", "2", "3"))
+        for colour, count in zip(colours, counts, strict=True)
+    ]
+    return _scene(rng, duration, actors), questions
+
+
+def _mover(rng: np.random.Generator, shape: str, colour: str, direction: str, start: float, end: float, lane: float):
+    """A shape that crosses most of the frame along `direction`; `lane` is its other coordinate."""
+    dx, dy = DIRECTIONS[direction]
+    speed = rng.uniform(0.55, 0.7) / (end - start)
+    centre = (0.5, lane) if dx else (lane, 0.5)
+    return Actor(shape, (colour,), centre, rng.uniform(0.15, 0.2), start, end, (dx * speed, dy * speed))
+
+
+def _motion(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    duration = float(rng.integers(2, 5))
+    colours = _pick(rng, COLOURS, 2)
+    ways = [_pick(rng, DIRECTIONS)[0] for _ in colours]
+    lanes = rng.permutation([0.28, 0.72]) + rng.uniform(-0.06, 0.06, 2)
+    actors = [
+        _mover(rng, _pick(rng, SHAPES)[0], colour, way, 0.0, duration, float(lane))
+        for colour, way, lane in zip(colours, ways, lanes, strict=True)
+    ]
+    questions = [
+        Question(f"Which way does the {colour} shape move?", way, tuple(DIRECTIONS))
+        for colour, way in zip(colours, ways, strict=True)
+    ]
+    return _scene(rng, duration, actors), questions
+
+
+def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    length = float(rng.integers(2, 4))
+    duration = 3 * length
+    colours = tuple(_pick(rng, COLOURS)[0] for _ in range(3))
+    if rng.random() < 0.5:  # one shape that changes its colour
+        actors = [Actor(_pick(rng, SHAPES)[0], colours, _places(rng, 1, 2, 2)[0], 0.22, 0.0, duration)]
+    else:  # one shape after another
+        actors = [
+            Actor(_pick(rng, SHAPES)[0], (colour,), _places(rng, 1, 2, 2)[0], 0.22, i * length, (i + 1) * length)
+            for i, colour in enumerate(colours)
+        ]
+    questions = [
+        Question(f"Which colour is seen {rank}?", colour, tuple(COLOURS))
+        for rank, colour in zip(("first", "second", "last"), colours, strict=True)
+    ]
+    return _scene(rng, duration, actors), questions
+
+
+def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    duration = int(rng.integers(8, 13))
+    colours = _pick(rng, COLOURS, 2)
+    actors, questions = [], []
+    for colour, place in zip(colours, _places(rng, 2, 2, 2), strict=True):
+        length = int(rng.integers(2, 6))
+        start = int(rng.integers(0, duration - length + 1))
+        shape = _pick(rng, SHAPES)[0]
+        span = (float(start), float(start + length))
+        actors.append(Actor(shape, (colour,), place, rng.uniform(0.17, 0.22), *span, tuple(rng.uniform(-0.02, 0.02, 2))))
+        questions.append(
+            Question(f"When is the {colour} shape visible?", f"{span[0]:.1f} to {span[1]:.1f} seconds", (), span)
+        )
+    return _scene(rng, float(duration), actors), questions
+
+
+def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    duration = float(rng.integers(30, 121))
+    shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
+    length = duration / 8
+    start = float(rng.uniform(0, duration - length))
+    actor = Actor(shape, (colour,), _places(rng, 1, 2, 2)[0], 0.25, start, start + length)
+    things = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
+    question = Question("What appears once in the video?", f"{colour} {shape}", things)
+    return _scene(rng, duration, [actor], rate=2), [question]
+
+
+def _caption(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    length = float(rng.integers(2, 4))
+    actors, events = [], []
+    for i in range(2):
+        shape, colour, way = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0], _pick(rng, DIRECTIONS)[0]
+        actors.append(_mover(rng, shape, colour, way, i * length, (i + 1) * length, float(rng.uniform(0.35, 0.65))))
+        events.append(f"a {colour} {shape} moves {way}")
+    sentence = ", then ".join(events).capitalize() + "."
+    return _scene(rng, 2 * length, actors), [Question("Describe the video in one sentence.", sentence)]
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator], tuple[Scene, list[Question]]]] = {
+    "attribute": _attribute,
+    "counting": _counting,
+    "motion": _motion,
+    "order": _order,
+    "grounding": _grounding,
+    "needle": _needle,
+    "caption": _caption,
+}

@@ -1,0 +1,200 @@
+"""Writes the synthetic world as a data set: H.264 files, annotations in the message format, a mixture file.
+
+    DIR/data.json                      the mixture: {"synthetic_train": {"annotation": ..., "media_root": ...}, ...}
+    DIR/{train,validation,test}.jsonl  one sample a line
+    DIR/clips/{split}/{number}.mp4
+
+A training sample is one conversation with every question of its clip, some of them as multiple choice; validation and
+test samples ask one question each, so that no answer stands in the context of another. Every clip is a pure function
+of (seed, split, number), and splits never share a seed.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from concurrent import futures
+from multiprocessing import get_context
+
+import av
+import numpy as np
+import tqdm
+
+from data_pipelines.synthetic import families, scene
+
+LETTERS = "ABCD"
+SPLITS = ("train", "validation", "test")
+FORMATS = ("open", "choice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """How many clips a split holds, and how often each family is drawn.
+
+    Attributes:
+      clips: split name -> number of clips.
+      shares: family -> relative share of the clips.
+      choice_share: in training, the share of questions asked as multiple choice where that makes sense.
+    """
+
+    clips: dict[str, int]
+    shares: dict[str, float]
+    choice_share: float
+
+
+_SHARES = {
+    "attribute": 0.16,
+    "counting": 0.18,
+    "motion": 0.18,
+    "order": 0.16,
+    "grounding": 0.16,
+    "needle": 0.06,
+    "caption": 0.10,
+}
+PRESETS = {
+    "tiny": Preset({"train": 5000, "validation": 140, "test": 420}, _SHARES, choice_share=0.2),
+    "test": Preset({"train": 14, "validation": 7, "test": 7}, dict.fromkeys(_SHARES, 1.0), choice_share=0.3),
+}
+
+
+def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> dict[str, int]:
+    """Writes the whole data set under `out`, which must be empty or absent.
+
+    Returns:
+      samples written for each split.
+
+    Raises:
+      FileExistsError: `out` holds files already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    counts = {}
+    with futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for split in SPLITS:
+            (partial / "clips" / split).mkdir(parents=True)
+            jobs = _jobs(partial, preset, split, seed)
+            lines = pool.map(_write_clip, jobs, chunksize=16)
+            lines = tqdm.tqdm(lines, f"synthesize {split}", total=len(jobs), unit=" clips", mininterval=0.5)
+            samples = [sample for clip_samples in lines for sample in clip_samples]
+            text = "".join(json.dumps(sample) + "\n" for sample in samples)
+            (partial / f"{split}.jsonl").write_text(text)
+            counts[split] = len(samples)
+    mixture = {
+        f"synthetic_{split}": {"annotation": f"{split}.jsonl", "media_root": ".", "sample_ratio": 1.0}
+        for split in SPLITS
+    }
+    (partial / "data.json").write_text(json.dumps(mixture, indent=2) + "\n")
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    root: pathlib.Path
+    split: str
+    number: int
+    family: str
+    seed: tuple[int, int, int]
+    choice_share: float
+
+
+def _jobs(root: pathlib.Path, preset: Preset, split: str, seed: int) -> list[_Job]:
+    """One job a clip; families interleave in the proportions of their shares."""
+    shares = np.array(list(preset.shares.values()))
+    count = preset.clips[split]
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    # Evenly spread quantiles make the counts exact; shuffling them makes the order random.
+    quantiles = (rng.permutation(count) + 0.5) / count
+    chosen = np.searchsorted(np.cumsum(shares) / shares.sum(), quantiles)
+    names = list(preset.shares)
+    return [
+        _Job(root, split, i, names[c], (seed, SPLITS.index(split), i), preset.choice_share)
+        for i, c in enumerate(chosen)
+    ]
+
+
+def _write_clip(job: _Job) -> list[dict]:
+    """Draws, encodes and annotates one clip; returns its samples."""
+    rng = np.random.default_rng(job.seed)
+    clip, questions = families.invent(job.family, rng)
+    name = f"clips/{job.split}/{job.number:06d}.mp4"
+    encode(job.root / name, scene.render(clip), clip.rate)
+    video = {
+        "type": "video_url",
+        "video_url": {
+            "url": name,
+            "image_wh": [clip.width, clip.height],
+            "origin_video_length": clip.num_frames,
+            "origin_fps": clip.rate,
+        },
+    }
+    sample_id = f"{job.split}-{job.number:06d}"
+    if job.split == "train":
+        turns = [
+            _choice(question, rng) if question.values and rng.random() < job.choice_share else _open(question)
+            for question in questions
+        ]
+        return [_sample(sample_id, job.family, video, turns)]
+    samples = []
+    for i, question in enumerate(questions):
+        samples.append(_sample(f"{sample_id}-{i}-open", job.family, video, [_open(question)]))
+        if question.values:
+            samples.append(_sample(f"{sample_id}-{i}-choice", job.family, video, [_choice(question, rng)]))
+    return samples
+
+
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    """A question as asked and the answer expected; `truth` is what an evaluation needs to know."""
+
+    text: str
+    answer: str
+    truth: dict
+
+
+def _open(question: families.Question) -> _Turn:
+    truth = {"format": "open", "answer": question.answer, "values": list(question.values)}
+    if question.span:
+        truth["span"] = list(question.span)
+    return _Turn(question.text, question.answer, truth)
+
+
+def _choice(question: families.Question, rng: np.random.Generator) -> _Turn:
+    """Four options with the right one at a uniformly drawn place."""
+    others = [value for value in question.values if value != question.answer]
+    options = [str(other) for other in rng.permutation(others)[: len(LETTERS) - 1]]
+    place = int(rng.integers(len(options) + 1))
+    options.insert(place, question.answer)
+    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    text = f"{question.text}\n{listed}\nAnswer with the option letter only."
+    return _Turn(text, LETTERS[place], {"format": "choice", "answer": LETTERS[place], "options": options})
+
+
+def _sample(sample_id: str, family: str, video: dict, turns: list[_Turn]) -> dict:
+    messages = []
+    for i, turn in enumerate(turns):
+        content = turn.text if i else [video, {"type": "text", "text": f"<VIDEO_CONTEXT>{turn.text}"}]
+        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": turn.answer}]
+    return {"id": sample_id, "family": family, "messages": messages, "truths": [turn.truth for turn in turns]}
+
+
+def encode(path: pathlib.Path, frames: np.ndarray, rate: int, progress: Callable[[int], None] | None = None) -> None:
+    """Writes frames, uint8 [F_, height, width, 3] RGB, as an H.264 mp4 at `rate` frames a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"preset": "veryfast", "crf": "18", "g": "48"}
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts = index
+            container.mux(stream.encode(picture))
+            if progress:
+                progress(index)
+        container.mux(stream.encode())

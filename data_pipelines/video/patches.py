@@ -1,0 +1,34 @@
+"""From frames to the rows that the vision tower reads, and where each row lies.
+
+Rows come slice by slice; within a slice, merge window by merge window, so that four rows in a row become one token.
+A row holds its pixels in the order (channel, frame of the slice, y, x), as the released weights expect.
+"""
+
+import einops
+import numpy as np
+
+from data_pipelines.video.frames import FRAMES_PER_SLICE
+from data_pipelines.video.resize import MERGE, PATCH
+
+ROW = 3 * FRAMES_PER_SLICE * PATCH * PATCH
+
+
+def patchify(frames: np.ndarray) -> np.ndarray:
+    """uint8 [F_, H, W, 3] to uint8 [F_ / 2, h * w, 1536], h and w the sides in patches."""
+    return einops.rearrange(
+        frames,
+        "(t f) (gh mh ph) (gw mw pw) c -> t (gh gw mh mw) (c f ph pw)",
+        f=FRAMES_PER_SLICE,
+        mh=MERGE,
+        mw=MERGE,
+        ph=PATCH,
+        pw=PATCH,
+    )
+
+
+def patch_grid(rows: int, columns: int) -> np.ndarray:
+    """Coordinates of the patches of one slice in row order: int32 [rows * columns, 4] = (row, column, rows, columns)."""
+    row, column = np.mgrid[:rows, :columns]
+    grid = np.stack([row, column, np.full_like(row, rows), np.full_like(row, columns)], -1)
+    windows = einops.rearrange(grid, "(gh mh) (gw mw) k -> (gh gw mh mw) k", mh=MERGE, mw=MERGE)
+    return windows.astype(np.int32)

@@ -1,0 +1,1 @@
+"""Experiments: one config file a stage, with the presets `tiny` and `8b`."""

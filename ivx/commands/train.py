@@ -1,0 +1,45 @@
+"""`ivx train`: runs one stage."""
+
+import dataclasses
+
+from ivx.commands import config_flag
+
+SUMMARY = "Train a stage from an experiment config; started again, it goes on where it stopped."
+EXAMPLE = (
+    "  ivx train --config=experiments/sft_short.py:tiny --workdir=/tmp/ivx/sft \\\n"
+    "      --config.data.mixture=/tmp/ivx/data/data.json --config.run.steps=300"
+)
+
+
+def define_flags() -> None:
+    config_flag.define()
+
+
+def run(given, words: list[str]) -> dict:
+    del words
+    config = config_flag.read(given)
+
+    from ivx import build
+    from ivx import config as configs
+    from ivx.training import loop
+    from ivx.training.optimizer import make_optimizer
+    from ivx.training.progress import note
+
+    # Everything that can be wrong is found before the workdir is touched.
+    workdir = build.workdir(given.workdir)
+    mesh = build.mesh(config)
+    definition = build.model_definition(config)
+    optimizer = make_optimizer(build.optimizer_spec(config))
+    stage = build.stage(config)
+    configs.claim_workdir(workdir, config)
+    note(f"workdir {workdir}, numerics: compute in {config.model.dtype}, float32 masters, {config.stage.reduction} loss")
+
+    result = loop.train(
+        workdir, configs.snapshot(config), definition, stage, optimizer, mesh, build.run_spec(config)
+    )
+    watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
+    print(
+        f"trained {result.steps} steps: loss {result.loss:.4f}{watched}; {result.skipped_steps} steps and"
+        f" {result.skipped_samples} samples skipped; {result.tokens_per_second:,.0f} tokens/s"
+    )
+    return {"workdir": str(workdir)} | dataclasses.asdict(result)

@@ -1,0 +1,202 @@
+"""Configs: the base that every experiment starts from, the check that reports every error at once, the snapshot.
+
+A config has the sections mesh, model, data, optim, stage and run. Experiments change values of `base()` and never add
+keys, so that a misspelt key is an error wherever it is written.
+"""
+
+import difflib
+import json
+import pathlib
+from collections.abc import Callable
+
+import ml_collections
+
+from ivx.errors import UserError
+
+
+def base() -> ml_collections.ConfigDict:
+    """The config of a fine-tuning run, with every key there is."""
+    config = ml_collections.ConfigDict()
+    # Devices along each axis of the mesh; -1: all that are left.
+    config.mesh = {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1}
+    config.model = {
+        "preset": "tiny",  # of ivx.models.spec
+        "attention": "m2la",  # or gqa
+        "dtype": "float32",  # of computation; parameters are float32
+        "remat": "layer",  # of ivx.parallel.remat
+    }
+    config.data = {
+        "tokenizer": "compact",  # or a tokenizer.json
+        "mixture": "",  # path of a mixture file
+        "train": ("synthetic_train",),
+        "validation": ("synthetic_validation",),
+        "fps": 2.0,
+        "min_frames": 4,
+        "max_frames": 768,
+        "min_pixels": 4 * 4 * 32 * 32,  # of a whole video, T * H * W
+        "max_pixels": 32768 * 4 * 32 * 32,
+        "pack_tokens": 65536,
+        "pack_patches": 262144,
+        "batch_packs": 128,  # packs in a global batch
+        "open_packs": 16,  # of the first-fit packer
+        "workers": 0,  # decoding processes a host; 0: threads
+        "threads": 2,
+        "prefetch": 4,  # batches made ahead
+        "cache_gib": 0.0,  # decoded patches kept in memory
+    }
+    config.optim = {
+        "learning_rate": 1e-5,
+        "floor": 1e-6,  # the rate at the end
+        "warmup": 0.1,  # share of the steps
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-8,
+        "weight_decay": 0.05,
+        "clip": 1.0,
+        "accumulation": 1,  # micro-batches a step
+    }
+    config.stage = {"name": "sft", "reduction": "square"}
+    config.run = {
+        "steps": 1000,
+        "seed": 42,
+        "log_every": 10,
+        "validate_every": 200,
+        "validate_packs": 64,
+        "save_every": 200,
+        "keep": 2,
+    }
+    return config
+
+
+# Each check: key, test, what is allowed.
+_CHECKS: tuple[tuple[str, Callable, str], ...] = (
+    ("model.preset", lambda v: v in ("tiny", "8b"), "tiny or 8b"),
+    ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
+    ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
+    ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
+    ("data.mixture", bool, "the path of a mixture file; `ivx data synthesize` makes one"),
+    ("data.train", lambda v: len(v) > 0, "at least one data set of the mixture"),
+    ("data.fps", lambda v: v > 0, "a positive number of frames a second"),
+    ("data.min_frames", lambda v: v >= 1, "at least 1"),
+    ("data.pack_tokens", lambda v: v >= 16, "at least 16 tokens"),
+    ("data.pack_patches", lambda v: v >= 4, "at least 4 patches"),
+    ("data.max_pixels", lambda v: v >= 2048, "at least 2048, one slice of two 32x32 frames"),
+    ("data.batch_packs", lambda v: v >= 1, "at least 1"),
+    ("data.open_packs", lambda v: v >= 1, "at least 1"),
+    ("data.workers", lambda v: v >= 0, "0 or more"),
+    ("data.threads", lambda v: v >= 1, "at least 1"),
+    ("data.prefetch", lambda v: v >= 1, "at least 1"),
+    ("data.cache_gib", lambda v: v >= 0, "0 or more"),
+    ("optim.learning_rate", lambda v: v > 0, "a positive rate"),
+    ("optim.warmup", lambda v: 0 <= v < 1, "a share of the steps, at least 0 and below 1"),
+    ("optim.b1", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    ("optim.b2", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    ("optim.clip", lambda v: v > 0, "a positive norm"),
+    ("optim.accumulation", lambda v: v >= 1, "at least 1"),
+    ("stage.name", lambda v: v in ("sft",), "sft"),
+    ("stage.reduction", lambda v: v in ("square", "token", "sample"), "square, token or sample"),
+    ("run.steps", lambda v: v >= 1, "at least 1"),
+    ("run.log_every", lambda v: v >= 1, "at least 1"),
+    ("run.validate_every", lambda v: v >= 1, "at least 1"),
+    ("run.save_every", lambda v: v >= 1, "at least 1"),
+    ("run.keep", lambda v: v >= 1, "at least 1 checkpoint"),
+)
+
+# Each relation between two keys: left, right, test, what is wrong.
+_RELATIONS: tuple[tuple[str, str, Callable, str], ...] = (
+    ("data.min_frames", "data.max_frames", lambda a, b: a <= b, "must not exceed"),
+    ("data.min_pixels", "data.max_pixels", lambda a, b: a <= b, "must not exceed"),
+    ("optim.floor", "optim.learning_rate", lambda a, b: a <= b, "must not exceed"),
+    ("optim.accumulation", "data.batch_packs", lambda a, b: b % a == 0, "must divide"),
+)
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every value before any work is done.
+
+    Raises:
+      UserError: lists all that is wrong: key, value, what is allowed.
+    """
+    errors = []
+    for key, test, allowed in _CHECKS:
+        value = _get(config, key)
+        if not test(value):
+            errors.append(f"{key} = {value!r}: expected {allowed}")
+    for left, right, test, wrong in _RELATIONS:
+        if not test(_get(config, left), _get(config, right)):
+            errors.append(f"{left} = {_get(config, left)} {wrong} {right} = {_get(config, right)}")
+    if errors:
+        raise UserError("the config cannot be used: " + "; ".join(errors))
+
+
+def keys(config: ml_collections.ConfigDict) -> list[str]:
+    """All dotted keys."""
+    return list(flatten(config))
+
+
+def flatten(config) -> dict[str, object]:
+    """Dotted key -> value; tuples as lists, as JSON has them."""
+    plain = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    flat = {}
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            flat |= {f"{key}.{inner}": v for inner, v in flatten(value).items()}
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def nearest(key: str, known: list[str]) -> str:
+    """A hint for a misspelt key."""
+    close = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
+        key.split(".")[-1], [name for name in known], 1, 0.3
+    )
+    return f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(known)}"
+
+
+def snapshot(config: ml_collections.ConfigDict) -> str:
+    """The config as JSON text."""
+    return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
+
+
+def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes `workdir` that of this config: writes config.json, or checks that it is the same.
+
+    Raises:
+      UserError: the folder holds a run of another config; the keys that differ are listed.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        path.write_text(snapshot(config))
+        return
+    old, new = flatten(json.loads(path.read_text())), flatten(config)
+    differing = [
+        f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise UserError(
+            f"{workdir} holds a run of another config: {', '.join(differing)}; give another --workdir, or the old values"
+        )
+
+
+def load_workdir(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config that a workdir was made with.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise UserError(f"{workdir} is not a workdir: it has no config.json; `ivx train` makes one")
+    config = base()
+    with config.unlocked():
+        config.update(json.loads(path.read_text()))
+    return config
+
+
+def _get(config: ml_collections.ConfigDict, key: str):
+    section, name = key.split(".")
+    return config[section][name]

@@ -1,0 +1,8 @@
+"""The error that a user can mend."""
+
+
+class UserError(ValueError):
+    """What was given cannot be used: the message says what was wrong, what was expected and what to do.
+
+    Commands print it as one sentence and exit with 2.
+    """

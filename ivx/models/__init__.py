@@ -1,0 +1,1 @@
+"""The model: vision tower, mergers, decoder with latent or grouped attention."""

@@ -1,0 +1,143 @@
+"""The text decoder: pre-norm blocks of attention and SwiGLU, stacked and scanned, with DeepStack injection.
+
+    x += attention(rms(x));  x += down(silu(gate(rms(x))) * up(rms(x)))
+
+After each of the first layers, visual tokens receive the features that one tap of the vision tower gave them.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ivx.models.grouped_attention import GroupedAttention, GroupedCache
+from ivx.models.latent_attention import LatentAttention, LatentCache
+from ivx.models.linear import linear
+from ivx.models.rope import Rope
+from ivx.models.spec import TextSpec
+from ivx.parallel.remat import POLICIES
+from ivx.parallel.rules import AXES
+
+# What a layer keeps of the past; stacked over layers, every array has a leading axis L.
+Cache = LatentCache | GroupedCache
+
+ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
+
+
+class DeepStack(NamedTuple):
+    """Features of the taps, [taps, B, G, D], and for each token the group that stands there, int32 [B, T] or -1."""
+
+    features: Array
+    index: Array
+
+
+def rms_norm(spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """RMS norm over D; statistics in float32."""
+    return nnx.RMSNorm(spec.width, epsilon=spec.norm_eps, dtype=dtype, scale_metadata={AXES: ("embed",)}, rngs=rngs)
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU. HF names: mlp.{gate,up,down}_proj."""
+
+    def __init__(self, spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.gate_proj = linear(spec.width, spec.mlp, ("embed", "mlp"), rngs=rngs, dtype=dtype)
+        self.up_proj = linear(spec.width, spec.mlp, ("embed", "mlp"), rngs=rngs, dtype=dtype)
+        self.down_proj = linear(spec.mlp, spec.width, ("mlp", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x_btd: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        return self.down_proj(jax.nn.silu(self.gate_proj(x_btd)) * self.up_proj(x_btd))
+
+
+class Block(nnx.Module):
+    """One decoder layer."""
+
+    def __init__(self, spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.input_layernorm = rms_norm(spec, dtype, rngs)
+        self.self_attn = ATTENTION[spec.attention](spec, dtype, rngs)
+        self.post_attention_layernorm = rms_norm(spec, dtype, rngs)
+        self.mlp = FeedForward(spec, dtype, rngs)
+
+    def __call__(self, x_btd: Array, rope: Rope, segments_bt: Array) -> tuple[Array, Cache]:
+        attended, kept = self.self_attn(self.input_layernorm(x_btd), rope, segments_bt)
+        return self._feed_forward(x_btd + attended), kept
+
+    def decode(self, x_b1d: Array, rope: Rope, cache: Cache, lengths_b: Array) -> tuple[Array, Cache]:
+        attended, cache = self.self_attn.decode(self.input_layernorm(x_b1d), rope, cache, lengths_b)
+        return self._feed_forward(x_b1d + attended), cache
+
+    def _feed_forward(self, x_btd: Array) -> Array:
+        return x_btd + self.mlp(self.post_attention_layernorm(x_btd))
+
+
+def stack(block: type, depth: int, *args, rngs: nnx.Rngs) -> nnx.Module:
+    """A block whose parameters have a leading axis of `depth` layers, each initialised by its own key."""
+
+    @nnx.split_rngs(splits=depth)
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def create(rngs: nnx.Rngs):
+        return block(*args, rngs)
+
+    return create(rngs)
+
+
+class Decoder(nnx.Module):
+    """All layers and the final norm. HF names: layers.{i}, norm."""
+
+    def __init__(self, spec: TextSpec, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
+        self.depth, self.remat = spec.depth, remat
+        self.layers = stack(Block, spec.depth, spec, dtype, rngs=rngs)
+        self.norm = rms_norm(spec, dtype, rngs)
+
+    def __call__(
+        self,
+        x_btd: Float[Array, "b t d"],
+        rope: Rope,
+        segments_bt: Int[Array, "b t"],
+        deepstack: DeepStack,
+        keep_cache: bool = False,
+    ) -> tuple[Float[Array, "b t d"], Cache | None]:
+        """Runs a whole sequence; with `keep_cache` also returns every layer's cache, stacked on axis 0."""
+        graph, layers = nnx.split(self.layers)
+
+        @POLICIES[self.remat]
+        def body(x, layer_and_number):
+            layer, number = layer_and_number
+            x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
+            return _inject(x, deepstack, number), kept if keep_cache else None
+
+        x_btd, cache = jax.lax.scan(body, x_btd, (layers, jnp.arange(self.depth)))
+        return self.norm(x_btd), cache
+
+    def decode(
+        self, x_b1d: Float[Array, "b 1 d"], rope: Rope, cache: Cache, lengths_b: Int[Array, " b"]
+    ) -> tuple[Float[Array, "b 1 d"], Cache]:
+        """Runs one new text token a sequence; returns the caches with it written at `lengths_b`."""
+        graph, layers = nnx.split(self.layers)
+
+        def body(x, layer_and_cache):
+            layer, layer_cache = layer_and_cache
+            return nnx.merge(graph, layer).decode(x, rope, layer_cache, lengths_b)
+
+        x_b1d, cache = jax.lax.scan(body, x_b1d, (layers, cache))
+        return self.norm(x_b1d), cache
+
+
+def place(features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    """Features at the tokens where they belong, 0 elsewhere."""
+    found = jnp.take_along_axis(features_bgd, jnp.maximum(index_bt, 0)[..., None], 1)
+    return jnp.where(index_bt[..., None] >= 0, found, 0)
+
+
+def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:
+    """Adds the features of tap `layer` where visual tokens stand; later layers are left as they are."""
+    taps = deepstack.features.shape[0]
+    if not taps:
+        return x_btd
+    return jax.lax.cond(
+        layer < taps,
+        lambda x: x + place(deepstack.features[jnp.minimum(layer, taps - 1)], deepstack.index),
+        lambda x: x,
+        x_btd,
+    )

@@ -1,0 +1,74 @@
+"""Grouped-query attention with QK-norm, as in Qwen3-VL: K key-value heads shared by N / K query heads each.
+
+    q = rope(norm(x W_q)), k = rope(norm(x W_k)), v = x W_v         norm: RMS over a head, one weight for all heads
+
+The cache holds (rotated keys, values): 2 K H numbers a token. HF names: self_attn.{q,k,v,o}_proj, {q,k}_norm.
+"""
+
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ivx.kernels import dense_attention, masking
+from ivx.models.linear import linear
+from ivx.models.rope import Rope, rotate
+from ivx.models.spec import TextSpec
+from ivx.parallel.rules import AXES
+
+
+class GroupedCache(NamedTuple):
+    """What is kept of the past: k_bskh, rotated, and v_bskh."""
+
+    k: Array
+    v: Array
+
+
+class GroupedAttention(nnx.Module):
+    """One layer's attention with a cache of keys and values."""
+
+    def __init__(self, spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.heads, self.kv_heads, self.head_dim = spec.heads, spec.kv_heads, spec.head_dim
+        wide, narrow = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        self.q_proj = linear(spec.width, wide, ("embed", "heads"), rngs=rngs, dtype=dtype)
+        self.k_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
+        self.v_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
+        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype)
+        norm = {"epsilon": spec.norm_eps, "scale_metadata": {AXES: (None,)}, "dtype": dtype, "rngs": rngs}
+        self.q_norm = nnx.RMSNorm(spec.head_dim, **norm)
+        self.k_norm = nnx.RMSNorm(spec.head_dim, **norm)
+
+    def __call__(
+        self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
+    ) -> tuple[Float[Array, "b t d"], GroupedCache]:
+        """Attends over a whole sequence; also returns what a cache would keep of it."""
+        q_btnh, new = self._project(x_btd, rope)
+        k_btnh, v_btnh = (jnp.repeat(a, self.heads // self.kv_heads, 2) for a in new)
+        out_btnh = dense_attention.causal_attention(q_btnh, k_btnh, v_btnh, segments_bt, self.head_dim**-0.5)
+        return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), new
+
+    def decode(
+        self, x_b1d: Float[Array, "b 1 d"], rope: Rope, cache: GroupedCache, lengths_b: Int[Array, " b"]
+    ) -> tuple[Float[Array, "b 1 d"], GroupedCache]:
+        """Attends with one new token a sequence, written into the cache at `lengths_b`."""
+        q_b1nh, new = self._project(x_b1d, rope)
+        rows = jnp.arange(x_b1d.shape[0])
+        cache = GroupedCache(*(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True)))
+        q_bkgh = einops.rearrange(q_b1nh, "b 1 (k g) h -> b k g h", k=self.kv_heads)
+        scores = jnp.einsum("bkgh,bskh->bkgs", q_bkgh, cache.k, preferred_element_type=jnp.float32)
+        valid_bs = jnp.arange(cache.k.shape[1]) <= lengths_b[:, None]
+        scores = jnp.where(valid_bs[:, None, None], scores * self.head_dim**-0.5, masking.MASKED)
+        weights = jax.nn.softmax(scores, -1).astype(cache.v.dtype)
+        out = jnp.einsum("bkgs,bskh->bkgh", weights, cache.v)
+        return self.o_proj(einops.rearrange(out, "b k g h -> b 1 (k g h)")), cache
+
+    def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, GroupedCache]:
+        """q_btnh, rotated, and the cache entries of these tokens."""
+        q, k, v = (
+            einops.rearrange(proj(x_btd), "b t (n h) -> b t n h", h=self.head_dim)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return rotate(self.q_norm(q), rope), GroupedCache(rotate(self.k_norm(k), rope), v)

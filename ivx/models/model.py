@@ -1,0 +1,78 @@
+"""The whole model: a vision tower whose tokens take their places among the words, and a decoder over both."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from ivx.models.decoder import Cache, Decoder, DeepStack, place
+from ivx.models.linear import linear
+from ivx.models.rope import text_rope
+from ivx.models.spec import ModelSpec
+from ivx.models.vision import VisionTower
+from ivx.parallel.rules import AXES
+
+
+class Output(NamedTuple):
+    """Final hidden states [B, T, D], normed, and the stacked caches if they were asked for."""
+
+    hidden: Array
+    cache: Cache | None
+
+
+class VideoLanguageModel(nnx.Module):
+    """InternVideo3 (attention m2la) or Qwen3-VL (gqa). HF names: model.visual, model.language_model, lm_head."""
+
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+        text, dtype = spec.text, jnp.dtype(spec.dtype)
+        self.spec = spec
+        self.visual = VisionTower(spec.vision, text.width, dtype, spec.remat, rngs)
+        self.embed_tokens = nnx.Embed(
+            text.vocab,
+            text.width,
+            dtype=dtype,
+            embedding_init=nnx.initializers.normal(0.02),
+            embedding_metadata={AXES: ("vocab", "embed")},
+            rngs=rngs,
+        )
+        self.language_model = Decoder(text, dtype, spec.remat, rngs)
+        self.lm_head = linear(text.width, text.vocab, ("embed", "vocab"), rngs=rngs, dtype=dtype)
+
+    def __call__(self, batch, keep_cache: bool = False) -> Output:
+        """Runs a batch of packs.
+
+        Args:
+          batch: a `data_pipelines.batch.Batch`; its targets and weights are not looked at.
+          keep_cache: also return the caches of all layers.
+        """
+        seen = self.visual(batch.patches, batch.slices, batch.grid)
+        words = self.embed_tokens(batch.tokens)
+        visual = batch.visual_index[..., None] >= 0
+        x_btd = jnp.where(visual, place(seen.tokens, batch.visual_index), words)
+        rope = self._rope(batch.positions)
+        deepstack = DeepStack(seen.features, batch.visual_index)
+        return Output(*self.language_model(x_btd, rope, batch.segments, deepstack, keep_cache))
+
+    def decode(
+        self, tokens_b: Int[Array, " b"], positions_b: Int[Array, " b"], cache: Cache, lengths_b: Int[Array, " b"]
+    ) -> Output:
+        """Runs one new text token a sequence.
+
+        Args:
+          tokens_b: the tokens.
+          positions_b: their positions, equal on all three axes.
+          cache: stacked caches, [L, B, S, ...].
+          lengths_b: entries of the cache in use; the new one is written there.
+        """
+        x_b1d = self.embed_tokens(tokens_b[:, None])
+        positions = jnp.broadcast_to(positions_b[:, None, None], (tokens_b.shape[0], 3, 1))
+        return Output(*self.language_model.decode(x_b1d, self._rope(positions), cache, lengths_b))
+
+    def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
+        """Scores of the vocabulary, float32."""
+        return self.lm_head(hidden).astype(jnp.float32)
+
+    def _rope(self, positions: Array):
+        text = self.spec.text
+        return text_rope(positions, text.head_dim, text.rope_theta, text.mrope_sections)

@@ -1,0 +1,70 @@
+"""Rotary positions: interleaved three-axis tables for text, two-axis tables for vision.
+
+A table is a pair (cos, sin) for the first half of a head; rotating (a, b), the two halves of a head, gives
+
+    (a cos - b sin, b cos + a sin)
+
+All in float32; the result is cast back.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Rope(NamedTuple):
+    """cos and sin of the angles, float32 [..., T, width / 2]."""
+
+    cos: Array
+    sin: Array
+
+
+def text_rope(
+    positions: Int[Array, "b 3 t"], width: int, theta: float, sections: tuple[int, int, int]
+) -> Rope:
+    """Interleaved mrope: frequency j = theta^(-2j / width) turns with one of the three axes.
+
+    j belongs to height when j % 3 == 1 and j < 3 * sections[1], to width when j % 3 == 2 and j < 3 * sections[2], and to
+    time otherwise (Qwen3VLTextRotaryEmbedding.apply_interleaved_mrope).
+
+    Args:
+      positions: (time, height, width) of each token.
+      width: P, of the rotated part of a head.
+      theta: base of the frequencies.
+      sections: frequencies an axis; they add up to width / 2.
+    """
+    frequency = np.arange(width // 2)
+    axis = np.zeros(width // 2, np.int32)
+    for a in (1, 2):
+        axis[(frequency % 3 == a) & (frequency < 3 * sections[a])] = a
+    inverse = theta ** (-2 * frequency / width)
+    angles = jnp.moveaxis(positions[:, axis].astype(jnp.float32), 1, -1) * inverse.astype(np.float32)
+    return Rope(jnp.cos(angles), jnp.sin(angles))
+
+
+def vision_rope(grid: Int[Array, "b x 4"], head_dim: int) -> Rope:
+    """Two axes: a quarter of the head turns with the row, a quarter with the column, base 10000.
+
+    Args:
+      grid: (row, column, rows, columns) of each patch.
+      head_dim: width of a vision head.
+    """
+    quarter = head_dim // 4
+    inverse = (1e4 ** (-np.arange(quarter) / quarter)).astype(np.float32)
+    row_column = grid[..., :2].astype(jnp.float32)
+    angles = (row_column[..., None] * inverse).reshape(*grid.shape[:-1], 2 * quarter)
+    return Rope(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "b t n p"], rope: Rope) -> Float[Array, "b t n p"]:
+    """Turns heads whose pairs are (j, j + width / 2)."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, -1)
+    cos, sin = rope.cos[:, :, None], rope.sin[:, :, None]
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
+
+
+def rotate_pairs(x: Float[Array, "b t n p"], rope: Rope) -> Float[Array, "b t n p"]:
+    """Turns heads whose pairs are adjacent, (2j, 2j + 1); the result is in the order of `rotate`."""
+    return rotate(jnp.concatenate([x[..., 0::2], x[..., 1::2]], -1), rope)

@@ -1,0 +1,132 @@
+"""Sizes of the model, as plain values, and the presets that have names.
+
+`8b` is InternVideo3-8B (OpenGVLab/InternVideo, InternVideo3_sft: Qwen3Dense8BMLAConfig, internvideo3_config.py):
+9.48 G parameters with latent attention, 8.77 G with grouped attention (Qwen3-VL-8B). `tiny` has every part of it at a
+size that two CPU cores train in minutes.
+"""
+
+import dataclasses
+
+ATTENTIONS = ("m2la", "gqa")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionSpec:
+    """The vision tower. `taps` are the blocks whose outputs feed DeepStack, counted from 0."""
+
+    depth: int
+    width: int
+    heads: int
+    mlp: int
+    taps: tuple[int, ...]
+    table_side: int
+    slice_block: int
+
+    def __post_init__(self):
+        if self.width % self.heads or (self.width // self.heads) % 4:
+            raise ValueError(f"vision width {self.width} needs heads of a width that 4 divides, got {self.heads} heads")
+        if any(not 0 <= tap < self.depth for tap in self.taps):
+            raise ValueError(f"vision taps {self.taps} must be blocks of a tower of depth {self.depth}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSpec:
+    """The decoder.
+
+    Attributes:
+      attention: `m2la` (latent, the released parameterization) or `gqa` (grouped with QK-norm, as Qwen3-VL).
+      head_dim: H of keys without rope, of values, and of the rope part P alike.
+      kv_heads: K, for grouped attention.
+      kv_rank: R, for latent attention; the cache holds R + P numbers a token.
+      mrope_sections: how many of the P / 2 frequencies belong to time, height and width.
+    """
+
+    attention: str
+    depth: int
+    width: int
+    heads: int
+    head_dim: int
+    kv_heads: int
+    kv_rank: int
+    mlp: int
+    vocab: int
+    rope_theta: float
+    mrope_sections: tuple[int, int, int]
+    norm_eps: float = 1e-6
+
+    def __post_init__(self):
+        if self.attention not in ATTENTIONS:
+            raise ValueError(f"attention {self.attention!r} is not one of {', '.join(ATTENTIONS)}")
+        if sum(self.mrope_sections) != self.head_dim // 2:
+            raise ValueError(f"mrope sections {self.mrope_sections} must add up to head_dim / 2 = {self.head_dim // 2}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """The whole model.
+
+    Attributes:
+      vision: the tower.
+      text: the decoder.
+      dtype: of computation; parameters are float32 masters in training.
+      remat: what the backward pass makes again, a name of `ivx.parallel.remat`.
+    """
+
+    vision: VisionSpec
+    text: TextSpec
+    dtype: str
+    remat: str = "layer"
+
+    def __post_init__(self):
+        if len(self.vision.taps) > self.text.depth:
+            raise ValueError(f"{len(self.vision.taps)} DeepStack taps need as many decoder layers, got {self.text.depth}")
+
+
+def tiny(attention: str = "m2la", dtype: str = "float32") -> ModelSpec:
+    """About 4 M parameters. float32, since a CPU multiplies it faster than bfloat16."""
+    return ModelSpec(
+        vision=VisionSpec(depth=4, width=128, heads=4, mlp=384, taps=(0, 1, 2), table_side=8, slice_block=64),
+        text=TextSpec(
+            attention=attention,
+            depth=4,
+            width=192,
+            heads=6,
+            head_dim=32,
+            kv_heads=3,
+            kv_rank=64,
+            mlp=576,
+            vocab=640,
+            rope_theta=1e4,
+            mrope_sections=(6, 5, 5),
+        ),
+        dtype=dtype,
+    )
+
+
+def base_8b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
+    """InternVideo3-8B, or with attention="gqa" the Qwen3-VL-8B that it came from."""
+    return ModelSpec(
+        # 27 blocks of 1152; a slice of 2048 x 2048 pixels has 16384 patches.
+        vision=VisionSpec(
+            depth=27, width=1152, heads=16, mlp=4304, taps=(8, 16, 24), table_side=48, slice_block=16384
+        ),
+        text=TextSpec(
+            attention=attention,
+            depth=36,
+            width=4096,
+            heads=32,
+            head_dim=128,
+            kv_heads=8,
+            kv_rank=896,
+            mlp=12288,
+            vocab=151936,
+            rope_theta=5e6,
+            mrope_sections=(24, 20, 20),
+        ),
+        dtype=dtype,
+    )
+
+
+PRESETS = {"tiny": tiny, "8b": base_8b}

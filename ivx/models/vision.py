@@ -1,0 +1,152 @@
+"""The vision tower and its mergers (Qwen3-VL's): patches to visual tokens, and to the features of DeepStack.
+
+    x = patches W + b + table(row, column)         the table interpolated bilinearly to the picture's grid
+    x += attention(LN(x));  x += mlp(LN(x))        attention among the patches of one slice, rotated by row and column
+    tokens   = merge(x)                            four patches (2 x 2) become one token
+    features = merge_i(x after block taps[i])
+
+HF names: visual.{patch_embed.proj, pos_embed, blocks.{i}, merger, deepstack_merger_list.{i}}.
+"""
+
+from typing import NamedTuple
+
+import einops
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt8
+
+from ivx.kernels.vision_attention import vision_attention
+from ivx.models.decoder import stack
+from ivx.models.linear import linear
+from ivx.models.rope import Rope, rotate, vision_rope
+from ivx.models.spec import VisionSpec
+from ivx.parallel.remat import POLICIES
+from ivx.parallel.rules import AXES
+
+_NORM_EPS = 1e-6
+_MERGED = 4
+_PIXELS = 3 * 2 * 16 * 16
+
+
+class VisualTokens(NamedTuple):
+    """Merged tokens [B, G, D] and DeepStack features [taps, B, G, D], D of the text model."""
+
+    tokens: Array
+    features: Array
+
+
+def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Layer norm; statistics in float32."""
+    names = {"scale_metadata": {AXES: (None,)}, "bias_metadata": {AXES: (None,)}}
+    return nnx.LayerNorm(width, epsilon=_NORM_EPS, dtype=dtype, rngs=rngs, **names)
+
+
+class VisionBlock(nnx.Module):
+    """One block of the tower."""
+
+    def __init__(self, spec: VisionSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.heads, self.block = spec.heads, spec.slice_block
+        out_scale = 0.5 / spec.depth
+        dense = {"bias": True, "rngs": rngs, "dtype": dtype}
+        self.norm1 = layer_norm(spec.width, dtype, rngs)
+        self.qkv = linear(spec.width, 3 * spec.width, ("embed", "heads"), **dense)
+        self.proj = linear(spec.width, spec.width, ("heads", "embed"), scale=out_scale, **dense)
+        self.norm2 = layer_norm(spec.width, dtype, rngs)
+        self.linear_fc1 = linear(spec.width, spec.mlp, ("embed", "mlp"), **dense)
+        self.linear_fc2 = linear(spec.mlp, spec.width, ("mlp", "embed"), scale=out_scale, **dense)
+
+    def __call__(
+        self, x_bxd: Float[Array, "b x d"], rope: Rope, slices_bx: Int[Array, "b x"]
+    ) -> Float[Array, "b x d"]:
+        qkv = einops.rearrange(self.qkv(self.norm1(x_bxd)), "b x (c n h) -> c b x n h", c=3, n=self.heads)
+        out = vision_attention(rotate(qkv[0], rope), rotate(qkv[1], rope), qkv[2], slices_bx, self.block)
+        x_bxd += self.proj(einops.rearrange(out, "b x n h -> b x (n h)"))
+        return x_bxd + self.linear_fc2(jax.nn.gelu(self.linear_fc1(self.norm2(x_bxd)), approximate=True))
+
+
+class Merger(nnx.Module):
+    """Joins four patches into one token of the text model; exact GELU.
+
+    The main merger normalises patches before they are joined, those of DeepStack (`norm_joined`) after.
+    """
+
+    def __init__(self, width: int, out: int, norm_joined: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.norm_joined = norm_joined
+        joined = _MERGED * width
+        self.norm = layer_norm(joined if norm_joined else width, dtype, rngs)
+        self.linear_fc1 = linear(joined, joined, ("embed", "mlp"), bias=True, rngs=rngs, dtype=dtype)
+        self.linear_fc2 = linear(joined, out, ("mlp", "embed"), bias=True, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x_bxd: Float[Array, "b x d"]) -> Float[Array, "b g e"]:
+        if not self.norm_joined:
+            x_bxd = self.norm(x_bxd)
+        joined = einops.rearrange(x_bxd, "b (g m) d -> b g (m d)", m=_MERGED)
+        if self.norm_joined:
+            joined = self.norm(joined)
+        return self.linear_fc2(jax.nn.gelu(self.linear_fc1(joined), approximate=False))
+
+
+class VisionTower(nnx.Module):
+    """Patch embedding, blocks and mergers."""
+
+    def __init__(self, spec: VisionSpec, out: int, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
+        self.spec, self.dtype, self.remat = spec, dtype, remat
+        self.patch_embed = linear(_PIXELS, spec.width, (None, "embed"), bias=True, rngs=rngs, dtype=dtype)
+        self.pos_embed = nnx.Embed(
+            spec.table_side**2,
+            spec.width,
+            dtype=dtype,
+            embedding_init=nnx.initializers.normal(0.02),
+            embedding_metadata={AXES: (None, "embed")},
+            rngs=rngs,
+        )
+        self.blocks = stack(VisionBlock, spec.depth, spec, dtype, rngs=rngs)
+        self.merger = Merger(spec.width, out, False, dtype, rngs)
+        self.deepstack_mergers = stack(Merger, len(spec.taps), spec.width, out, True, dtype, rngs=rngs)
+
+    def __call__(
+        self, patches_bxp: UInt8[Array, "b x p"], slices_bx: Int[Array, "b x"], grid_bx4: Int[Array, "b x 4"]
+    ) -> VisualTokens:
+        """Sees every patch of a batch.
+
+        Args:
+          patches_bxp: pixels as bytes; normalised here to [-1, 1].
+          slices_bx: slice of each patch, 0 for padding.
+          grid_bx4: (row, column, rows, columns) of each patch.
+        """
+        pixels = (patches_bxp.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
+        x_bxd = self.patch_embed(pixels) + self._positions(grid_bx4)
+        rope = vision_rope(grid_bx4, self.spec.width // self.spec.heads)
+        graph, blocks = nnx.split(self.blocks)
+
+        @POLICIES[self.remat]
+        def body(carry, block_and_number):
+            block, number = block_and_number
+            x, taps = carry
+            x = nnx.merge(graph, block)(x, rope, slices_bx)
+            # Keeps only the tapped outputs: row i of `taps` is written when block taps[i] has run.
+            hit = (jnp.array(self.spec.taps) == number)[:, None, None, None]
+            return (x, jnp.where(hit, x, taps)), None
+
+        taps = jnp.zeros((len(self.spec.taps), *x_bxd.shape), x_bxd.dtype)
+        (x_bxd, taps), _ = jax.lax.scan(body, (x_bxd, taps), (blocks, jnp.arange(self.spec.depth)))
+        merger_graph, mergers = nnx.split(self.deepstack_mergers)
+        features = jax.lax.map(lambda pair: nnx.merge(merger_graph, pair[0])(pair[1]), (mergers, taps))
+        return VisualTokens(self.merger(x_bxd), features)
+
+    def _positions(self, grid_bx4: Int[Array, "b x 4"]) -> Float[Array, "b x d"]:
+        """The learned table, read bilinearly: its corners lie on the corners of the picture."""
+        side = self.spec.table_side
+        place_bx2 = grid_bx4[..., :2].astype(jnp.float32)
+        steps = jnp.maximum(grid_bx4[..., 2:] - 1, 1).astype(jnp.float32)
+        place_bx2 = place_bx2 * (side - 1) / steps
+        low = jnp.floor(place_bx2).astype(jnp.int32)
+        high = jnp.minimum(low + 1, side - 1)
+        part = place_bx2 - low
+        total = 0.0
+        for row, row_weight in ((low[..., 0], 1 - part[..., 0]), (high[..., 0], part[..., 0])):
+            for column, weight in ((low[..., 1], 1 - part[..., 1]), (high[..., 1], part[..., 1])):
+                weight = (row_weight * weight)[..., None].astype(self.dtype)
+                total += weight * self.pos_embed(row * side + column)
+        return total

@@ -1,0 +1,18 @@
+"""The alphabet of dimensions, used in docstrings, in names such as `q_btnh`, and in einsum letters.
+
+B   batch (packs, or sequences when sampling)
+T   query length, tokens of a pack
+S   key length, tokens in a cache
+D   width of the text model (of the vision tower, in its own files)
+N   attention heads
+K   key-value heads (grouped attention)
+H   head width: keys without rope, or values
+R   rank of the key-value latent
+P   width of the rope part of a key
+F   width of the feed-forward layer
+V   vocabulary
+L   layers
+X   patches of a pack
+G   merged patch groups of a pack, X / 4
+F_  frames
+"""

@@ -1,0 +1,1 @@
+"""Training stages: what differs between them, and nothing else."""

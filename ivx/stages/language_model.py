@@ -1,0 +1,63 @@
+"""The stage of continued pretraining and supervised fine-tuning: predict the next trained token."""
+
+from collections.abc import Callable, Iterator
+
+import jax.numpy as jnp
+
+from data_pipelines.batch import Batch
+from data_pipelines.loader import Loaded
+from ivx.kernels.cross_entropy import cross_entropy
+from ivx.models.definition import Params
+from ivx.models.model import VideoLanguageModel
+from ivx.stages.protocol import Loss
+from ivx.stages.reduction import token_weights
+
+
+class LanguageModelProducer:
+    """Batches of a plan; parameters are not looked at."""
+
+    def __init__(self, batches: Iterator[Loaded]):
+        self._batches = batches
+
+    def next(self, params: Params) -> Loaded:
+        del params
+        return next(self._batches)
+
+
+class LanguageModelStage:
+    """Cross-entropy on what assistants say.
+
+    Args:
+      open_batches: from a batch number to the batches that follow.
+      validation: batches to watch.
+      reduction: token, square or sample.
+    """
+
+    def __init__(self, open_batches: Callable[[int], Iterator[Loaded]], validation: list[Batch], reduction: str):
+        self._open_batches = open_batches
+        self._validation = validation
+        self._reduction = reduction
+
+    def producer(self, start: int) -> LanguageModelProducer:
+        return LanguageModelProducer(self._open_batches(start))
+
+    def validation(self) -> list[Batch]:
+        return self._validation
+
+    def loss(self, model: VideoLanguageModel, batch: Batch) -> Loss:
+        hidden_btd = model(batch).hidden
+        head_dv = model.lm_head.kernel[...].astype(hidden_btd.dtype)
+        width = hidden_btd.shape[-1]
+        nll_bt = cross_entropy(hidden_btd.reshape(-1, width), head_dv, batch.targets.reshape(-1))
+        nll_bt = nll_bt.reshape(batch.targets.shape)
+        weights_bt = token_weights(batch.weights, batch.segments, self._reduction)
+        sums = {
+            "tokens/trained": batch.weights.sum(),
+            "tokens/text_and_video": (batch.segments > 0).sum().astype(jnp.float32),
+            "loss/token_sum": (batch.weights * nll_bt).sum(),
+        }
+        return Loss((weights_bt * nll_bt).sum(), weights_bt.sum(), sums)
+
+    def trains(self, path: tuple[str, ...]) -> bool:
+        del path
+        return True

@@ -1,0 +1,68 @@
+"""Builds the compact tokenizer that the `tiny` preset uses: `python -m ivx.text.compact_tokenizer`.
+
+A byte-level BPE with Qwen's pre-tokenizer (every digit alone) and all of its special tokens, so that any text can be
+written with it and templates, masks and vision tokens behave as with the real vocabulary. Its merges are learnt from
+the sentences of the synthetic world and a little chat English. The result is committed as compact_tokenizer.json;
+making it anew gives the same bytes.
+"""
+
+import pathlib
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from ivx.text import special_tokens
+
+PATH = pathlib.Path(__file__).with_name("compact_tokenizer.json")
+VOCABULARY = 614
+
+# Qwen's splitting rule: contractions, words with one leading mark, single digits, marks, line breaks, spaces.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "black", "orange", "grey")
+_SHAPES = ("circle", "square", "triangle", "shape", "video", "person", "car", "dog", "word")
+_SENTENCES = (
+    "user\nsystem\nassistant\n",
+    "You are a helpful assistant that answers questions about videos and images.",
+    "What colour is the {s}?\nHow many {c} {s}s are there?\nWhich way does the {c} {s} move?",
+    "Which colour is seen first?\nWhich colour is seen second?\nWhich colour is seen last?",
+    "When is the {c} {s} visible? 1.0 to 2.0 seconds",
+    "What appears once in the video?\nDescribe the video in one sentence.",
+    "A {c} {s} moves left, then a {c} {s} moves right.\nA {c} {s} moves up, then a {c} {s} moves down.",
+    "A. {c}\nB. {c}\nC. {c}\nD. {c}\nAnswer with the option letter only.",
+    "A. {c} {s}\nB. {c} {s}\nA. left\nB. right\nC. up\nD. down",
+    "What is the {s} doing? Who is in the {s}? Why does it happen, and where? It is not that they can be seen.",
+    "Select the best answer from the options based on the video. The event happens in 0 - 1 seconds.",
+    '{"name": "inspect", "arguments": {"start": 0, "end": 1}}',
+)
+
+
+def build() -> tokenizers.Tokenizer:
+    """Learns the merges and adds the special tokens."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(tokenizers.Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    corpus = [text.replace("{c}", c).replace("{s}", s) for text in _SENTENCES for c in _COLOURS for s in _SHAPES]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.add_tokens(
+        [
+            tokenizers.AddedToken(token, normalized=False, special=token in special_tokens.HIDDEN)
+            for token in special_tokens.ALL
+        ]
+    )
+    return tokenizer
+
+
+if __name__ == "__main__":
+    build().save(str(PATH), pretty=False)

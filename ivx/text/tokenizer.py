@@ -1,0 +1,67 @@
+"""The tokenizer: text to ids and back, from a `tokenizer.json` as Hugging Face writes it."""
+
+import functools
+import pathlib
+from collections.abc import Iterable
+
+import tokenizers
+
+from ivx.text import compact_tokenizer, special_tokens
+
+COMPACT = "compact"
+
+
+class Tokenizer:
+    """A vocabulary with Qwen's special tokens.
+
+    Attributes:
+      vocab_size: number of ids in use; a model may have more rows.
+      end_of_turn: id of <|im_end|>, which ends an answer.
+      pad: id of <|endoftext|>.
+      video_pad: id that stands where a merged visual token goes.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer):
+        missing = [token for token in special_tokens.ALL if backend.token_to_id(token) is None]
+        if missing:
+            raise ValueError(f"the tokenizer lacks the special tokens {missing}; ivx needs a Qwen3 vocabulary")
+        self._backend = backend
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+        self.end_of_turn = self.id_of(special_tokens.IM_END)
+        self.pad = self.id_of(special_tokens.END_OF_TEXT)
+        self.video_pad = self.id_of(special_tokens.VIDEO_PAD)
+
+    def id_of(self, token: str) -> int:
+        """The id of one special token.
+
+        Raises:
+          KeyError: there is no such token.
+        """
+        number = self._backend.token_to_id(token)
+        if number is None:
+            raise KeyError(token)
+        return number
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; special tokens written in it become their single ids."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of `ids`; `skip_special` leaves out the hidden ones (not <think> or <tool_call>)."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+
+@functools.cache
+def load(name: str) -> Tokenizer:
+    """Loads `compact`, or a tokenizer.json, or the folder that holds one.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the vocabulary lacks a special token.
+    """
+    path = compact_tokenizer.PATH if name == COMPACT else pathlib.Path(name)
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no tokenizer at {path}; give {COMPACT!r}, a tokenizer.json or its folder")
+    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))

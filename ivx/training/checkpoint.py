@@ -1,0 +1,89 @@
+"""Checkpoints: one Orbax object of state, data position and config, written whole or not at all.
+
+The data position is the number of global batches used, so that it means the same on any number of hosts.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import orbax.checkpoint as ocp
+
+from ivx.errors import UserError
+from ivx.models.definition import Params
+from ivx.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state and the number of batches that went into it."""
+
+    state: TrainState
+    next_batch: int
+
+
+class Checkpoints:
+    """The checkpoints of one run; saves go on in the background.
+
+    Args:
+      workdir: of the run; they lie in its folder `checkpoints`.
+      keep: how many are kept.
+      config: text of the config, stored with each.
+    """
+
+    def __init__(self, workdir: pathlib.Path, keep: int, config: str):
+        self._config = json.loads(config)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, step: int) -> None:
+        """Starts to write; waits only for the previous save."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state),
+                data=ocp.args.JsonSave({"next_batch": step}),
+                config=ocp.args.JsonSave(self._config),
+            ),
+        )
+
+    def restore(self, abstract: TrainState) -> Restored:
+        """Reads the newest into the shapes and shardings of `abstract`, whatever mesh it was written on."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        found = self._manager.restore(self.latest(), args=args)
+        return Restored(found["state"], found["data"]["next_batch"])
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def load_params(workdir: pathlib.Path, abstract: Params) -> tuple[Params, int]:
+    """Parameters of the newest checkpoint of a run, and its step.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    folder = (workdir / FOLDER).absolute()
+    if not folder.is_dir():
+        raise UserError(f"{workdir} holds no checkpoint; `ivx train` writes them")
+    with ocp.CheckpointManager(folder) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"{workdir} holds no whole checkpoint yet; let `ivx train` run until it has saved one")
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+            wanted = {"params": jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)}
+            found = checkpointer.restore(
+                folder / str(step) / "state",
+                args=ocp.args.PyTreeRestore({"params": abstract}, restore_args=wanted, partial_restore=True),
+            )
+    return found["params"], step

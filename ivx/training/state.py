@@ -1,0 +1,95 @@
+"""What a run is made of, and how one step changes it."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from data_pipelines.batch import Batch
+from ivx.models.definition import ModelDefinition, Params
+from ivx.stages.protocol import Loss, Stage
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a checkpoint holds besides the data position.
+
+    Attributes:
+      step: steps taken.
+      params: float32 masters, a nested dict.
+      opt_state: of optax.
+      skipped: steps whose gradient was not finite, and which changed nothing.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+    skipped: Int[Array, ""]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """A state before the first step."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def trainable(params: Params, stage: Stage) -> dict:
+    """True or False for each parameter."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: stage.trains(tuple(entry.key for entry in path)), params)
+
+
+def make_step(
+    definition: ModelDefinition, stage: Stage, optimizer: optax.GradientTransformation, accumulation: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+    """The training step as a pure function.
+
+    Numerator, denominator and gradient of the loss are summed over `accumulation` micro-batches before the division, so
+    that their number changes nothing but memory. A step whose gradient is not finite leaves parameters and optimizer as
+    they were and is counted.
+    """
+
+    def total(params: Params, batch: Batch) -> tuple[Array, Loss]:
+        loss = stage.loss(definition.bind(params), batch)
+        return loss.total, loss
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        gradient = jax.grad(total, has_aux=True)
+        if accumulation == 1:
+            grads, loss = gradient(state.params, batch)
+        else:
+            micro = jax.tree.map(lambda a: a.reshape(accumulation, -1, *a.shape[1:]), batch)
+            shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda a: a[0], micro))
+            zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+            add = lambda sums, part: (jax.tree.map(jnp.add, sums, gradient(state.params, part)), None)  # noqa: E731
+            (grads, loss), _ = jax.lax.scan(add, zeros, micro)
+        weight = loss.weight + 1e-12
+        mask = trainable(state.params, stage)
+        grads = jax.tree.map(lambda g, train: g / weight if train else jnp.zeros_like(g), grads, mask)
+        norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates = jax.tree.map(lambda u, train: u if train else jnp.zeros_like(u), updates, mask)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss.total)
+        new = TrainState(state.step, optax.apply_updates(state.params, updates), opt_state, state.skipped)
+        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+        new = dataclasses.replace(new, step=state.step + 1, skipped=state.skipped + ~finite)
+        metrics = {"loss/total": loss.total / weight, "grad/norm": norm, "grad/skipped_steps": new.skipped}
+        return new, metrics | _averages(loss)
+
+    return step
+
+
+def make_validation_loss(definition: ModelDefinition, stage: Stage) -> Callable[[Params, Batch], Loss]:
+    """The loss of one batch as a pure function of the parameters."""
+    return lambda params, batch: stage.loss(definition.bind(params), batch)
+
+
+def _averages(loss: Loss) -> dict[str, Array]:
+    """The stage's sums as they are reported: a `.../x_sum` becomes `.../x`, divided by the trained tokens."""
+    tokens = jnp.maximum(loss.sums["tokens/trained"], 1)
+    return {
+        name.removesuffix("_sum"): value / tokens if name.endswith("_sum") else value
+        for name, value in loss.sums.items()
+    }

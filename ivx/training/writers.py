@@ -1,0 +1,102 @@
+"""Metrics to files, behind clu's MetricWriter interface: JSON lines and TensorBoard events, without TensorFlow."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+import types
+from collections.abc import Mapping
+
+import numpy as np
+import tensorboardX
+
+if importlib.util.find_spec("tensorflow") is None:
+    # clu imports its TensorFlow writer with the interface; where there is no TensorFlow an empty module stands for it.
+    sys.modules.setdefault("clu.metric_writers.summary_writer", types.SimpleNamespace(SummaryWriter=None))
+
+from clu import metric_writers
+
+METRICS = "metrics.jsonl"
+
+
+class JsonLinesWriter(metric_writers.MetricWriter):
+    """One JSON object a call: {"step": ..., name: value, ...}.
+
+    Args:
+      path: appended to; lines of steps after `resume_step` are dropped first, so that a resumed run has each step once.
+      resume_step: steps already taken.
+    """
+
+    def __init__(self, path: pathlib.Path, resume_step: int):
+        kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if path.exists() else []
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        # Python writes a float by its shortest exact form, so equal lines mean equal bits.
+        row = {"step": step} | {name: float(value) for name, value in scalars.items()}
+        self._file.write(json.dumps(row) + "\n")
+
+    def _leave_out(self, *args, **kwargs) -> None:
+        """A line holds numbers only; hyper-parameters stand in config.json."""
+
+    write_hparams = write_summaries = write_images = write_videos = write_audios = write_texts = _leave_out
+    write_histograms = _leave_out
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class TensorBoardWriter(metric_writers.MetricWriter):
+    """TensorBoard events through tensorboardX."""
+
+    def __init__(self, folder: pathlib.Path, resume_step: int):
+        self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=resume_step + 1)
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, float(value), step)
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        for name, image in images.items():
+            self._writer.add_images(name, np.asarray(image), step, dataformats="NHWC")
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        for name, text in texts.items():
+            self._writer.add_text(name, text, step)
+
+    def write_histograms(self, step: int, arrays, num_buckets=None) -> None:
+        for name, values in arrays.items():
+            self._writer.add_histogram(name, np.asarray(values), step)
+
+    def _leave_out(self, *args, **kwargs) -> None:
+        """Not shown; hyper-parameters stand in config.json."""
+
+    write_hparams = write_summaries = write_videos = write_audios = _leave_out
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def make_writer(workdir: pathlib.Path, resume_step: int) -> metric_writers.MetricWriter:
+    """metrics.jsonl and TensorBoard events of a workdir."""
+    return metric_writers.MultiWriter(
+        [JsonLinesWriter(workdir / METRICS, resume_step), TensorBoardWriter(workdir, resume_step)]
+    )
+
+
+def read_metrics(path: pathlib.Path) -> list[dict]:
+    """All rows of a metrics file; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

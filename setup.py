@@ -1,0 +1,50 @@
+"""Package definition: what ivx needs, pinned to versions that are known to work together."""
+
+from setuptools import find_packages, setup
+
+# One set of pins for Python 3.11 and later; change them together and run `make test`.
+CORE = [
+    "absl-py==2.5.0",
+    "array_record==0.8.6",
+    "av==18.1.0",
+    "chex==0.1.92",
+    "clu==0.0.12",
+    "einops==0.8.2",
+    "etils[epath]==1.15.0",
+    "flax==0.12.8",
+    "grain==0.2.18",
+    "jax==0.10.2",
+    "jaxlib==0.10.2",
+    "jaxtyping==0.3.11",
+    "jinja2==3.1.6",
+    "matplotlib==3.11.2",
+    "ml_collections==1.1.0",
+    "numpy==2.4.6",
+    "optax==0.2.8",
+    "orbax-checkpoint==0.12.8",
+    "pillow==13.0.0",
+    "tensorboardX==2.6.5",
+    "tensorstore==0.1.86",
+    "tokenizers==0.23.3",
+    "tqdm==4.70.1",
+]
+
+# Heavy or special parts; each is imported lazily and its absence named by the extra that brings it.
+EXTRAS = {
+    "test": ["pytest==9.2.0", "hypothesis==6.170.15", "scikit-video==1.1.11"],
+    "lint": ["ruff==0.17.6"],
+    "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
+}
+
+setup(
+    name="ivx",
+    version="0.1.0",
+    description="InternVideo3 for JAX and TPU: a video language model with latent attention",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ivx", "ivx.*", "data_pipelines", "data_pipelines.*", "experiments"]),
+    package_data={"ivx.text": ["*.json"], "experiments": ["datasets/*.json"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["ivx = ivx.__main__:main"]},
+)
