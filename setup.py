@@ -42,8 +42,14 @@ setup(
     description="InternVideo3 for JAX and TPU: a video language model with latent attention",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["ivx", "ivx.*", "data_pipelines", "data_pipelines.*", "experiments"]),
-    package_data={"ivx.text": ["*.json"], "experiments": ["datasets/*.json"]},
+    packages=find_packages(
+        include=["ivx", "ivx.*", "data_pipelines", "data_pipelines.*", "experiments"]
+    ),
+    package_data={
+        "ivx.text": ["*.json"],
+        "ivx.reporting": ["*.jinja"],
+        "experiments": ["datasets/*.json"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["ivx = ivx.__main__:main"]},

@@ -1,1 +1,1 @@
-"""Video pipelines: from files and annotations to packed batches. Imports `ivx.text` and nothing else of ivx."""
+"""Video pipelines: files and annotations to packed batches. Of ivx it imports only `ivx.text`."""

@@ -20,10 +20,12 @@ class Batch:
       positions: int32 [B, 3, T], (time, height, width), starting at 0 in every sample.
       targets: int32 [B, T], the next token of the same sample.
       weights: float32 [B, T], 1 where predicting the target bears loss.
-      visual_index: int32 [B, T], the merged patch group (row of patches / 4) that stands at this token, or -1.
+      visual_index: int32 [B, T], the merged patch group (row of patches / 4) that stands at this
+        token, or -1.
       patches: uint8 [B, X, 1536], pixels; a slice never straddles a multiple of the slice block.
       slices: int32 [B, X], 1, 2, ... for the slices of a pack.
       grid: int32 [B, X, 4], (row, column, rows, columns) of the patch in its slice.
+      slice_block: rows of patches that no slice straddles; a plain int, part of the shape.
     """
 
     tokens: np.ndarray
@@ -35,3 +37,4 @@ class Batch:
     patches: np.ndarray
     slices: np.ndarray
     grid: np.ndarray
+    slice_block: int = dataclasses.field(metadata={"static": True})

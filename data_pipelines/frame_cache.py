@@ -1,4 +1,4 @@
-"""Decoded patches kept in memory up to a limit, so that later epochs need not decode short clips again."""
+"""Decoded patches kept in memory up to a limit: later epochs need not decode short clips again."""
 
 import threading
 
@@ -11,16 +11,16 @@ Pixels = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 class FrameCache:
-    """Reads the patches of layouts; keeps those of the first samples seen until `limit` bytes are held.
+    """Reads the patches of layouts; keeps those of the first samples seen, up to `limit` bytes.
 
-    Samples are kept as they come and never replaced: a run that shuffles its epochs gains the same whichever it keeps.
-    Failures are kept too, so that a bad file is opened once.
+    Samples are kept as they come and never replaced: a run that shuffles its epochs gains the same
+    whichever it keeps. Failures are kept too, so that a bad file is opened once.
     """
 
     def __init__(self, limit: int):
         self._limit = limit
         self._held = 0
-        self._pixels: dict[str, Pixels | VideoError] = {}
+        self._pixels: dict[tuple, Pixels | VideoError] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
@@ -36,18 +36,21 @@ class FrameCache:
         Raises:
           VideoError: as it does.
         """
-        found = self._pixels.get(layout.sample_id)
+        key = tuple(
+            (clip.path, clip.height, clip.width, clip.indices.tobytes()) for clip in layout.clips
+        )
+        found = self._pixels.get(key)
         if found is None:
             try:
                 found = layout.read_patches()
             except VideoError as error:
                 found = error
-            self._keep(layout.sample_id, found)
+            self._keep(key, found)
         if isinstance(found, VideoError):
             raise found
         return found
 
-    def _keep(self, key: str, pixels: Pixels | VideoError) -> None:
+    def _keep(self, key: tuple, pixels: Pixels | VideoError) -> None:
         size = 0 if isinstance(pixels, VideoError) else sum(rows.nbytes for rows in pixels[0])
         with self._lock:
             if key not in self._pixels and self._held + size <= self._limit:

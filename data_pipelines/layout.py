@@ -1,7 +1,7 @@
-"""How a sample will lie in a sequence, worked out from its text and the sizes of its videos, before any is decoded.
+"""How a sample will lie in a sequence, from its text and the sizes of its videos, none yet decoded.
 
-So the length of a sample is known without its pixels, packing can be planned, and training, evaluation and chat share
-one code for frames, sizes, times, template and positions.
+So the length of a sample is known without its pixels, packing can be planned, and training,
+evaluation and chat share one code for frames, sizes, times, template and positions.
 
     Sample --(FrameRule, PixelBudget)--> Clip per video --(chat template, tokenizer)--> Layout
 """
@@ -86,7 +86,11 @@ class Layout:
     @property
     def slice_sizes(self) -> list[int]:
         """Patches in each slice, in order."""
-        return [rows * columns for clip in self.clips for rows, columns in [clip.patch_shape] * len(clip.times)]
+        return [
+            rows * columns
+            for clip in self.clips
+            for rows, columns in [clip.patch_shape] * len(clip.times)
+        ]
 
     def read_patches(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Decodes every slice: their patches, uint8 [p, 1536] each, and grids, int32 [p, 4] each.
@@ -133,7 +137,9 @@ class LayoutRule:
           TemplateError: the messages cannot be rendered.
         """
         clips = tuple(self.clip(video) for video in sample.videos)
-        media = [chat_template.video_text(clip.times, int(np.prod(clip.token_shape))) for clip in clips]
+        media = [
+            chat_template.video_text(clip.times, int(np.prod(clip.token_shape))) for clip in clips
+        ]
         pieces = chat_template.render(sample.messages, media, generate)
         tokens, trained = [], []
         for piece in pieces:

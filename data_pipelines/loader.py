@@ -1,9 +1,10 @@
-"""Batches for training, read through Grain: decoded by threads or worker processes, in an order they do not change."""
+"""Batches for training, read by Grain: threads or processes decode, neither changes the order."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
 
 import grain
+import jax
 import numpy as np
 from absl import flags
 
@@ -66,12 +67,7 @@ class _MakePack:
 
 def stack(packs: Sequence[Loaded]) -> Loaded:
     """Packs side by side: adds the leading axis of a `Batch`."""
-    batch = Batch(
-        **{
-            field.name: np.stack([getattr(pack.batch, field.name) for pack in packs])
-            for field in dataclasses.fields(Batch)
-        }
-    )
+    batch = jax.tree.map(lambda *rows: np.stack(rows), *[pack.batch for pack in packs])
     return Loaded(batch, tuple(sentence for pack in packs for sentence in pack.skipped))
 
 
@@ -94,12 +90,17 @@ def batches(
       options: see there.
     """
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags, also where no command line was.
+        # Grain's workers read absl flags, also where no command line was.
+        flags.FLAGS.mark_as_parsed()
     own = plan.packs[start * batch_size + options.process_index :: options.process_count]
     if not own:
         return iter(())
-    data_set = grain.MapDataset.source(own).map(_MakePack(rule, shape, FrameCache(options.cache_bytes)))
-    data_set = data_set.batch(batch_size // options.process_count, drop_remainder=True, batch_fn=stack)
+    data_set = grain.MapDataset.source(own).map(
+        _MakePack(rule, shape, FrameCache(options.cache_bytes))
+    )
+    data_set = data_set.batch(
+        batch_size // options.process_count, drop_remainder=True, batch_fn=stack
+    )
     read = grain.ReadOptions(num_threads=options.threads, prefetch_buffer_size=options.prefetch)
     iterator = data_set.to_iter_dataset(read)
     if options.workers:

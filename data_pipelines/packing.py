@@ -1,10 +1,11 @@
 """Packing: several samples side by side in one sequence, none seeing another.
 
-A pack has room for T tokens and X patches. Patches are laid in blocks of `slice_block`; a slice never straddles a
-block, so that vision attention is dense within blocks and needs nothing across them.
+A pack has room for T tokens and X patches. Patches are laid in blocks of `slice_block`; a slice
+never straddles a block, so that vision attention is dense within blocks and needs nothing across
+them.
 
-    first fit:  each sample goes into the first open pack with room for it; when `open_packs` are open and none has
-                room, the oldest is closed
+    first fit:  each sample goes into the first open pack with room for it;
+                when `open_packs` are open and none has room, the oldest is closed
 """
 
 import dataclasses
@@ -70,7 +71,7 @@ def misfit(size: Size, shape: PackShape) -> str | None:
 
 
 def first_fit(sizes: Iterable[Size], shape: PackShape, open_packs: int) -> list[list[int]]:
-    """Assigns samples to packs: a list of packs, each a list of indices into `sizes`; all must fit alone."""
+    """Assigns samples to packs, each a list of indices into `sizes`; all samples fit alone."""
     closed, bins = [], []
     for index, size in enumerate(sizes):
         for bin_ in bins:
@@ -139,4 +140,5 @@ def empty_pack(shape: PackShape) -> Batch:
         slices=np.zeros(patches, np.int32),
         # Padding pretends to be one-by-one pictures, so that nothing divides by zero.
         grid=np.tile(np.array([0, 0, 1, 1], np.int32), (patches, 1)),
+        slice_block=shape.slice_block,
     )

@@ -1,11 +1,12 @@
 """The plan of a run: which samples make which pack, known before the first frame is decoded.
 
-    epoch e:  every data set gives sample_ratio * size samples, continuing its own shuffled rounds; all are shuffled
-              together by (seed, e) and packed first-fit
-    batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row; process p of n takes every n-th
+    epoch e:  every data set gives sample_ratio * size samples, continuing its own shuffled rounds;
+              all are shuffled together by (seed, e) and packed first-fit
+    batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row;
+              process p of n takes every n-th
 
-The plan depends on the data and the seed alone, never on the number of processes, workers or threads; the position of
-a run in it is one number, the batch index.
+The plan depends on the data and the seed alone, never on the number of processes, workers or
+threads; the position of a run in it is one number, the batch index.
 """
 
 import dataclasses
@@ -30,8 +31,10 @@ class Measured:
     dropped: list[str]
 
 
-def measure(samples: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape) -> Measured:
-    """Works out the size of every sample from its annotation; those without video sizes are probed."""
+def measure(
+    samples: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
+) -> Measured:
+    """Works out the size of every sample from its annotation; videos without sizes are probed."""
     measured = Measured([], [], [])
     for sample in samples:
         try:
@@ -74,7 +77,9 @@ class Plan:
     epochs: int
 
 
-def make_plan(members: Sequence[Member], shape: packing.PackShape, count: int, open_packs: int, seed: int) -> Plan:
+def make_plan(
+    members: Sequence[Member], shape: packing.PackShape, count: int, open_packs: int, seed: int
+) -> Plan:
     """Plans `count` packs, over as many epochs as they need.
 
     Raises:

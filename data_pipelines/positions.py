@@ -1,8 +1,8 @@
 """Three-axis positions (time, height, width) of a sequence of text and visual tokens.
 
-Text counts on all three axes alike. A slice of r x c merged tokens that starts at p has t = p for all of its tokens,
-h = p + row, w = p + column; what follows starts at p + max(r, c). Time is not in the positions: the text before each
-slice says it.
+Text counts on all three axes alike. A slice of r x c merged tokens that starts at p has t = p for
+all of its tokens, h = p + row, w = p + column; what follows starts at p + max(r, c). Time is not
+in the positions: the text before each slice says it.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ def positions_3d(is_visual: np.ndarray, slice_shapes: Sequence[tuple[int, int]])
     runs = np.stack([np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)], -1)
     sizes = [rows * columns for rows, columns in slice_shapes]
     if list(runs[:, 1] - runs[:, 0]) != sizes:
-        raise ValueError(f"runs of {list(runs[:, 1] - runs[:, 0])} visual tokens for slices of {sizes}")
+        raise ValueError(
+            f"runs of {list(runs[:, 1] - runs[:, 0])} visual tokens for slices of {sizes}"
+        )
     # Each token is worth one step, but a whole slice is worth its longer side, at its first token.
     worth = np.where(is_visual, 0, 1)
     offsets = np.zeros((3, len(is_visual)), np.int64)

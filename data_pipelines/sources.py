@@ -2,17 +2,21 @@
 
 A mixture file names data sets:
 
-    {"name": {"annotation": "x.jsonl or a folder of them", "media_root": "DIR", "sample_ratio": 1.0}, ...}
+    {"name": {"annotation": "x.jsonl or a folder of them", "media_root": "DIR",
+              "sample_ratio": 1.0}, ...}
 
 Relative paths start at the folder of the mixture file. A line is one sample:
 
-    {"id": ..., "messages": [{"role": "user", "content": [
-        {"type": "video_url", "video_url": {"url": "a.mp4", "image_wh": [w, h],
-                                            "origin_video_length": frames, "origin_fps": rate}},
-        {"type": "text", "text": "<VIDEO_CONTEXT>What happens?"}]}, {"role": "assistant", "content": "..."}]}
+    {"id": ..., "messages": [
+        {"role": "user", "content": [
+            {"type": "video_url", "video_url": {"url": "a.mp4", "image_wh": [w, h],
+                                                "origin_video_length": frames, "origin_fps": rate}},
+            {"type": "text", "text": "<VIDEO_CONTEXT>What happens?"}]},
+        {"role": "assistant", "content": "..."}]}
 
-`image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its video is opened; without them the
-file is probed. `family` and `truths`, if present, tell an evaluation what to expect.
+`image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its video is
+opened; without them the file is probed. `family` and `truths`, if present, tell an evaluation what
+to expect.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ import json
 import pathlib
 
 from data_pipelines.video import decode
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.video.info import VideoInfo
 
 
 class AnnotationError(ValueError):
@@ -55,7 +59,10 @@ class VideoRef:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One conversation. `truths` holds for each answer what an evaluation needs (format, answer, options, span)."""
+    """One conversation.
+
+    `truths` holds for each answer what an evaluation needs (format, answer, options, span).
+    """
 
     id: str
     messages: tuple[dict, ...]
@@ -76,14 +83,18 @@ def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataS
     """
     path = pathlib.Path(path)
     if not path.is_file():
-        raise AnnotationError(f"no mixture file at {path}; `ivx data synthesize --out={path.parent}` makes one")
+        raise AnnotationError(
+            f"no mixture file at {path}; `ivx data synthesize --out={path.parent}` makes one"
+        )
     try:
         entries = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{path}: not valid JSON ({error})") from error
     missing = [name for name in names if name not in entries]
     if missing:
-        raise AnnotationError(f"{path}: no data set {', '.join(missing)}; there are {', '.join(entries)}")
+        raise AnnotationError(
+            f"{path}: no data set {', '.join(missing)}; there are {', '.join(entries)}"
+        )
     return [_data_set(path, name, entries[name]) for name in names]
 
 
@@ -91,12 +102,14 @@ def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
     unknown = set(entry) - _DATA_SET_KEYS
     if unknown or "annotation" not in entry:
         raise AnnotationError(
-            f"{mixture}: data set {name} has the keys {sorted(entry)}; expected annotation and, if wanted,"
-            " media_root and sample_ratio"
+            f"{mixture}: data set {name} has the keys {sorted(entry)};"
+            " expected annotation and, if wanted, media_root and sample_ratio"
         )
     ratio = entry.get("sample_ratio", 1.0)
     if not isinstance(ratio, (int, float)) or ratio <= 0:
-        raise AnnotationError(f"{mixture}: data set {name} has sample_ratio {ratio!r}; it must be positive")
+        raise AnnotationError(
+            f"{mixture}: data set {name} has sample_ratio {ratio!r}; it must be positive"
+        )
     annotation = mixture.parent / entry["annotation"]
     files = tuple(sorted(annotation.rglob("*.jsonl"))) if annotation.is_dir() else (annotation,)
     absent = [file for file in files if not file.is_file()]
@@ -131,7 +144,9 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
         raise AnnotationError(f"{where}: expected an object with a list of messages")
     unknown = set(record) - _SAMPLE_KEYS
     if unknown:
-        raise AnnotationError(f"{where}: unknown keys {sorted(unknown)}; allowed are {sorted(_SAMPLE_KEYS)}")
+        raise AnnotationError(
+            f"{where}: unknown keys {sorted(unknown)}; allowed are {sorted(_SAMPLE_KEYS)}"
+        )
     videos = [
         _video(item, where, media_root)
         for message in record["messages"]
@@ -151,26 +166,32 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
 def _video(item: dict, where: str, media_root: pathlib.Path) -> VideoRef:
     video = item.get("video_url")
     if not isinstance(video, dict) or not isinstance(video.get("url"), str):
-        raise AnnotationError(f'{where}: a video item needs {{"video_url": {{"url": ...}}}}, got {item!r}')
+        raise AnnotationError(
+            f'{where}: a video item needs {{"video_url": {{"url": ...}}}}, got {item!r}'
+        )
     path = _inside(media_root, video["url"], where)
     keys = ("image_wh", "origin_video_length", "origin_fps")
     if any(video.get(key) is None for key in keys):
         return VideoRef(path, None)
     try:
         width, height = video["image_wh"]
-        info = VideoInfo(int(video["origin_video_length"]), float(video["origin_fps"]), int(width), int(height))
+        info = VideoInfo(
+            int(video["origin_video_length"]), float(video["origin_fps"]), int(width), int(height)
+        )
     except (TypeError, ValueError) as error:
-        raise AnnotationError(f"{where}: {', '.join(keys)} do not describe a video ({error})") from error
+        raise AnnotationError(
+            f"{where}: {', '.join(keys)} do not describe a video ({error})"
+        ) from error
     return VideoRef(path, info)
 
 
 def _inside(root: pathlib.Path, url: str, where: str) -> str:
-    """The path of `url` under `root`; addresses of other machines and ways out of the folder are refused."""
+    """The path of `url` under `root`; remote addresses and ways out of the folder are refused."""
     if "://" in url:
-        raise AnnotationError(f"{where}: {url} is not a local file; copy the media under media_root")
+        raise AnnotationError(
+            f"{where}: {url} is not a local file; copy the media under media_root"
+        )
     path = root / url
     if pathlib.Path(url).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
         raise AnnotationError(f"{where}: {url} leads out of the media_root {root}")
     return str(path)
-
-

@@ -1,4 +1,4 @@
-"""The `ivx` command: finds the sub-command, reads its flags, turns mistakes into one sentence and exit 2."""
+"""The `ivx` command: finds the sub-command, reads flags, exits 2 with one sentence on mistakes."""
 
 import importlib
 import json
@@ -27,7 +27,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"ivx: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("ivx: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "ivx: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
+        )
         sys.exit(130)
     if result is not None and flags.FLAGS.json:
         print(json.dumps(result))
@@ -36,7 +38,9 @@ def main(argv: list[str] | None = None) -> None:
 def _run(name: str, arguments: list[str]) -> dict | None:
     """Parses the flags of one command and runs it."""
     command = importlib.import_module(f"ivx.commands.{name}")
-    flags.DEFINE_bool("json", False, "Print the result as one JSON object on the last line of standard output.")
+    flags.DEFINE_bool(
+        "json", False, "Print the result as one JSON object on the last line of standard output."
+    )
     command.define_flags()
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
         print(f"{command.SUMMARY}\n\nExample:\n{command.EXAMPLE}\n\nFlags:\n{_flag_help()}")
@@ -46,7 +50,10 @@ def _run(name: str, arguments: list[str]) -> dict | None:
     except flags.Error as error:
         raise UserError(f"{_explain(error)}; `ivx {name} --help` shows an example") from error
     if rest and not getattr(command, "TAKES_WORDS", False):
-        raise UserError(f"ivx {name} does not understand {' '.join(rest)!r}; `ivx {name} --help` shows an example")
+        raise UserError(
+            f"ivx {name} does not understand {' '.join(rest)!r};"
+            f" `ivx {name} --help` shows an example"
+        )
     return command.run(flags.FLAGS, rest)
 
 
@@ -72,7 +79,12 @@ def _flag_help() -> str:
 
 
 def _overview() -> str:
-    lines = ["ivx: InternVideo3 for JAX and TPU", "", "usage: ivx <command> [flags]     ivx <command> --help", ""]
+    lines = [
+        "ivx: InternVideo3 for JAX and TPU",
+        "",
+        "usage: ivx <command> [flags]     ivx <command> --help",
+        "",
+    ]
     for name in COMMANDS:
         command = importlib.import_module(f"ivx.commands.{name}")
         lines.append(f"  {name:9s} {command.SUMMARY}")

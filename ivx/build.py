@@ -11,14 +11,16 @@ from data_pipelines import loader, packing, plan, sources
 from data_pipelines.layout import LayoutRule
 from data_pipelines.video.frames import FrameRule
 from data_pipelines.video.resize import PixelBudget
+from ivx.assistant import Assistant
 from ivx.errors import UserError
 from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition
-from ivx.parallel.mesh import make_mesh
+from ivx.parallel.mesh import AXES, make_mesh
+from ivx.sampling.sampler import Sampler
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Stage
 from ivx.text import tokenizer
-from ivx.training import progress
+from ivx.training import checkpoint, progress
 from ivx.training.loop import RunSpec
 from ivx.training.optimizer import OptimizerSpec
 
@@ -28,7 +30,9 @@ Config = ml_collections.ConfigDict
 def model_spec(config: Config) -> specs.ModelSpec:
     """Sizes of the model."""
     model = config.model
-    return dataclasses.replace(specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat)
+    return dataclasses.replace(
+        specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat
+    )
 
 
 def model_definition(config: Config) -> ModelDefinition:
@@ -42,7 +46,7 @@ def mesh(config: Config) -> Mesh:
     Raises:
       UserError: the sizes do not fit the devices, or the packs the mesh.
     """
-    found = make_mesh(config.mesh.to_dict())
+    found = make_mesh({axis: config.mesh[axis] for axis in AXES})
     share = found.shape["replica"] * found.shape["fsdp"]
     packs = config.data.batch_packs // config.optim.accumulation
     if packs % share:
@@ -68,7 +72,8 @@ def layout_rule(config: Config) -> LayoutRule:
     rows = model_spec(config).text.vocab
     if words.vocab_size > rows:
         raise UserError(
-            f"data.tokenizer has {words.vocab_size} tokens, model {config.model.preset} has rows for {rows};"
+            f"data.tokenizer has {words.vocab_size} tokens,"
+            f" model {config.model.preset} has rows for {rows};"
             " take the tokenizer that belongs to the model"
         )
     return LayoutRule(words, FrameRule(data.fps, data.min_frames, data.max_frames), budget)
@@ -78,11 +83,11 @@ def pack_shape(config: Config) -> packing.PackShape:
     """Room in a pack.
 
     Raises:
-      UserError: the patches are not a multiple of the model's slice block.
+      UserError: the patches are not a multiple of the slice block.
     """
     try:
-        block = min(model_spec(config).vision.slice_block, config.data.pack_patches)
-        return packing.PackShape(config.data.pack_tokens, config.data.pack_patches, block)
+        data = config.data
+        return packing.PackShape(data.pack_tokens, data.pack_patches, data.slice_block)
     except ValueError as error:
         raise UserError(f"data.pack_patches: {error}") from error
 
@@ -130,14 +135,19 @@ def loader_options(config: Config) -> loader.LoaderOptions:
     )
 
 
-def samples(config: Config, names: tuple[str, ...]) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
+def samples(
+    config: Config, names: tuple[str, ...]
+) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
     """Named data sets of the config's mixture, read.
 
     Raises:
       UserError: the mixture or an annotation is not usable.
     """
     try:
-        return [(member, sources.read_samples(member)) for member in sources.read_mixture(config.data.mixture, names)]
+        return [
+            (member, sources.read_samples(member))
+            for member in sources.read_mixture(config.data.mixture, names)
+        ]
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 
@@ -160,11 +170,35 @@ def stage(config: Config) -> Stage:
     if data.validation:
         rounds = max(1, config.run.validate_packs // packs)
         watched = _plan(config, tuple(data.validation), rule, shape, rounds * packs)
-        loaded = loader.batches(watched, rule, shape, packs, 0, dataclasses.replace(options, workers=0))
+        loaded = loader.batches(
+            watched, rule, shape, packs, 0, dataclasses.replace(options, workers=0)
+        )
         validation = [part.batch for part in loaded]
     return LanguageModelStage(
-        lambda start: loader.batches(training, rule, shape, packs, start, options), validation, config.stage.reduction
+        lambda start: loader.batches(training, rule, shape, packs, start, options),
+        validation,
+        config.stage.reduction,
     )
+
+
+def sampler(config: Config, workdir: pathlib.Path) -> tuple[Sampler, int]:
+    """A sampler with the newest parameters of a run, and their step.
+
+    Raises:
+      UserError: the run has no checkpoint.
+    """
+    definition = model_definition(config)
+    params, step = checkpoint.load_params(workdir, definition.abstract_params)
+    return Sampler(definition, params, tokenizer.load(config.data.tokenizer).end_of_turn), step
+
+
+def assistant(config: Config, workdir: pathlib.Path) -> Assistant:
+    """The newest checkpoint of a run, ready to be asked.
+
+    Raises:
+      UserError: the run has no checkpoint.
+    """
+    return Assistant(layout_rule(config), sampler(config, workdir)[0])
 
 
 def _plan(config: Config, names: tuple[str, ...], rule: LayoutRule, shape, count: int) -> plan.Plan:
@@ -187,7 +221,9 @@ def workdir(path: str) -> pathlib.Path:
       UserError: none was given, or a file is in its place.
     """
     if not path:
-        raise UserError("no --workdir was given; say where the run is to live, as in --workdir=/tmp/ivx/sft")
+        raise UserError(
+            "no --workdir was given; say where the run is to live, as in --workdir=/tmp/ivx/sft"
+        )
     if pathlib.Path(path).is_file():
         raise UserError(f"--workdir={path} is a file; give a folder")
     return pathlib.Path(path)

@@ -1,7 +1,7 @@
-"""Configs: the base that every experiment starts from, the check that reports every error at once, the snapshot.
+"""Configs: the base of every experiment, the check that reports all errors at once, the snapshot.
 
-A config has the sections mesh, model, data, optim, stage and run. Experiments change values of `base()` and never add
-keys, so that a misspelt key is an error wherever it is written.
+A config has the sections mesh, model, data, optim, stage and run. Experiments change values of
+`base()` and never add keys, so that a misspelt key is an error wherever it is written.
 """
 
 import difflib
@@ -19,6 +19,7 @@ def base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     # Devices along each axis of the mesh; -1: all that are left.
     config.mesh = {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1}
+    config.mesh.cpu_devices = 0  # devices to split a CPU host into; 0: one
     config.model = {
         "preset": "tiny",  # of ivx.models.spec
         "attention": "m2la",  # or gqa
@@ -37,6 +38,7 @@ def base() -> ml_collections.ConfigDict:
         "max_pixels": 32768 * 4 * 32 * 32,
         "pack_tokens": 65536,
         "pack_patches": 262144,
+        "slice_block": 16384,  # patches a slice may have; attention in the tower is this wide
         "batch_packs": 128,  # packs in a global batch
         "open_packs": 16,  # of the first-fit packer
         "workers": 0,  # decoding processes a host; 0: threads
@@ -70,6 +72,7 @@ def base() -> ml_collections.ConfigDict:
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
+    ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
     ("model.preset", lambda v: v in ("tiny", "8b"), "tiny or 8b"),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
@@ -178,7 +181,8 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     ]
     if differing:
         raise UserError(
-            f"{workdir} holds a run of another config: {', '.join(differing)}; give another --workdir, or the old values"
+            f"{workdir} holds a run of another config: {', '.join(differing)};"
+            " give another --workdir, or the old values"
         )
 
 

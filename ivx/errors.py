@@ -2,7 +2,7 @@
 
 
 class UserError(ValueError):
-    """What was given cannot be used: the message says what was wrong, what was expected and what to do.
+    """What was given cannot be used; the message says what is wrong, what was expected, what to do.
 
     Commands print it as one sentence and exit with 2.
     """

@@ -1,1 +1,1 @@
-"""A labelled world of coloured shapes, made to order: real mp4 files whose answers are known by construction."""
+"""A labelled world of coloured shapes: real mp4 files whose answers are known by construction."""

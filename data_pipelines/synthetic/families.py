@@ -1,11 +1,15 @@
 """Seven families of questions, each a function that invents a scene in which the answers are known.
 
-Within one scene the answers are drawn independently of each other and of the wording of the questions, so that
-neither the text nor an earlier turn gives an answer away; families differ in what must be seen:
+Within one scene the answers are drawn independently of each other and of the wording of the
+questions, so that neither the text nor an earlier turn gives an answer away; families differ in
+what must be seen:
 
-    attribute  the colour of each of three shapes          counting   how many shapes of a colour
-    motion     which way a shape goes                      order      which colour comes first, second, last
-    grounding  from when to when a shape is visible        needle     what shows up once in a long video
+    attribute  the colour of a shape among others
+    counting   how many shapes, or how many of a colour
+    motion     which way a shape goes
+    order      which colour comes first, second, last
+    grounding  from when to when a shape is visible
+    needle     what shows up once in a long video
     caption    one sentence about two moving shapes
 """
 
@@ -24,7 +28,8 @@ class Question:
     Attributes:
       text: the question as asked openly.
       answer: the right answer as it is written in the data.
-      values: all answers that were equally likely; empty where a choice between options makes no sense.
+      values: all answers that were equally likely; empty where a choice between options makes no
+        sense.
       span: (start, end) in seconds for temporal grounding.
     """
 
@@ -34,8 +39,9 @@ class Question:
     span: tuple[float, float] | None = None
 
 
-# (width, height) of the clips: two that enter the model as they are, one that is rounded, two that are scaled down.
-_SIZES = ((64, 64), (64, 64), (96, 64), (64, 96), (128, 96), (128, 128))
+# (width, height) of short clips, and of those long enough that a pixel budget scales them down.
+_SMALL = ((64, 64), (64, 64), (96, 64), (64, 96), (80, 70))
+_LARGE = ((64, 64), (96, 96), (128, 96), (128, 128))
 _RATES = (4, 5, 8)
 
 
@@ -49,10 +55,13 @@ def invent(family: str, rng: np.random.Generator) -> tuple[Scene, list[Question]
     return scene, [questions[i] for i in rng.permutation(len(questions))]
 
 
-def _scene(rng: np.random.Generator, duration: float, actors: list[Actor], rate: int | None = None) -> Scene:
-    width, height = _SIZES[rng.integers(len(_SIZES))]
-    rate = rate or int(rng.choice(_RATES))
-    return Scene(duration, rate, width, height, int(rng.integers(2**31)), tuple(actors))
+def _scene(
+    rng: np.random.Generator, duration: float, actors: list[Actor], sizes=_SMALL, rates=_RATES
+) -> Scene:
+    width, height = sizes[rng.integers(len(sizes))]
+    return Scene(
+        duration, int(rng.choice(rates)), width, height, int(rng.integers(2**31)), tuple(actors)
+    )
 
 
 def _pick(rng: np.random.Generator, names, count: int = 1) -> list[str]:
@@ -60,7 +69,9 @@ def _pick(rng: np.random.Generator, names, count: int = 1) -> list[str]:
     return [str(name) for name in rng.permutation(list(names))[:count]]
 
 
-def _places(rng: np.random.Generator, count: int, columns: int, rows: int) -> list[tuple[float, float]]:
+def _places(
+    rng: np.random.Generator, count: int, columns: int, rows: int
+) -> list[tuple[float, float]]:
     """`count` centres in different cells of a grid, each a little off the middle of its cell."""
     cells = rng.permutation(columns * rows)[:count]
     jitter = rng.uniform(-0.12, 0.12, (count, 2))
@@ -71,12 +82,13 @@ def _places(rng: np.random.Generator, count: int, columns: int, rows: int) -> li
 
 
 def _attribute(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    duration = float(rng.integers(2, 5))
-    shapes = _pick(rng, SHAPES, 3)
+    duration = float(rng.integers(2, 4))
+    shapes = _pick(rng, SHAPES, int(rng.integers(1, 4)))
     colours = [_pick(rng, COLOURS)[0] for _ in shapes]
+    places = _places(rng, len(shapes), 2, 2)
     actors = [
-        Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), 0.0, duration, tuple(rng.uniform(-0.02, 0.02, 2)))
-        for shape, colour, place in zip(shapes, colours, _places(rng, 3, 2, 2), strict=True)
+        Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), 0.0, duration, _drift(rng))
+        for shape, colour, place in zip(shapes, colours, places, strict=True)
     ]
     questions = [
         Question(f"What colour is the {shape}?", colour, tuple(COLOURS))
@@ -85,39 +97,58 @@ def _attribute(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     return _scene(rng, duration, actors), questions
 
 
+def _drift(rng: np.random.Generator) -> tuple[float, float]:
+    """A velocity too small to be called a motion."""
+    dx, dy = rng.uniform(-0.02, 0.02, 2)
+    return float(dx), float(dy)
+
+
 def _counting(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 4))
-    colours = _pick(rng, COLOURS, 2)
-    counts = rng.integers(0, 4, 2)
-    places = _places(rng, int(counts.sum()), 3, 3)
-    wearing = [colour for colour, count in zip(colours, counts, strict=True) for _ in range(count)]
+    if rng.random() < 0.6:  # all shapes are asked for
+        count = int(rng.integers(1, 5))
+        wearing = [_pick(rng, COLOURS)[0] for _ in range(count)]
+        questions = [Question("How many shapes are there?", str(count), ("1", "2", "3", "4"))]
+    else:  # those of one colour
+        colours, counts = _pick(rng, COLOURS, 2), rng.integers(0, 4, 2)
+        wearing = [c for c, count in zip(colours, counts, strict=True) for _ in range(count)]
+        questions = [
+            Question(f"How many {colour} shapes are there?", str(count), ("0", "1", "2", "3"))
+            for colour, count in zip(colours, counts, strict=True)
+        ]
     actors = [
         Actor(_pick(rng, SHAPES)[0], (colour,), place, rng.uniform(0.12, 0.15), 0.0, duration)
-        for colour, place in zip(wearing, places, strict=True)
-    ]
-    questions = [
-        Question(f"How many {colour} shapes are there?", str(count), ("0", "1", "2", "3"))
-        for colour, count in zip(colours, counts, strict=True)
+        for colour, place in zip(wearing, _places(rng, len(wearing), 3, 3), strict=True)
     ]
     return _scene(rng, duration, actors), questions
 
 
-def _mover(rng: np.random.Generator, shape: str, colour: str, direction: str, start: float, end: float, lane: float):
+def _mover(
+    rng: np.random.Generator,
+    shape: str,
+    colour: str,
+    direction: str,
+    start: float,
+    end: float,
+    lane: float,
+):
     """A shape that crosses most of the frame along `direction`; `lane` is its other coordinate."""
     dx, dy = DIRECTIONS[direction]
     speed = rng.uniform(0.55, 0.7) / (end - start)
     centre = (0.5, lane) if dx else (lane, 0.5)
-    return Actor(shape, (colour,), centre, rng.uniform(0.15, 0.2), start, end, (dx * speed, dy * speed))
+    return Actor(
+        shape, (colour,), centre, rng.uniform(0.15, 0.2), start, end, (dx * speed, dy * speed)
+    )
 
 
 def _motion(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 5))
-    colours = _pick(rng, COLOURS, 2)
+    colours = _pick(rng, COLOURS, int(rng.integers(1, 3)))
     ways = [_pick(rng, DIRECTIONS)[0] for _ in colours]
     lanes = rng.permutation([0.28, 0.72]) + rng.uniform(-0.06, 0.06, 2)
     actors = [
         _mover(rng, _pick(rng, SHAPES)[0], colour, way, 0.0, duration, float(lane))
-        for colour, way, lane in zip(colours, ways, lanes, strict=True)
+        for colour, way, lane in zip(colours, ways, lanes, strict=False)
     ]
     questions = [
         Question(f"Which way does the {colour} shape move?", way, tuple(DIRECTIONS))
@@ -131,10 +162,19 @@ def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = 3 * length
     colours = tuple(_pick(rng, COLOURS)[0] for _ in range(3))
     if rng.random() < 0.5:  # one shape that changes its colour
-        actors = [Actor(_pick(rng, SHAPES)[0], colours, _places(rng, 1, 2, 2)[0], 0.22, 0.0, duration)]
+        actors = [
+            Actor(_pick(rng, SHAPES)[0], colours, _places(rng, 1, 2, 2)[0], 0.22, 0.0, duration)
+        ]
     else:  # one shape after another
         actors = [
-            Actor(_pick(rng, SHAPES)[0], (colour,), _places(rng, 1, 2, 2)[0], 0.22, i * length, (i + 1) * length)
+            Actor(
+                _pick(rng, SHAPES)[0],
+                (colour,),
+                _places(rng, 1, 2, 2)[0],
+                0.22,
+                i * length,
+                (i + 1) * length,
+            )
             for i, colour in enumerate(colours)
         ]
     questions = [
@@ -145,19 +185,33 @@ def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
 
 
 def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    duration = int(rng.integers(8, 13))
+    duration = int(rng.integers(8, 17))
     colours = _pick(rng, COLOURS, 2)
     actors, questions = [], []
     for colour, place in zip(colours, _places(rng, 2, 2, 2), strict=True):
-        length = int(rng.integers(2, 6))
+        length = int(rng.integers(3, 8))
         start = int(rng.integers(0, duration - length + 1))
         shape = _pick(rng, SHAPES)[0]
         span = (float(start), float(start + length))
-        actors.append(Actor(shape, (colour,), place, rng.uniform(0.17, 0.22), *span, tuple(rng.uniform(-0.02, 0.02, 2))))
-        questions.append(
-            Question(f"When is the {colour} shape visible?", f"{span[0]:.1f} to {span[1]:.1f} seconds", (), span)
+        actors.append(
+            Actor(
+                shape,
+                (colour,),
+                place,
+                rng.uniform(0.17, 0.22),
+                *span,
+                _drift(rng),
+            )
         )
-    return _scene(rng, float(duration), actors), questions
+        questions.append(
+            Question(
+                f"When is the {colour} shape visible?",
+                f"{span[0]:.1f} to {span[1]:.1f} seconds",
+                (),
+                span,
+            )
+        )
+    return _scene(rng, float(duration), actors, _LARGE), questions
 
 
 def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
@@ -168,18 +222,34 @@ def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     actor = Actor(shape, (colour,), _places(rng, 1, 2, 2)[0], 0.25, start, start + length)
     things = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
     question = Question("What appears once in the video?", f"{colour} {shape}", things)
-    return _scene(rng, duration, [actor], rate=2), [question]
+    return _scene(rng, duration, [actor], _LARGE, rates=(2,)), [question]
 
 
 def _caption(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     length = float(rng.integers(2, 4))
     actors, events = [], []
     for i in range(2):
-        shape, colour, way = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0], _pick(rng, DIRECTIONS)[0]
-        actors.append(_mover(rng, shape, colour, way, i * length, (i + 1) * length, float(rng.uniform(0.35, 0.65))))
+        shape, colour, way = (
+            _pick(rng, SHAPES)[0],
+            _pick(rng, COLOURS)[0],
+            _pick(rng, DIRECTIONS)[0],
+        )
+        actors.append(
+            _mover(
+                rng,
+                shape,
+                colour,
+                way,
+                i * length,
+                (i + 1) * length,
+                float(rng.uniform(0.35, 0.65)),
+            )
+        )
         events.append(f"a {colour} {shape} moves {way}")
     sentence = ", then ".join(events).capitalize() + "."
-    return _scene(rng, 2 * length, actors), [Question("Describe the video in one sentence.", sentence)]
+    return _scene(rng, 2 * length, actors), [
+        Question("Describe the video in one sentence.", sentence)
+    ]
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], tuple[Scene, list[Question]]]] = {

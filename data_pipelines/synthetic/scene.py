@@ -1,9 +1,10 @@
 """A small world of coloured shapes over a drifting texture, rendered to frames.
 
-A `Scene` is a list of `Actor`s on one background. Positions and sizes are fractions of the frame, times are seconds,
-so that one scene can be rendered at any size and rate:
+A `Scene` is a list of `Actor`s on one background. Positions and sizes are fractions of the frame,
+times are seconds, so that one scene can be rendered at any size and rate:
 
-    frame(t) = background shifted by drift * t, then every actor with start <= t < end, drawn in order
+    frame(t) = background shifted by drift * t,
+               then every actor with start <= t < end, drawn in order
 
 Shapes: frames are uint8 [F_, height, width, 3], RGB.
 """
@@ -62,7 +63,7 @@ class Actor:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All that is needed to draw a clip; `duration` in seconds, `rate` in frames a second, sizes in pixels."""
+    """What a clip is drawn from: `duration` in s, `rate` in frames a second, sizes in pixels."""
 
     duration: float
     rate: int
@@ -73,7 +74,7 @@ class Scene:
 
     @property
     def num_frames(self) -> int:
-        return int(round(self.duration * self.rate))
+        return round(self.duration * self.rate)
 
 
 def render(scene: Scene) -> np.ndarray:

@@ -1,19 +1,19 @@
-"""Writes the synthetic world as a data set: H.264 files, annotations in the message format, a mixture file.
+"""Writes the synthetic world as a data set: H.264 files, message annotations, a mixture file.
 
-    DIR/data.json                      the mixture: {"synthetic_train": {"annotation": ..., "media_root": ...}, ...}
+    DIR/data.json                      the mixture: {"synthetic_train":
+                                           {"annotation": ..., "media_root": ...}, ...}
     DIR/{train,validation,test}.jsonl  one sample a line
     DIR/clips/{split}/{number}.mp4
 
-A training sample is one conversation with every question of its clip, some of them as multiple choice; validation and
-test samples ask one question each, so that no answer stands in the context of another. Every clip is a pure function
-of (seed, split, number), and splits never share a seed.
+A training sample is one conversation with every question of its clip, some of them as multiple
+choice; validation and test samples ask one question each, so that no answer stands in the context
+of another. Every clip is a pure function of (seed, split, number), and splits never share a seed.
 """
 
 import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
 from concurrent import futures
 from multiprocessing import get_context
 
@@ -35,7 +35,8 @@ class Preset:
     Attributes:
       clips: split name -> number of clips.
       shares: family -> relative share of the clips.
-      choice_share: in training, the share of questions asked as multiple choice where that makes sense.
+      choice_share: in training, the share of questions asked as multiple choice where that makes
+        sense.
     """
 
     clips: dict[str, int]
@@ -53,8 +54,10 @@ _SHARES = {
     "caption": 0.10,
 }
 PRESETS = {
-    "tiny": Preset({"train": 5000, "validation": 140, "test": 420}, _SHARES, choice_share=0.2),
-    "test": Preset({"train": 14, "validation": 7, "test": 7}, dict.fromkeys(_SHARES, 1.0), choice_share=0.3),
+    "tiny": Preset({"train": 8000, "validation": 140, "test": 420}, _SHARES, choice_share=0.2),
+    "test": Preset(
+        {"train": 14, "validation": 7, "test": 7}, dict.fromkeys(_SHARES, 1.0), choice_share=0.3
+    ),
 }
 
 
@@ -77,13 +80,19 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
             (partial / "clips" / split).mkdir(parents=True)
             jobs = _jobs(partial, preset, split, seed)
             lines = pool.map(_write_clip, jobs, chunksize=16)
-            lines = tqdm.tqdm(lines, f"synthesize {split}", total=len(jobs), unit=" clips", mininterval=0.5)
+            lines = tqdm.tqdm(
+                lines, f"synthesize {split}", total=len(jobs), unit=" clips", mininterval=0.5
+            )
             samples = [sample for clip_samples in lines for sample in clip_samples]
             text = "".join(json.dumps(sample) + "\n" for sample in samples)
             (partial / f"{split}.jsonl").write_text(text)
             counts[split] = len(samples)
     mixture = {
-        f"synthetic_{split}": {"annotation": f"{split}.jsonl", "media_root": ".", "sample_ratio": 1.0}
+        f"synthetic_{split}": {
+            "annotation": f"{split}.jsonl",
+            "media_root": ".",
+            "sample_ratio": 1.0,
+        }
         for split in SPLITS
     }
     (partial / "data.json").write_text(json.dumps(mixture, indent=2) + "\n")
@@ -118,12 +127,20 @@ def _jobs(root: pathlib.Path, preset: Preset, split: str, seed: int) -> list[_Jo
     ]
 
 
-def _write_clip(job: _Job) -> list[dict]:
-    """Draws, encodes and annotates one clip; returns its samples."""
+@dataclasses.dataclass(frozen=True)
+class Annotated:
+    """A clip still to be drawn, its path under the root, and its samples."""
+
+    clip: scene.Scene
+    name: str
+    samples: list[dict]
+
+
+def annotate(job: _Job) -> Annotated:
+    """Invents one clip and the samples that ask about it."""
     rng = np.random.default_rng(job.seed)
     clip, questions = families.invent(job.family, rng)
     name = f"clips/{job.split}/{job.number:06d}.mp4"
-    encode(job.root / name, scene.render(clip), clip.rate)
     video = {
         "type": "video_url",
         "video_url": {
@@ -136,16 +153,27 @@ def _write_clip(job: _Job) -> list[dict]:
     sample_id = f"{job.split}-{job.number:06d}"
     if job.split == "train":
         turns = [
-            _choice(question, rng) if question.values and rng.random() < job.choice_share else _open(question)
+            _choice(question, rng)
+            if question.values and rng.random() < job.choice_share
+            else _open(question)
             for question in questions
         ]
-        return [_sample(sample_id, job.family, video, turns)]
+        return Annotated(clip, name, [_sample(sample_id, job.family, video, turns)])
     samples = []
     for i, question in enumerate(questions):
         samples.append(_sample(f"{sample_id}-{i}-open", job.family, video, [_open(question)]))
         if question.values:
-            samples.append(_sample(f"{sample_id}-{i}-choice", job.family, video, [_choice(question, rng)]))
-    return samples
+            turn = _choice(question, rng)
+            samples.append(_sample(f"{sample_id}-{i}-choice", job.family, video, [turn]))
+    return Annotated(clip, name, samples)
+
+
+def _write_clip(job: _Job) -> list[dict]:
+    """Annotates, draws and encodes one clip; returns its samples."""
+    annotated = annotate(job)
+    frames = scene.render(annotated.clip)
+    encode(job.root / annotated.name, frames, annotated.clip.rate)
+    return annotated.samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,21 +198,35 @@ def _choice(question: families.Question, rng: np.random.Generator) -> _Turn:
     options = [str(other) for other in rng.permutation(others)[: len(LETTERS) - 1]]
     place = int(rng.integers(len(options) + 1))
     options.insert(place, question.answer)
-    listed = "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+    listed = "\n".join(
+        f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)
+    )
     text = f"{question.text}\n{listed}\nAnswer with the option letter only."
-    return _Turn(text, LETTERS[place], {"format": "choice", "answer": LETTERS[place], "options": options})
+    return _Turn(
+        text, LETTERS[place], {"format": "choice", "answer": LETTERS[place], "options": options}
+    )
 
 
 def _sample(sample_id: str, family: str, video: dict, turns: list[_Turn]) -> dict:
     messages = []
     for i, turn in enumerate(turns):
-        content = turn.text if i else [video, {"type": "text", "text": f"<VIDEO_CONTEXT>{turn.text}"}]
-        messages += [{"role": "user", "content": content}, {"role": "assistant", "content": turn.answer}]
-    return {"id": sample_id, "family": family, "messages": messages, "truths": [turn.truth for turn in turns]}
+        content = (
+            turn.text if i else [video, {"type": "text", "text": f"<VIDEO_CONTEXT>{turn.text}"}]
+        )
+        messages += [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": turn.answer},
+        ]
+    return {
+        "id": sample_id,
+        "family": family,
+        "messages": messages,
+        "truths": [turn.truth for turn in turns],
+    }
 
 
-def encode(path: pathlib.Path, frames: np.ndarray, rate: int, progress: Callable[[int], None] | None = None) -> None:
-    """Writes frames, uint8 [F_, height, width, 3] RGB, as an H.264 mp4 at `rate` frames a second."""
+def encode(path: pathlib.Path, frames: np.ndarray, rate: int) -> None:
+    """Writes frames, uint8 [F_, height, width, 3] RGB, as H.264 mp4 at `rate` frames a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]
@@ -195,6 +237,4 @@ def encode(path: pathlib.Path, frames: np.ndarray, rate: int, progress: Callable
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts = index
             container.mux(stream.encode(picture))
-            if progress:
-                progress(index)
         container.mux(stream.encode())

@@ -1,8 +1,8 @@
-"""Decoding with PyAV: exact frames by display index, resized as they come so that memory stays flat.
+"""Decoding with PyAV: exact frames by display index, resized as they come to keep memory flat.
 
-One pass over the packets, without decoding, gives the time of every shown frame and the keyframes. Then each run of
-groups of pictures that holds wanted frames is decoded from its keyframe; frames that nothing else refers to are
-dropped unless they are wanted.
+One pass over the packets, without decoding, gives the time of every shown frame and the keyframes.
+Then each run of groups of pictures that holds wanted frames is decoded from its keyframe; frames
+that nothing else refers to are dropped unless they are wanted.
 """
 
 import contextlib
@@ -43,36 +43,47 @@ def probe(path: str | pathlib.Path) -> VideoInfo:
 
 
 def read_frames(
-    path: str | pathlib.Path, num_frames: int, indices: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]
+    path: str | pathlib.Path,
+    num_frames: int,
+    indices: np.ndarray,
+    convert: Callable[[np.ndarray], np.ndarray],
 ) -> list[np.ndarray]:
-    """Decodes the frames at `indices` (display order, repeats allowed), each passed through `convert` at once.
+    """Decodes the frames at `indices`, each passed through `convert` at once.
 
     Args:
       path: the file.
-      num_frames: how many it is said to hold; frames chosen for another video would be the wrong ones.
-      indices: int [F_], non-decreasing.
+      num_frames: how many it is said to hold; frames chosen for another video would be the wrong
+        ones.
+      indices: int [F_], in display order, non-decreasing; repeats are allowed.
       convert: from an RGB frame, uint8 [h, w, 3] with rotation applied, to what is kept of it.
 
     Raises:
-      VideoError: as `probe`, or another number of frames than said, or damage before a wanted frame.
+      VideoError: as `probe`, or another number of frames than said, or damage before a wanted
+        frame.
     """
     with _open(path) as (container, stream):
         index = _build_index(container, stream, path)
         if len(index.times) != num_frames:
-            raise VideoError(f"{path}: {len(index.times)} frames, where {num_frames} were announced; damaged or replaced?")
+            raise VideoError(
+                f"{path}: {len(index.times)} frames, where {num_frames} were announced;"
+                " damaged or replaced?"
+            )
         wanted = np.unique(index.times[indices])
         kept = {}
         for run in _runs(index, wanted):
             _decode_run(container, stream, run, kept, convert)
         missing = [int(time) for time in wanted if int(time) not in kept]
         if missing:
-            raise VideoError(f"{path}: {len(missing)} of {len(wanted)} frames could not be decoded; damaged file?")
+            raise VideoError(
+                f"{path}: {len(missing)} of {len(wanted)} frames could not be decoded;"
+                " damaged file?"
+            )
         return [kept[int(time)] for time in index.times[indices]]
 
 
 @contextlib.contextmanager
 def _open(path: str | pathlib.Path) -> Iterator[tuple]:
-    """Opens the first video stream for single-threaded decoding; turns PyAV's errors into `VideoError`."""
+    """Opens the first video stream to decode on one thread; PyAV's errors become `VideoError`."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise VideoError(f"{path}: no such file")
@@ -85,7 +96,9 @@ def _open(path: str | pathlib.Path) -> Iterator[tuple]:
             stream = container.streams.video[0]
             pixels = stream.codec_context.width * stream.codec_context.height
             if not 0 < pixels <= MAX_FRAME_PIXELS:
-                raise VideoError(f"{path}: frames of {pixels} pixels; allowed are 1 to {MAX_FRAME_PIXELS}")
+                raise VideoError(
+                    f"{path}: frames of {pixels} pixels; allowed are 1 to {MAX_FRAME_PIXELS}"
+                )
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.FFmpegError as error:
@@ -109,7 +122,7 @@ def _build_index(container, stream, path) -> _Index:
 
 
 def _rate(stream, index: _Index) -> float:
-    """Frames a second: the mean over the shown frames, or what the container says of a single one."""
+    """Frames a second: the mean over shown frames, or what the container says of a single one."""
     if len(index.times) > 1:
         seconds = float((index.times[-1] - index.times[0]) * stream.time_base)
         return (len(index.times) - 1) / seconds
@@ -125,7 +138,7 @@ def _rotation(container, stream, index: _Index) -> int:
 
 
 def _runs(index: _Index, wanted: np.ndarray) -> Iterator[tuple[int, set[int], int]]:
-    """Groups the wanted times into runs of adjacent groups of pictures: (keyframe time, times, last time)."""
+    """Runs of adjacent groups of pictures with wanted frames: (keyframe time, times, last time)."""
     groups = np.maximum(np.searchsorted(index.keys, wanted, side="right") - 1, 0)
     breaks = np.flatnonzero(np.diff(groups) > 1) + 1
     for members, times in zip(np.split(groups, breaks), np.split(wanted, breaks), strict=True):
@@ -144,7 +157,9 @@ def _decode_run(container, stream, run, kept: dict[int, np.ndarray], convert) ->
             if frame.pts in times and frame.pts not in kept:
                 picture = frame.to_ndarray(format="rgb24")
                 turns = int(frame.rotation) // 90 % 4
-                kept[frame.pts] = convert(np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture)
+                kept[frame.pts] = convert(
+                    np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+                )
             if frame.pts is not None and frame.pts >= last:
                 return
         if packet.size == 0:

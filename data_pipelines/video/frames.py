@@ -3,8 +3,8 @@
     n = clip(int(N / rate * fps), min_frames, max_frames), at most N
     indices = round(linspace(0, N - 1, n)), the last repeated to fill a slice of two
 
-as in Qwen3-VL's processor and InternVideo3's data pipeline. One deviation, the same in training and in use: a video of
-fewer frames than `min_frames` gives the frames it has, none invented.
+as in Qwen3-VL's processor and InternVideo3's data pipeline. One deviation, the same in training
+and in use: a video of fewer frames than `min_frames` gives the frames it has, none invented.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ FRAMES_PER_SLICE = 2
 
 @dataclasses.dataclass(frozen=True)
 class FrameRule:
-    """How densely a video is sampled: `fps` frames a second, between `min_frames` and `max_frames`."""
+    """How densely a video is sampled: `fps` a second, `min_frames` to `max_frames` in all."""
 
     fps: float
     min_frames: int
@@ -35,5 +35,5 @@ def frame_indices(info: VideoInfo, rule: FrameRule) -> np.ndarray:
 
 
 def slice_times(indices: np.ndarray, rate: float) -> np.ndarray:
-    """Seconds at the middle of each slice: float64 [F_ / 2], the mean of the times of its two frames."""
+    """Middle of each slice in seconds: float64 [F_ / 2], the mean time of its two frames."""
     return (indices / rate).reshape(-1, FRAMES_PER_SLICE).mean(axis=1)

@@ -26,6 +26,6 @@ class VideoInfo:
     def __post_init__(self):
         if self.num_frames < 1 or self.rate <= 0 or self.width < 1 or self.height < 1:
             raise VideoError(
-                f"a video of {self.num_frames} frames at {self.rate:g} a second, {self.width}x{self.height} pixels;"
-                " each must be positive"
+                f"a video of {self.num_frames} frames at {self.rate:g} a second,"
+                f" {self.width}x{self.height} pixels; each must be positive"
             )

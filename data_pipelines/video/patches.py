@@ -1,7 +1,8 @@
 """From frames to the rows that the vision tower reads, and where each row lies.
 
-Rows come slice by slice; within a slice, merge window by merge window, so that four rows in a row become one token.
-A row holds its pixels in the order (channel, frame of the slice, y, x), as the released weights expect.
+Rows come slice by slice; within a slice, merge window by merge window, so that four rows in a row
+become one token. A row holds its pixels in the order (channel, frame of the slice, y, x), as the
+released weights expect.
 """
 
 import einops
@@ -27,7 +28,7 @@ def patchify(frames: np.ndarray) -> np.ndarray:
 
 
 def patch_grid(rows: int, columns: int) -> np.ndarray:
-    """Coordinates of the patches of one slice in row order: int32 [rows * columns, 4] = (row, column, rows, columns)."""
+    """(row, column, rows, columns) of a slice's patches in row order: int32 [rows * columns, 4]."""
     row, column = np.mgrid[:rows, :columns]
     grid = np.stack([row, column, np.full_like(row, rows), np.full_like(row, columns)], -1)
     windows = einops.rearrange(grid, "(gh mh) (gw mw) k -> (gh gw mh mw) k", mh=MERGE, mw=MERGE)

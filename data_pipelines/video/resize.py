@@ -1,7 +1,7 @@
 """The size at which a video enters the model, and the resampling to it.
 
-Sides become multiples of `FACTOR` = 32 (patches of 16, merged two by two). The budget counts the pixels of the whole
-video, T * H * W, so that a long video is seen at less detail:
+Sides become multiples of `FACTOR` = 32 (patches of 16, merged two by two). The budget counts the
+pixels of the whole video, T * H * W, so that a long video is seen at less detail:
 
     over the budget:  beta = sqrt(T * H * W / max_pixels), sides divided by beta and rounded down
     under the least:  beta = sqrt(min_pixels / (T * H * W)), sides times beta and rounded up
@@ -32,21 +32,26 @@ class PixelBudget:
         least = 2 * FACTOR * FACTOR
         if self.max_pixels < least:
             raise ValueError(
-                f"max_pixels = {self.max_pixels} is smaller than one slice of two {FACTOR}x{FACTOR} frames;"
-                f" give at least {least}"
+                f"max_pixels = {self.max_pixels} is smaller than one slice of two"
+                f" {FACTOR}x{FACTOR} frames; give at least {least}"
             )
         if self.min_pixels > self.max_pixels:
-            raise ValueError(f"min_pixels = {self.min_pixels} exceeds max_pixels = {self.max_pixels}")
+            raise ValueError(
+                f"min_pixels = {self.min_pixels} exceeds max_pixels = {self.max_pixels}"
+            )
 
 
 def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
     """(height, width) for a video of `num_frames` sampled frames; both multiples of `FACTOR`.
 
     Raises:
-      VideoError: a side ratio above 200, or a video that cannot be made small enough for the budget.
+      VideoError: a side ratio above 200, or a video that cannot be made small enough for the
+        budget.
     """
     if max(height, width) / min(height, width) > _MAX_ASPECT:
-        raise VideoError(f"a frame of {width}x{height} pixels is longer than {_MAX_ASPECT} times its width")
+        raise VideoError(
+            f"a frame of {width}x{height} pixels is longer than {_MAX_ASPECT} times its width"
+        )
     frames = round(num_frames / 2) * 2
     new_height = max(FACTOR, round(height / FACTOR) * FACTOR)
     new_width = max(FACTOR, round(width / FACTOR) * FACTOR)
@@ -67,7 +72,7 @@ def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic with antialias: uint8 [h, w, 3] to uint8 [height, width, 3], within 1/255 of torchvision's."""
+    """Bicubic, antialiased: uint8 [h, w, 3] to [height, width, 3]; within 1/255 of torchvision."""
     if frame.shape[:2] == (height, width):
         return frame
     return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,1 +1,1 @@
-"""The sub-commands of `ivx`, one a file: each has SUMMARY, EXAMPLE, define_flags() and run(flags) -> dict."""
+"""The sub-commands of `ivx`, one a file, each with SUMMARY, EXAMPLE, define_flags() and run()."""

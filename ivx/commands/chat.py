@@ -1,0 +1,58 @@
+"""`ivx chat`: asks questions of a video."""
+
+from collections.abc import Iterator
+
+from absl import flags
+
+from ivx.commands import config_flag
+from ivx.errors import UserError
+
+SUMMARY = "Ask questions of any video file."
+EXAMPLE = """\
+  ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4 --question="What colour is the circle?"
+  ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4        (asks you for questions)"""
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("workdir", "", "Folder of the run whose newest checkpoint answers.")
+    flags.DEFINE_string("video", "", "The video file.")
+    flags.DEFINE_multi_string(
+        "question", [], "A question; may be given more than once. Without it you are asked."
+    )
+    flags.DEFINE_integer("max_new_tokens", 64, "Tokens an answer may have.", lower_bound=1)
+
+
+def run(given, words: list[str]) -> dict:
+    del words
+    if not given.video:
+        raise UserError("no --video was given; name a file, as in --video=clip.mp4")
+    workdir, config = config_flag.existing_workdir(given)
+
+    from ivx import build
+    from ivx.parallel import start
+
+    start.start(cpu_devices=0)
+    assistant = build.assistant(config, workdir)
+    clip = assistant.look(given.video)
+    print(
+        f"{given.video}: {len(clip.indices)} of {clip.num_frames} frames,"
+        f" seen at {clip.width}x{clip.height} pixels"
+    )
+    answered = []
+    for question in given.question or _typed():
+        answer = assistant.generate(given.video, question, given.max_new_tokens)
+        print(f"Q: {question}\nA: {answer}")
+        answered.append({"question": question, "answer": answer})
+    return {"video": given.video, "answers": answered}
+
+
+def _typed() -> Iterator[str]:
+    """Questions typed by a person, until an empty line or the end of input."""
+    while True:
+        try:
+            question = input("question (empty to end): ").strip()
+        except EOFError:
+            return
+        if not question:
+            return
+        yield question

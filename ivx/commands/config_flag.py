@@ -11,9 +11,11 @@ from ivx.errors import UserError
 
 
 def define() -> None:
-    """Defines --config=experiments/x.py[:preset], with --config.section.key=value, and --workdir."""
+    """Defines --config=experiments/x.py[:preset], --config.section.key=value and --workdir."""
     config_flags.DEFINE_config_file(
-        "config", None, "Experiment, as experiments/sft_short.py:tiny; --config.section.key=value changes a value."
+        "config",
+        None,
+        "Experiment, as experiments/sft_short.py:tiny; --config.section.key=value changes a value.",
     )
     flags.DEFINE_string("workdir", "", "Folder of the run.")
 
@@ -25,7 +27,10 @@ def read(given) -> ml_collections.ConfigDict:
       UserError: none was given, or it cannot be used.
     """
     if given.config is None:
-        raise UserError("no --config was given; take an experiment, as in --config=experiments/sft_short.py:tiny")
+        raise UserError(
+            "no --config was given; take an experiment,"
+            " as in --config=experiments/sft_short.py:tiny"
+        )
     configs.validate(given.config)
     return given.config
 

@@ -15,7 +15,9 @@ ACTIONS = ("synthesize",)
 
 def define_flags() -> None:
     flags.DEFINE_string("out", "", "Folder to write; must be empty or absent.")
-    flags.DEFINE_string("preset", "tiny", "How much to write: tiny, or test for a handful of clips.")
+    flags.DEFINE_string(
+        "preset", "tiny", "How much to write: tiny, or test for a handful of clips."
+    )
     flags.DEFINE_integer("seed", 0, "Seed of the whole data set.")
     flags.DEFINE_integer("workers", 2, "Processes that draw and encode.", lower_bound=1)
 
@@ -24,14 +26,23 @@ def run(given, words: list[str]) -> dict:
     from data_pipelines.synthetic import write
 
     if words != ["synthesize"]:
-        raise UserError(f"ivx data knows {', '.join(ACTIONS)}, not {' '.join(words) or 'nothing'!r}")
+        raise UserError(
+            f"ivx data knows {', '.join(ACTIONS)}, not {' '.join(words) or 'nothing'!r}"
+        )
     if not given.out:
-        raise UserError("no --out was given; say where the data set is to live, as in --out=/tmp/ivx/data")
+        raise UserError(
+            "no --out was given; say where the data set is to live, as in --out=/tmp/ivx/data"
+        )
     if given.preset not in write.PRESETS:
-        raise UserError(f"there is no preset {given.preset!r} of synthetic data; there are {', '.join(write.PRESETS)}")
+        raise UserError(
+            f"there is no preset {given.preset!r} of synthetic data;"
+            f" there are {', '.join(write.PRESETS)}"
+        )
     start = time.monotonic()
     try:
-        counts = write.synthesize(pathlib.Path(given.out), write.PRESETS[given.preset], given.seed, given.workers)
+        counts = write.synthesize(
+            pathlib.Path(given.out), write.PRESETS[given.preset], given.seed, given.workers
+        )
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{error}; give an --out that is empty or absent") from error
     seconds = time.monotonic() - start

@@ -21,10 +21,12 @@ def run(given, words: list[str]) -> dict:
 
     from ivx import build
     from ivx import config as configs
+    from ivx.parallel import start
     from ivx.training import loop
     from ivx.training.optimizer import make_optimizer
     from ivx.training.progress import note
 
+    start.start(config.mesh.cpu_devices)
     # Everything that can be wrong is found before the workdir is touched.
     workdir = build.workdir(given.workdir)
     mesh = build.mesh(config)
@@ -32,14 +34,24 @@ def run(given, words: list[str]) -> dict:
     optimizer = make_optimizer(build.optimizer_spec(config))
     stage = build.stage(config)
     configs.claim_workdir(workdir, config)
-    note(f"workdir {workdir}, numerics: compute in {config.model.dtype}, float32 masters, {config.stage.reduction} loss")
+    note(
+        f"workdir {workdir}, numerics: compute in {config.model.dtype},"
+        f" float32 masters, {config.stage.reduction} loss"
+    )
 
     result = loop.train(
-        workdir, configs.snapshot(config), definition, stage, optimizer, mesh, build.run_spec(config)
+        workdir,
+        configs.snapshot(config),
+        definition,
+        stage,
+        optimizer,
+        mesh,
+        build.run_spec(config),
     )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(
-        f"trained {result.steps} steps: loss {result.loss:.4f}{watched}; {result.skipped_steps} steps and"
-        f" {result.skipped_samples} samples skipped; {result.tokens_per_second:,.0f} tokens/s"
+        f"trained {result.steps} steps: loss {result.loss:.4f}{watched};"
+        f" {result.skipped_steps} steps and {result.skipped_samples} samples skipped;"
+        f" {result.tokens_per_second:,.0f} tokens/s"
     )
     return {"workdir": str(workdir)} | dataclasses.asdict(result)

@@ -1,1 +1,1 @@
-"""Ops with more than one implementation: each folder holds the public function and a readable reference."""
+"""Ops with several implementations: a folder holds the public function and a readable reference."""

@@ -1,7 +1,7 @@
-"""Causal attention within segments on explicit keys and values, by blocks of queries: the path of CPU and GPU.
+"""Causal attention within segments on explicit keys and values, by query blocks: for CPU and GPU.
 
-A block of queries looks only at the keys up to its own end, so that half of the score matrix is never made, and no
-more than one block of scores is alive at a time.
+A block of queries looks only at the keys up to its own end, so that half of the score matrix is
+never made, and no more than one block of scores is alive at a time.
 
 Shapes: q_btnh, k_bsnh with S = T, v_bsnh; scores in float32.
 """
@@ -23,14 +23,22 @@ def causal_attention(
     scale: float,
     block: int = QUERY_BLOCK,
 ) -> Float[Array, "b t n v"]:
-    """softmax(scale * q k^T) v, each query over the earlier tokens of its segment. Keys may be wider than values."""
+    """softmax(scale * q k^T) v, each query over the earlier tokens of its segment.
+
+    Keys may be wider than values.
+    """
     outputs = []
     for first in range(0, q_btnh.shape[1], block):
         last = min(first + block, q_btnh.shape[1])
         scores = jnp.einsum(
-            "btnh,bsnh->bnts", q_btnh[:, first:last], k_btnh[:, :last], preferred_element_type=jnp.float32
+            "btnh,bsnh->bnts",
+            q_btnh[:, first:last],
+            k_btnh[:, :last],
+            preferred_element_type=jnp.float32,
         )
         mask = masking.causal_segments(segments_bt[:, first:last], segments_bt[:, :last], first)
         weights = jax.nn.softmax(jnp.where(mask, scores * scale, masking.MASKED), -1)
-        outputs.append(jnp.einsum("bnts,bsnv->btnv", weights.astype(v_btnv.dtype), v_btnv[:, :last]))
+        outputs.append(
+            jnp.einsum("bnts,bsnv->btnv", weights.astype(v_btnv.dtype), v_btnv[:, :last])
+        )
     return jnp.concatenate(outputs, 1)

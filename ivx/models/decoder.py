@@ -1,8 +1,9 @@
-"""The text decoder: pre-norm blocks of attention and SwiGLU, stacked and scanned, with DeepStack injection.
+"""The text decoder: pre-norm attention and SwiGLU, stacked and scanned, with DeepStack injection.
 
     x += attention(rms(x));  x += down(silu(gate(rms(x))) * up(rms(x)))
 
-After each of the first layers, visual tokens receive the features that one tap of the vision tower gave them.
+After each of the first layers, visual tokens receive the features that one tap of the vision tower
+gave them.
 """
 
 from typing import NamedTuple
@@ -27,7 +28,7 @@ ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
 
 
 class DeepStack(NamedTuple):
-    """Features of the taps, [taps, B, G, D], and for each token the group that stands there, int32 [B, T] or -1."""
+    """Features of the taps, [taps, B, G, D], and the group at each token, int32 [B, T] or -1."""
 
     features: Array
     index: Array
@@ -35,7 +36,9 @@ class DeepStack(NamedTuple):
 
 def rms_norm(spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
     """RMS norm over D; statistics in float32."""
-    return nnx.RMSNorm(spec.width, epsilon=spec.norm_eps, dtype=dtype, scale_metadata={AXES: ("embed",)}, rngs=rngs)
+    return nnx.RMSNorm(
+        spec.width, epsilon=spec.norm_eps, dtype=dtype, scale_metadata={AXES: ("embed",)}, rngs=rngs
+    )
 
 
 class FeedForward(nnx.Module):
@@ -44,7 +47,9 @@ class FeedForward(nnx.Module):
     def __init__(self, spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.gate_proj = linear(spec.width, spec.mlp, ("embed", "mlp"), rngs=rngs, dtype=dtype)
         self.up_proj = linear(spec.width, spec.mlp, ("embed", "mlp"), rngs=rngs, dtype=dtype)
-        self.down_proj = linear(spec.mlp, spec.width, ("mlp", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype)
+        self.down_proj = linear(
+            spec.mlp, spec.width, ("mlp", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype
+        )
 
     def __call__(self, x_btd: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         return self.down_proj(jax.nn.silu(self.gate_proj(x_btd)) * self.up_proj(x_btd))
@@ -63,7 +68,9 @@ class Block(nnx.Module):
         attended, kept = self.self_attn(self.input_layernorm(x_btd), rope, segments_bt)
         return self._feed_forward(x_btd + attended), kept
 
-    def decode(self, x_b1d: Array, rope: Rope, cache: Cache, lengths_b: Array) -> tuple[Array, Cache]:
+    def decode(
+        self, x_b1d: Array, rope: Rope, cache: Cache, lengths_b: Array
+    ) -> tuple[Array, Cache]:
         attended, cache = self.self_attn.decode(self.input_layernorm(x_b1d), rope, cache, lengths_b)
         return self._feed_forward(x_b1d + attended), cache
 
@@ -72,7 +79,7 @@ class Block(nnx.Module):
 
 
 def stack(block: type, depth: int, *args, rngs: nnx.Rngs) -> nnx.Module:
-    """A block whose parameters have a leading axis of `depth` layers, each initialised by its own key."""
+    """`depth` blocks as one, parameters on a leading axis; each is initialised by its own key."""
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0)
@@ -98,7 +105,7 @@ class Decoder(nnx.Module):
         deepstack: DeepStack,
         keep_cache: bool = False,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """Runs a whole sequence; with `keep_cache` also returns every layer's cache, stacked on axis 0."""
+        """Runs a whole sequence; `keep_cache` also returns the caches, stacked on axis 0."""
         graph, layers = nnx.split(self.layers)
 
         @POLICIES[self.remat]
@@ -124,14 +131,16 @@ class Decoder(nnx.Module):
         return self.norm(x_b1d), cache
 
 
-def place(features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+def place(
+    features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]
+) -> Float[Array, "b t d"]:
     """Features at the tokens where they belong, 0 elsewhere."""
     found = jnp.take_along_axis(features_bgd, jnp.maximum(index_bt, 0)[..., None], 1)
     return jnp.where(index_bt[..., None] >= 0, found, 0)
 
 
 def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:
-    """Adds the features of tap `layer` where visual tokens stand; later layers are left as they are."""
+    """Adds the features of tap `layer` where visual tokens stand; later layers add nothing."""
     taps = deepstack.features.shape[0]
     if not taps:
         return x_btd

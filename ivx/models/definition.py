@@ -1,7 +1,8 @@
 """The functional core: the model as a pure function of its parameters.
 
-Flax modules describe the model; training, sampling and checkpoints work on plain nested dicts of arrays. The graph is
-split off once here, and a module is put together again inside jitted functions.
+Flax modules describe the model; training, sampling and checkpoints work on plain nested dicts of
+arrays. The graph is split off once here, and a module is put together again inside jitted
+functions.
 """
 
 import jax
@@ -23,7 +24,9 @@ class ModelDefinition:
 
     def __init__(self, spec: ModelSpec):
         self.spec = spec
-        self._graph, self.abstract = nnx.split(nnx.eval_shape(lambda: VideoLanguageModel(spec, nnx.Rngs(0))))
+        self._graph, self.abstract = nnx.split(
+            nnx.eval_shape(lambda: VideoLanguageModel(spec, nnx.Rngs(0)))
+        )
 
     def init(self, seed: int) -> Params:
         """New parameters, float32."""

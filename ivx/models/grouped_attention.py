@@ -1,8 +1,11 @@
-"""Grouped-query attention with QK-norm, as in Qwen3-VL: K key-value heads shared by N / K query heads each.
+"""Grouped-query attention with QK-norm, as in Qwen3-VL: N / K query heads share a key-value head.
 
-    q = rope(norm(x W_q)), k = rope(norm(x W_k)), v = x W_v         norm: RMS over a head, one weight for all heads
+    q = rope(norm(x W_q))       norm: RMS over a head, one weight for all heads
+    k = rope(norm(x W_k))
+    v = x W_v
 
-The cache holds (rotated keys, values): 2 K H numbers a token. HF names: self_attn.{q,k,v,o}_proj, {q,k}_norm.
+The cache holds (rotated keys, values): 2 K H numbers a token. HF names: self_attn.{q,k,v,o}_proj,
+{q,k}_norm.
 """
 
 from typing import NamedTuple
@@ -36,8 +39,15 @@ class GroupedAttention(nnx.Module):
         self.q_proj = linear(spec.width, wide, ("embed", "heads"), rngs=rngs, dtype=dtype)
         self.k_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
         self.v_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
-        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype)
-        norm = {"epsilon": spec.norm_eps, "scale_metadata": {AXES: (None,)}, "dtype": dtype, "rngs": rngs}
+        self.o_proj = linear(
+            wide, spec.width, ("heads", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype
+        )
+        norm = {
+            "epsilon": spec.norm_eps,
+            "scale_metadata": {AXES: (None,)},
+            "dtype": dtype,
+            "rngs": rngs,
+        }
         self.q_norm = nnx.RMSNorm(spec.head_dim, **norm)
         self.k_norm = nnx.RMSNorm(spec.head_dim, **norm)
 
@@ -47,16 +57,24 @@ class GroupedAttention(nnx.Module):
         """Attends over a whole sequence; also returns what a cache would keep of it."""
         q_btnh, new = self._project(x_btd, rope)
         k_btnh, v_btnh = (jnp.repeat(a, self.heads // self.kv_heads, 2) for a in new)
-        out_btnh = dense_attention.causal_attention(q_btnh, k_btnh, v_btnh, segments_bt, self.head_dim**-0.5)
+        out_btnh = dense_attention.causal_attention(
+            q_btnh, k_btnh, v_btnh, segments_bt, self.head_dim**-0.5
+        )
         return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), new
 
     def decode(
-        self, x_b1d: Float[Array, "b 1 d"], rope: Rope, cache: GroupedCache, lengths_b: Int[Array, " b"]
+        self,
+        x_b1d: Float[Array, "b 1 d"],
+        rope: Rope,
+        cache: GroupedCache,
+        lengths_b: Int[Array, " b"],
     ) -> tuple[Float[Array, "b 1 d"], GroupedCache]:
         """Attends with one new token a sequence, written into the cache at `lengths_b`."""
         q_b1nh, new = self._project(x_b1d, rope)
         rows = jnp.arange(x_b1d.shape[0])
-        cache = GroupedCache(*(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True)))
+        cache = GroupedCache(
+            *(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True))
+        )
         q_bkgh = einops.rearrange(q_b1nh, "b 1 (k g) h -> b k g h", k=self.kv_heads)
         scores = jnp.einsum("bkgh,bskh->bkgs", q_bkgh, cache.k, preferred_element_type=jnp.float32)
         valid_bs = jnp.arange(cache.k.shape[1]) <= lengths_b[:, None]

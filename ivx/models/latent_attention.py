@@ -1,11 +1,11 @@
-"""Multimodal multi-head latent attention (M2LA), in the parameterization of the released checkpoint.
+"""Multimodal multi-head latent attention (M2LA), parameterized as in the released checkpoint.
 
-    q            = x W_q + b_q                                   N heads of [H without rope | P with rope]
-    latent, rope = split(x W_kv_a + b_kv_a)                      R shared numbers, P of one shared rope key
-    keys, values = latent W_kv_b                                 N heads of [H | H]
+    q            = x W_q + b_q                 N heads of [H without rope | P with rope]
+    latent, rope = split(x W_kv_a + b_kv_a)    R shared numbers, P of one shared rope key
+    keys, values = latent W_kv_b               N heads of [H | H]
 
-No normalisation inside; scale 1 / sqrt(H + P). The cache holds (latent, rotated rope key): R + P numbers a token.
-HF names: self_attn.{q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj}.
+No normalisation inside; scale 1 / sqrt(H + P). The cache holds (latent, rotated rope key): R + P
+numbers a token. HF names: self_attn.{q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj}.
 """
 
 from typing import NamedTuple
@@ -36,35 +36,55 @@ class LatentAttention(nnx.Module):
         self.heads, self.head_dim, self.rank = spec.heads, spec.head_dim, spec.kv_rank
         wide, both = spec.heads * spec.head_dim, 2 * spec.heads * spec.head_dim
         out_scale = 0.5 / spec.depth
-        self.q_proj = linear(spec.width, both, ("embed", "heads"), bias=True, rngs=rngs, dtype=dtype)
+        self.q_proj = linear(
+            spec.width, both, ("embed", "heads"), bias=True, rngs=rngs, dtype=dtype
+        )
         self.kv_a_proj = linear(
-            spec.width, spec.kv_rank + spec.head_dim, ("embed", None), bias=True, rngs=rngs, dtype=dtype
+            spec.width,
+            spec.kv_rank + spec.head_dim,
+            ("embed", None),
+            bias=True,
+            rngs=rngs,
+            dtype=dtype,
         )
         self.kv_b_proj = linear(spec.kv_rank, both, (None, "heads"), rngs=rngs, dtype=dtype)
-        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=out_scale, rngs=rngs, dtype=dtype)
+        self.o_proj = linear(
+            wide, spec.width, ("heads", "embed"), scale=out_scale, rngs=rngs, dtype=dtype
+        )
 
     def __call__(
         self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], LatentCache]:
         """Attends over a whole sequence; also returns what a cache would keep of it."""
         q_nope, q_rope, new = self._project(x_btd, rope)
-        out_btnh = latent_attention(q_nope, q_rope, new.latent, new.k_rope, self._up_rnk(), segments_bt)
+        out_btnh = latent_attention(
+            q_nope, q_rope, new.latent, new.k_rope, self._up_rnk(), segments_bt
+        )
         return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), new
 
     def decode(
-        self, x_b1d: Float[Array, "b 1 d"], rope: Rope, cache: LatentCache, lengths_b: Int[Array, " b"]
+        self,
+        x_b1d: Float[Array, "b 1 d"],
+        rope: Rope,
+        cache: LatentCache,
+        lengths_b: Int[Array, " b"],
     ) -> tuple[Float[Array, "b 1 d"], LatentCache]:
         """Attends with one new token a sequence, written into the cache at `lengths_b`."""
         q_nope, q_rope, new = self._project(x_b1d, rope)
         rows = jnp.arange(x_b1d.shape[0])
-        cache = LatentCache(*(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True)))
+        cache = LatentCache(
+            *(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True))
+        )
         out_bnh = latent_decode(q_nope[:, 0], q_rope[:, 0], *cache, self._up_rnk(), lengths_b + 1)
         return self.o_proj(einops.rearrange(out_bnh, "b n h -> b 1 (n h)")), cache
 
     def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, Array, LatentCache]:
         """q_nope_btnh, q_rope_btnp (rotated) and the cache entries of these tokens."""
         q_btnk = einops.rearrange(self.q_proj(x_btd), "b t (n k) -> b t n k", n=self.heads)
-        q_nope, q_rope = q_btnk[..., : self.head_dim], rotate_pairs(q_btnk[..., self.head_dim :], rope)
+        q_nope, q_rope = (
+            q_btnk[..., : self.head_dim],
+            rotate_pairs(q_btnk[..., self.head_dim :], rope),
+        )
         kv_a = self.kv_a_proj(x_btd)
         k_rope = rotate_pairs(kv_a[:, :, None, self.rank :], rope)[:, :, 0]
         return q_nope, q_rope, LatentCache(kv_a[..., : self.rank], k_rope)

@@ -1,4 +1,4 @@
-"""The whole model: a vision tower whose tokens take their places among the words, and a decoder over both."""
+"""The whole model: a vision tower whose tokens stand among the words, and a decoder over both."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,10 @@ class Output(NamedTuple):
 
 
 class VideoLanguageModel(nnx.Module):
-    """InternVideo3 (attention m2la) or Qwen3-VL (gqa). HF names: model.visual, model.language_model, lm_head."""
+    """InternVideo3 (attention m2la) or Qwen3-VL (gqa).
+
+    HF names: model.visual, model.language_model, lm_head.
+    """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
         text, dtype = spec.text, jnp.dtype(spec.dtype)
@@ -46,7 +49,7 @@ class VideoLanguageModel(nnx.Module):
           batch: a `data_pipelines.batch.Batch`; its targets and weights are not looked at.
           keep_cache: also return the caches of all layers.
         """
-        seen = self.visual(batch.patches, batch.slices, batch.grid)
+        seen = self.visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
         words = self.embed_tokens(batch.tokens)
         visual = batch.visual_index[..., None] >= 0
         x_btd = jnp.where(visual, place(seen.tokens, batch.visual_index), words)
@@ -55,7 +58,11 @@ class VideoLanguageModel(nnx.Module):
         return Output(*self.language_model(x_btd, rope, batch.segments, deepstack, keep_cache))
 
     def decode(
-        self, tokens_b: Int[Array, " b"], positions_b: Int[Array, " b"], cache: Cache, lengths_b: Int[Array, " b"]
+        self,
+        tokens_b: Int[Array, " b"],
+        positions_b: Int[Array, " b"],
+        cache: Cache,
+        lengths_b: Int[Array, " b"],
     ) -> Output:
         """Runs one new text token a sequence.
 

@@ -1,6 +1,7 @@
 """Rotary positions: interleaved three-axis tables for text, two-axis tables for vision.
 
-A table is a pair (cos, sin) for the first half of a head; rotating (a, b), the two halves of a head, gives
+A table is a pair (cos, sin) for the first half of a head; rotating (a, b), the two halves of a
+head, gives
 
     (a cos - b sin, b cos + a sin)
 
@@ -26,8 +27,8 @@ def text_rope(
 ) -> Rope:
     """Interleaved mrope: frequency j = theta^(-2j / width) turns with one of the three axes.
 
-    j belongs to height when j % 3 == 1 and j < 3 * sections[1], to width when j % 3 == 2 and j < 3 * sections[2], and to
-    time otherwise (Qwen3VLTextRotaryEmbedding.apply_interleaved_mrope).
+    j belongs to height when j % 3 == 1 and j < 3 * sections[1], to width when j % 3 == 2 and
+    j < 3 * sections[2], and to time otherwise (Qwen3VLTextRotaryEmbedding.apply_interleaved_mrope).
 
     Args:
       positions: (time, height, width) of each token.
@@ -39,8 +40,8 @@ def text_rope(
     axis = np.zeros(width // 2, np.int32)
     for a in (1, 2):
         axis[(frequency % 3 == a) & (frequency < 3 * sections[a])] = a
-    inverse = theta ** (-2 * frequency / width)
-    angles = jnp.moveaxis(positions[:, axis].astype(jnp.float32), 1, -1) * inverse.astype(np.float32)
+    inverse = (theta ** (-2 * frequency / width)).astype(np.float32)
+    angles = jnp.moveaxis(positions[:, axis].astype(jnp.float32), 1, -1) * inverse
     return Rope(jnp.cos(angles), jnp.sin(angles))
 
 
@@ -66,5 +67,5 @@ def rotate(x: Float[Array, "b t n p"], rope: Rope) -> Float[Array, "b t n p"]:
 
 
 def rotate_pairs(x: Float[Array, "b t n p"], rope: Rope) -> Float[Array, "b t n p"]:
-    """Turns heads whose pairs are adjacent, (2j, 2j + 1); the result is in the order of `rotate`."""
+    """Turns heads whose pairs are adjacent, (2j, 2j + 1); the result has the order of `rotate`."""
     return rotate(jnp.concatenate([x[..., 0::2], x[..., 1::2]], -1), rope)

@@ -1,8 +1,8 @@
 """Sizes of the model, as plain values, and the presets that have names.
 
-`8b` is InternVideo3-8B (OpenGVLab/InternVideo, InternVideo3_sft: Qwen3Dense8BMLAConfig, internvideo3_config.py):
-9.48 G parameters with latent attention, 8.77 G with grouped attention (Qwen3-VL-8B). `tiny` has every part of it at a
-size that two CPU cores train in minutes.
+`8b` is InternVideo3-8B (OpenGVLab/InternVideo, InternVideo3_sft: Qwen3Dense8BMLAConfig,
+internvideo3_config.py): 9.48 G parameters with latent attention, 8.77 G with grouped attention
+(Qwen3-VL-8B). `tiny` has every part of it at a size that two CPU cores train in minutes.
 """
 
 import dataclasses
@@ -20,13 +20,17 @@ class VisionSpec:
     mlp: int
     taps: tuple[int, ...]
     table_side: int
-    slice_block: int
 
     def __post_init__(self):
         if self.width % self.heads or (self.width // self.heads) % 4:
-            raise ValueError(f"vision width {self.width} needs heads of a width that 4 divides, got {self.heads} heads")
+            raise ValueError(
+                f"vision width {self.width} needs heads of a width that 4 divides,"
+                f" got {self.heads} heads"
+            )
         if any(not 0 <= tap < self.depth for tap in self.taps):
-            raise ValueError(f"vision taps {self.taps} must be blocks of a tower of depth {self.depth}")
+            raise ValueError(
+                f"vision taps {self.taps} must be blocks of a tower of depth {self.depth}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,8 @@ class TextSpec:
     """The decoder.
 
     Attributes:
-      attention: `m2la` (latent, the released parameterization) or `gqa` (grouped with QK-norm, as Qwen3-VL).
+      attention: `m2la` (latent, the released parameterization) or `gqa` (grouped with QK-norm, as
+        Qwen3-VL).
       head_dim: H of keys without rope, of values, and of the rope part P alike.
       kv_heads: K, for grouped attention.
       kv_rank: R, for latent attention; the cache holds R + P numbers a token.
@@ -58,9 +63,14 @@ class TextSpec:
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention {self.attention!r} is not one of {', '.join(ATTENTIONS)}")
         if sum(self.mrope_sections) != self.head_dim // 2:
-            raise ValueError(f"mrope sections {self.mrope_sections} must add up to head_dim / 2 = {self.head_dim // 2}")
+            raise ValueError(
+                f"mrope sections {self.mrope_sections} must add up to"
+                f" head_dim / 2 = {self.head_dim // 2}"
+            )
         if self.heads % self.kv_heads:
-            raise ValueError(f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly")
+            raise ValueError(
+                f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,13 +91,16 @@ class ModelSpec:
 
     def __post_init__(self):
         if len(self.vision.taps) > self.text.depth:
-            raise ValueError(f"{len(self.vision.taps)} DeepStack taps need as many decoder layers, got {self.text.depth}")
+            raise ValueError(
+                f"{len(self.vision.taps)} DeepStack taps need as many decoder layers,"
+                f" got {self.text.depth}"
+            )
 
 
 def tiny(attention: str = "m2la", dtype: str = "float32") -> ModelSpec:
     """About 4 M parameters. float32, since a CPU multiplies it faster than bfloat16."""
     return ModelSpec(
-        vision=VisionSpec(depth=4, width=128, heads=4, mlp=384, taps=(0, 1, 2), table_side=8, slice_block=64),
+        vision=VisionSpec(depth=4, width=128, heads=4, mlp=384, taps=(0, 1, 2), table_side=8),
         text=TextSpec(
             attention=attention,
             depth=4,
@@ -108,9 +121,13 @@ def tiny(attention: str = "m2la", dtype: str = "float32") -> ModelSpec:
 def base_8b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
     """InternVideo3-8B, or with attention="gqa" the Qwen3-VL-8B that it came from."""
     return ModelSpec(
-        # 27 blocks of 1152; a slice of 2048 x 2048 pixels has 16384 patches.
         vision=VisionSpec(
-            depth=27, width=1152, heads=16, mlp=4304, taps=(8, 16, 24), table_side=48, slice_block=16384
+            depth=27,
+            width=1152,
+            heads=16,
+            mlp=4304,
+            taps=(8, 16, 24),
+            table_side=48,
         ),
         text=TextSpec(
             attention=attention,

@@ -1,8 +1,8 @@
-"""The vision tower and its mergers (Qwen3-VL's): patches to visual tokens, and to the features of DeepStack.
+"""The vision tower and its mergers (Qwen3-VL's): patches to visual tokens and DeepStack features.
 
-    x = patches W + b + table(row, column)         the table interpolated bilinearly to the picture's grid
-    x += attention(LN(x));  x += mlp(LN(x))        attention among the patches of one slice, rotated by row and column
-    tokens   = merge(x)                            four patches (2 x 2) become one token
+    x = patches W + b + table(row, column)     table interpolated bilinearly to the picture's grid
+    x += attention(LN(x));  x += mlp(LN(x))    attention within a slice, rotated by row and column
+    tokens   = merge(x)                        four patches (2 x 2) become one token
     features = merge_i(x after block taps[i])
 
 HF names: visual.{patch_embed.proj, pos_embed, blocks.{i}, merger, deepstack_merger_list.{i}}.
@@ -46,7 +46,7 @@ class VisionBlock(nnx.Module):
     """One block of the tower."""
 
     def __init__(self, spec: VisionSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.heads, self.block = spec.heads, spec.slice_block
+        self.heads = spec.heads
         out_scale = 0.5 / spec.depth
         dense = {"bias": True, "rngs": rngs, "dtype": dtype}
         self.norm1 = layer_norm(spec.width, dtype, rngs)
@@ -57,26 +57,44 @@ class VisionBlock(nnx.Module):
         self.linear_fc2 = linear(spec.mlp, spec.width, ("mlp", "embed"), scale=out_scale, **dense)
 
     def __call__(
-        self, x_bxd: Float[Array, "b x d"], rope: Rope, slices_bx: Int[Array, "b x"]
+        self,
+        x_bxd: Float[Array, "b x d"],
+        rope: Rope,
+        slices_bx: Int[Array, "b x"],
+        slice_block: int,
     ) -> Float[Array, "b x d"]:
-        qkv = einops.rearrange(self.qkv(self.norm1(x_bxd)), "b x (c n h) -> c b x n h", c=3, n=self.heads)
-        out = vision_attention(rotate(qkv[0], rope), rotate(qkv[1], rope), qkv[2], slices_bx, self.block)
+        qkv = einops.rearrange(
+            self.qkv(self.norm1(x_bxd)), "b x (c n h) -> c b x n h", c=3, n=self.heads
+        )
+        out = vision_attention(
+            rotate(qkv[0], rope), rotate(qkv[1], rope), qkv[2], slices_bx, slice_block
+        )
         x_bxd += self.proj(einops.rearrange(out, "b x n h -> b x (n h)"))
-        return x_bxd + self.linear_fc2(jax.nn.gelu(self.linear_fc1(self.norm2(x_bxd)), approximate=True))
+        return x_bxd + self.linear_fc2(
+            jax.nn.gelu(self.linear_fc1(self.norm2(x_bxd)), approximate=True)
+        )
 
 
 class Merger(nnx.Module):
     """Joins four patches into one token of the text model; exact GELU.
 
-    The main merger normalises patches before they are joined, those of DeepStack (`norm_joined`) after.
+    The main merger normalises patches before they are joined, those of DeepStack (`norm_joined`)
+    after.
     """
 
     def __init__(self, width: int, out: int, norm_joined: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.norm_joined = norm_joined
+        # Small beginnings: words start at 0.02, and visual tokens must not drown what attention
+        # adds to them; the features of DeepStack start smaller still, as additions to these.
+        scale = 0.01 if norm_joined else 0.1
         joined = _MERGED * width
         self.norm = layer_norm(joined if norm_joined else width, dtype, rngs)
-        self.linear_fc1 = linear(joined, joined, ("embed", "mlp"), bias=True, rngs=rngs, dtype=dtype)
-        self.linear_fc2 = linear(joined, out, ("mlp", "embed"), bias=True, rngs=rngs, dtype=dtype)
+        self.linear_fc1 = linear(
+            joined, joined, ("embed", "mlp"), bias=True, rngs=rngs, dtype=dtype
+        )
+        self.linear_fc2 = linear(
+            joined, out, ("mlp", "embed"), bias=True, scale=scale, rngs=rngs, dtype=dtype
+        )
 
     def __call__(self, x_bxd: Float[Array, "b x d"]) -> Float[Array, "b g e"]:
         if not self.norm_joined:
@@ -92,7 +110,9 @@ class VisionTower(nnx.Module):
 
     def __init__(self, spec: VisionSpec, out: int, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
         self.spec, self.dtype, self.remat = spec, dtype, remat
-        self.patch_embed = linear(_PIXELS, spec.width, (None, "embed"), bias=True, rngs=rngs, dtype=dtype)
+        self.patch_embed = linear(
+            _PIXELS, spec.width, (None, "embed"), bias=True, rngs=rngs, dtype=dtype
+        )
         self.pos_embed = nnx.Embed(
             spec.table_side**2,
             spec.width,
@@ -103,10 +123,16 @@ class VisionTower(nnx.Module):
         )
         self.blocks = stack(VisionBlock, spec.depth, spec, dtype, rngs=rngs)
         self.merger = Merger(spec.width, out, False, dtype, rngs)
-        self.deepstack_mergers = stack(Merger, len(spec.taps), spec.width, out, True, dtype, rngs=rngs)
+        self.deepstack_mergers = stack(
+            Merger, len(spec.taps), spec.width, out, True, dtype, rngs=rngs
+        )
 
     def __call__(
-        self, patches_bxp: UInt8[Array, "b x p"], slices_bx: Int[Array, "b x"], grid_bx4: Int[Array, "b x 4"]
+        self,
+        patches_bxp: UInt8[Array, "b x p"],
+        slices_bx: Int[Array, "b x"],
+        grid_bx4: Int[Array, "b x 4"],
+        slice_block: int,
     ) -> VisualTokens:
         """Sees every patch of a batch.
 
@@ -114,6 +140,7 @@ class VisionTower(nnx.Module):
           patches_bxp: pixels as bytes; normalised here to [-1, 1].
           slices_bx: slice of each patch, 0 for padding.
           grid_bx4: (row, column, rows, columns) of each patch.
+          slice_block: rows that no slice straddles.
         """
         pixels = (patches_bxp.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
         x_bxd = self.patch_embed(pixels) + self._positions(grid_bx4)
@@ -124,7 +151,7 @@ class VisionTower(nnx.Module):
         def body(carry, block_and_number):
             block, number = block_and_number
             x, taps = carry
-            x = nnx.merge(graph, block)(x, rope, slices_bx)
+            x = nnx.merge(graph, block)(x, rope, slices_bx, slice_block)
             # Keeps only the tapped outputs: row i of `taps` is written when block taps[i] has run.
             hit = (jnp.array(self.spec.taps) == number)[:, None, None, None]
             return (x, jnp.where(hit, x, taps)), None
@@ -132,7 +159,9 @@ class VisionTower(nnx.Module):
         taps = jnp.zeros((len(self.spec.taps), *x_bxd.shape), x_bxd.dtype)
         (x_bxd, taps), _ = jax.lax.scan(body, (x_bxd, taps), (blocks, jnp.arange(self.spec.depth)))
         merger_graph, mergers = nnx.split(self.deepstack_mergers)
-        features = jax.lax.map(lambda pair: nnx.merge(merger_graph, pair[0])(pair[1]), (mergers, taps))
+        features = jax.lax.map(
+            lambda pair: nnx.merge(merger_graph, pair[0])(pair[1]), (mergers, taps)
+        )
         return VisualTokens(self.merger(x_bxd), features)
 
     def _positions(self, grid_bx4: Int[Array, "b x 4"]) -> Float[Array, "b x d"]:

@@ -19,9 +19,14 @@ def make_mesh(sizes: dict[str, int]) -> Mesh:
     count = jax.device_count()
     shape = [sizes[axis] for axis in AXES]
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
-        raise UserError(f"mesh sizes {sizes} must be positive, at most one of them -1 (all devices that are left)")
+        raise UserError(
+            f"mesh sizes {sizes} must be positive,"
+            " at most one of them -1 (all devices that are left)"
+        )
     rest = math.prod(size for size in shape if size != -1)
     shape = [count // rest if size == -1 else size for size in shape]
     if math.prod(shape) != count:
-        raise UserError(f"a mesh of {dict(zip(AXES, shape, strict=True))} does not make up {count} devices")
+        raise UserError(
+            f"a mesh of {dict(zip(AXES, shape, strict=True))} does not make up {count} devices"
+        )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES))

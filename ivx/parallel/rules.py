@@ -1,6 +1,7 @@
 """From logical axes to the mesh: one table for parameters, one rule for batches.
 
-A parameter carries the names of its axes as metadata `AXES`; stacked layers add an unnamed axis in front.
+A parameter carries the names of its axes as metadata `AXES`; stacked layers add an unnamed axis in
+front.
 """
 
 import jax
@@ -12,7 +13,13 @@ from ivx.errors import UserError
 # Metadata key under which a parameter carries the names of its axes.
 AXES = "logical_axes"
 # Logical axis -> mesh axis. Unnamed axes are whole on every device.
-PARAMETERS = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor", "vocab": "tensor"}
+PARAMETERS = {
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "vocab": "tensor",
+}
 # Packs are spread over every axis that does not split a pack.
 BATCH = ("replica", "fsdp")
 
@@ -21,7 +28,8 @@ def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict:
     """A sharding for each parameter of an abstract state, as the pure dict that training works on.
 
     Raises:
-      UserError: an axis that its mesh axis does not divide, or two axes of one array on the same mesh axis.
+      UserError: an axis that its mesh axis does not divide, or two axes of one array on the same
+        mesh axis.
     """
 
     def sharding(path, variable: nnx.Variable) -> NamedSharding:
@@ -36,13 +44,15 @@ def parameter_shardings(abstract: nnx.State, mesh: Mesh) -> dict:
         for size, axis in zip(shape, physical, strict=True):
             if axis and size % mesh.shape[axis]:
                 raise UserError(
-                    f"{name}: an axis of {size} cannot be split over {axis} = {mesh.shape[axis]}; choose a divisor of {size}"
+                    f"{name}: an axis of {size} cannot be split over"
+                    f" {axis} = {mesh.shape[axis]}; choose a divisor of {size}"
                 )
         return NamedSharding(mesh, PartitionSpec(*physical))
 
     variables = dict(nnx.to_flat_state(abstract))
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: sharding(path, variables[tuple(entry.key for entry in path)]), nnx.to_pure_dict(abstract)
+        lambda path, _: sharding(path, variables[tuple(entry.key for entry in path)]),
+        nnx.to_pure_dict(abstract),
     )
 
 
@@ -57,6 +67,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(batch, mesh: Mesh):
-    """Sends a host's share of a batch to its devices; the parts of all hosts form one global array."""
+    """Sends a host's share of a batch to its devices; all hosts' parts form one global array."""
     sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), batch)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array), batch
+    )

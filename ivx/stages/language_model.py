@@ -33,7 +33,12 @@ class LanguageModelStage:
       reduction: token, square or sample.
     """
 
-    def __init__(self, open_batches: Callable[[int], Iterator[Loaded]], validation: list[Batch], reduction: str):
+    def __init__(
+        self,
+        open_batches: Callable[[int], Iterator[Loaded]],
+        validation: list[Batch],
+        reduction: str,
+    ):
         self._open_batches = open_batches
         self._validation = validation
         self._reduction = reduction

@@ -1,4 +1,4 @@
-"""What the training loop knows of a stage: where batches come from, what the loss is, what trains."""
+"""What the training loop knows of a stage: where batches come from, the loss, and what trains."""
 
 from typing import NamedTuple, Protocol
 
@@ -11,7 +11,7 @@ from ivx.models.model import VideoLanguageModel
 
 
 class Loss(NamedTuple):
-    """A loss as a quotient, so that it can be summed over hosts, shards and micro-batches before it is divided.
+    """A loss as a quotient, to be summed over hosts, shards and micro-batches before the division.
 
     Attributes:
       total: numerator, float32.

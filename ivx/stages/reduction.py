@@ -1,11 +1,11 @@
-"""How the losses of tokens become one number: every sample may count by its tokens, by their root, or once.
+"""How token losses become one number: a sample may count by its tokens, by their root, or once.
 
 With n_s the trained tokens of sample s, a token of it weighs n_s^p and
 
     L = sum_s n_s^p sum_t CE_st / sum_s n_s^(p + 1)
 
-p = 0 `token`, -1/2 `square` (InternVideo3, X/loss/ce_loss.py), -1 `sample`. Numerator and denominator are summed over
-the whole global batch before the division.
+p = 0 `token`, -1/2 `square` (InternVideo3, X/loss/ce_loss.py), -1 `sample`. Numerator and
+denominator are summed over the whole global batch before the division.
 """
 
 import jax

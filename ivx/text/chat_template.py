@@ -4,9 +4,10 @@
     <|im_start|>user\\n{..}<|im_end|>\\n
     <|im_start|>assistant\\n{..}<|im_end|>\\n
 
-Loss falls on what an assistant says and on its <|im_end|>, nowhere else. There is no default system message. A video
-stands in a user's text as the placeholder <VIDEO_CONTEXT>, an image as <IMG_CONTEXT>; each is replaced by its vision
-tokens, which for a video are preceded, slice by slice, by their time:
+Loss falls on what an assistant says and on its <|im_end|>, nowhere else. There is no default
+system message. A video stands in a user's text as the placeholder <VIDEO_CONTEXT>, an image as
+<IMG_CONTEXT>; each is replaced by its vision tokens, which for a video are preceded, slice by
+slice, by their time:
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
 
@@ -24,7 +25,9 @@ IMAGE_PLACEHOLDER = "<IMG_CONTEXT>"
 ROLES = ("system", "user", "assistant")
 
 _PLACEHOLDER = re.compile(f"({VIDEO_PLACEHOLDER}|{IMAGE_PLACEHOLDER})")
-_RESERVED = re.compile("|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|")))
+_RESERVED = re.compile(
+    "|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|"))
+)
 
 
 class TemplateError(ValueError):
@@ -41,7 +44,11 @@ class Piece:
 
 def video_text(slice_times: Sequence[float], tokens_per_slice: int) -> str:
     """What stands for a video: its slices, each after its time in seconds."""
-    pads = special_tokens.VISION_START + special_tokens.VIDEO_PAD * tokens_per_slice + special_tokens.VISION_END
+    pads = (
+        special_tokens.VISION_START
+        + special_tokens.VIDEO_PAD * tokens_per_slice
+        + special_tokens.VISION_END
+    )
     return "".join(f"<{time:.1f} seconds>{pads}" for time in slice_times)
 
 
@@ -54,8 +61,8 @@ def render(messages: Sequence[dict], media: Sequence[str], generate: bool = Fals
       generate: end with an open assistant turn.
 
     Raises:
-      TemplateError: an unknown role or item, placeholders that do not match the media, or text that holds one of the
-        reserved <|...|> tokens, which would forge a turn or a picture.
+      TemplateError: an unknown role or item, placeholders that do not match the media, or text
+        that holds one of the reserved <|...|> tokens, which would forge a turn or a picture.
     """
     waiting = list(media)
     pieces = []
@@ -71,10 +78,13 @@ def render(messages: Sequence[dict], media: Sequence[str], generate: bool = Fals
         else:
             if role == "user":
                 text = _with_media(text, waiting, number)
-            pieces.append(Piece(f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n"))
+            pieces.append(
+                Piece(f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n")
+            )
     if waiting:
         raise TemplateError(
-            f"{len(waiting)} of {len(media)} videos have no {VIDEO_PLACEHOLDER} in the text; write one for each"
+            f"{len(waiting)} of {len(media)} videos have no {VIDEO_PLACEHOLDER} in the text;"
+            " write one for each"
         )
     if generate:
         pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
@@ -82,7 +92,7 @@ def render(messages: Sequence[dict], media: Sequence[str], generate: bool = Fals
 
 
 def message_text(message: dict, number: int) -> str:
-    """The text of a message, its items joined; media items render to nothing, their placeholders mark the place.
+    """The text of a message, its items joined; media items give none, placeholders mark them.
 
     Raises:
       TemplateError: content of an unknown kind, or reserved tokens in it.
@@ -90,18 +100,24 @@ def message_text(message: dict, number: int) -> str:
     content = message.get("content")
     items = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if not isinstance(items, list):
-        raise TemplateError(f"message {number}: content must be a string or a list of items, not {content!r}")
+        raise TemplateError(
+            f"message {number}: content must be a string or a list of items, not {content!r}"
+        )
     texts = []
     for item in items:
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == "text" and isinstance(item.get("text"), str):
             texts.append(item["text"])
         elif kind not in ("video_url", "image_url"):
-            raise TemplateError(f"message {number}: an item of type {kind!r}; expected text, video_url or image_url")
+            raise TemplateError(
+                f"message {number}: an item of type {kind!r}; expected text, video_url or image_url"
+            )
     text = "".join(texts)
     forged = _RESERVED.search(text)
     if forged:
-        raise TemplateError(f"message {number}: the text holds the reserved token {forged[0]}; remove it")
+        raise TemplateError(
+            f"message {number}: the text holds the reserved token {forged[0]}; remove it"
+        )
     return text
 
 
@@ -110,7 +126,9 @@ def _with_media(text: str, waiting: list[str], number: int) -> str:
 
     def replace(match: re.Match) -> str:
         if not waiting:
-            raise TemplateError(f"message {number}: a {match[0]} without a video or image to stand for")
+            raise TemplateError(
+                f"message {number}: a {match[0]} without a video or image to stand for"
+            )
         return waiting.pop(0)
 
     return _PLACEHOLDER.sub(replace, text)

@@ -1,9 +1,9 @@
 """Builds the compact tokenizer that the `tiny` preset uses: `python -m ivx.text.compact_tokenizer`.
 
-A byte-level BPE with Qwen's pre-tokenizer (every digit alone) and all of its special tokens, so that any text can be
-written with it and templates, masks and vision tokens behave as with the real vocabulary. Its merges are learnt from
-the sentences of the synthetic world and a little chat English. The result is committed as compact_tokenizer.json;
-making it anew gives the same bytes.
+A byte-level BPE with Qwen's pre-tokenizer (every digit alone) and all of its special tokens, so
+that any text can be written with it and templates, masks and vision tokens behave as with the real
+vocabulary. Its merges are learnt from the sentences of the synthetic world and a little chat
+English. The result is committed as compact_tokenizer.json; making it anew gives the same bytes.
 """
 
 import pathlib
@@ -16,7 +16,8 @@ from ivx.text import special_tokens
 PATH = pathlib.Path(__file__).with_name("compact_tokenizer.json")
 VOCABULARY = 614
 
-# Qwen's splitting rule: contractions, words with one leading mark, single digits, marks, line breaks, spaces.
+# Qwen's splitting rule: contractions, words with one leading mark, single digits, marks, line
+# breaks, spaces.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -26,15 +27,25 @@ _SHAPES = ("circle", "square", "triangle", "shape", "video", "person", "car", "d
 _SENTENCES = (
     "user\nsystem\nassistant\n",
     "You are a helpful assistant that answers questions about videos and images.",
+    "{c}\n{s}\nleft\nright\nup\ndown\nyes\nno",
     "What colour is the {s}?\nHow many {c} {s}s are there?\nWhich way does the {c} {s} move?",
     "Which colour is seen first?\nWhich colour is seen second?\nWhich colour is seen last?",
     "When is the {c} {s} visible? 1.0 to 2.0 seconds",
     "What appears once in the video?\nDescribe the video in one sentence.",
-    "A {c} {s} moves left, then a {c} {s} moves right.\nA {c} {s} moves up, then a {c} {s} moves down.",
+    (
+        "A {c} {s} moves left, then a {c} {s} moves right.\n"
+        "A {c} {s} moves up, then a {c} {s} moves down."
+    ),
     "A. {c}\nB. {c}\nC. {c}\nD. {c}\nAnswer with the option letter only.",
     "A. {c} {s}\nB. {c} {s}\nA. left\nB. right\nC. up\nD. down",
-    "What is the {s} doing? Who is in the {s}? Why does it happen, and where? It is not that they can be seen.",
-    "Select the best answer from the options based on the video. The event happens in 0 - 1 seconds.",
+    (
+        "What is the {s} doing? Who is in the {s}? Why does it happen, and where?"
+        " It is not that they can be seen."
+    ),
+    (
+        "Select the best answer from the options based on the video."
+        " The event happens in 0 - 1 seconds."
+    ),
     '{"name": "inspect", "arguments": {"start": 0, "end": 1}}',
 )
 
@@ -50,9 +61,16 @@ def build() -> tokenizers.Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    corpus = [text.replace("{c}", c).replace("{s}", s) for text in _SENTENCES for c in _COLOURS for s in _SHAPES]
+    corpus = [
+        text.replace("{c}", c).replace("{s}", s)
+        for text in _SENTENCES
+        for c in _COLOURS
+        for s in _SHAPES
+    ]
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        vocab_size=VOCABULARY,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.add_tokens(

@@ -1,7 +1,7 @@
 """The 26 added tokens of the Qwen3 vocabulary, in the order of their ids.
 
-In the released vocabulary the first has id 151643; a compact tokenizer puts them right after its own pieces. Code
-looks them up by content, never by number.
+In the released vocabulary the first has id 151643; a compact tokenizer puts them right after its
+own pieces. Code looks them up by content, never by number.
 """
 
 END_OF_TEXT = "<|endoftext|>"

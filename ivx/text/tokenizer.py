@@ -24,7 +24,9 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer):
         missing = [token for token in special_tokens.ALL if backend.token_to_id(token) is None]
         if missing:
-            raise ValueError(f"the tokenizer lacks the special tokens {missing}; ivx needs a Qwen3 vocabulary")
+            raise ValueError(
+                f"the tokenizer lacks the special tokens {missing}; ivx needs a Qwen3 vocabulary"
+            )
         self._backend = backend
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.end_of_turn = self.id_of(special_tokens.IM_END)
@@ -63,5 +65,7 @@ def load(name: str) -> Tokenizer:
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no tokenizer at {path}; give {COMPACT!r}, a tokenizer.json or its folder")
+        raise FileNotFoundError(
+            f"no tokenizer at {path}; give {COMPACT!r}, a tokenizer.json or its folder"
+        )
     return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))

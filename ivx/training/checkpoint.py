@@ -1,6 +1,7 @@
 """Checkpoints: one Orbax object of state, data position and config, written whole or not at all.
 
-The data position is the number of global batches used, so that it means the same on any number of hosts.
+The data position is the number of global batches used, so that it means the same on any number of
+hosts.
 """
 
 import dataclasses
@@ -55,8 +56,10 @@ class Checkpoints:
         )
 
     def restore(self, abstract: TrainState) -> Restored:
-        """Reads the newest into the shapes and shardings of `abstract`, whatever mesh it was written on."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        """Reads the newest into shapes and shardings of `abstract`, whatever mesh it came from."""
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
+        )
         found = self._manager.restore(self.latest(), args=args)
         return Restored(found["state"], found["data"]["next_batch"])
 
@@ -78,12 +81,19 @@ def load_params(workdir: pathlib.Path, abstract: Params) -> tuple[Params, int]:
     with ocp.CheckpointManager(folder) as manager:
         step = manager.latest_step()
         if step is None:
-            raise UserError(f"{workdir} holds no whole checkpoint yet; let `ivx train` run until it has saved one")
+            raise UserError(
+                f"{workdir} holds no whole checkpoint yet;"
+                " let `ivx train` run until it has saved one"
+            )
         with ocp.PyTreeCheckpointer() as checkpointer:
             sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            wanted = {"params": jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)}
+            wanted = {
+                "params": jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)
+            }
             found = checkpointer.restore(
                 folder / str(step) / "state",
-                args=ocp.args.PyTreeRestore({"params": abstract}, restore_args=wanted, partial_restore=True),
+                args=ocp.args.PyTreeRestore(
+                    {"params": abstract}, restore_args=wanted, partial_restore=True
+                ),
             )
     return found["params"], step

@@ -4,8 +4,8 @@ The order within a step is law, since resuming relies on it:
 
     validate (old parameters) -> save -> next batch -> step -> write
 
-A state saved at step i has used batches 0 .. i - 1; a resumed run asks for batch i next, and nothing else is carried
-over, so that it goes on bit for bit as if it had never stopped.
+A state saved at step i has used batches 0 .. i - 1; a resumed run asks for batch i next, and
+nothing else is carried over, so that it goes on bit for bit as if it had never stopped.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ def train(
       mesh: devices.
       spec: length and intervals.
     """
-    # ----------------------------------------------------------------------------------------------- state
+    # ------------------------------------------------------------------------------------ state
     state_shardings = _state_shardings(definition, optimizer, mesh)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
@@ -84,9 +84,11 @@ def train(
         restored = checkpoints.restore(_abstract_state(definition, optimizer, state_shardings))
         state, done = restored.state, restored.next_batch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    progress.note(f"model of {parameters:,} parameters on {mesh.size} devices, at step {done} of {spec.steps}")
+    progress.note(
+        f"model of {parameters:,} parameters on {mesh.size} devices, at step {done} of {spec.steps}"
+    )
 
-    # ----------------------------------------------------------------------------------------------- functions
+    # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
     step = jax.jit(
         make_step(definition, stage, optimizer, spec.accumulation),
@@ -96,7 +98,7 @@ def train(
     validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
 
-    # ----------------------------------------------------------------------------------------------- loop
+    # ------------------------------------------------------------------------------------ loop
     writer = make_writer(workdir, done)
     producer = stage.producer(done)
     bar = progress.TrainingBar(spec.steps, done)
@@ -120,7 +122,7 @@ def train(
             writer.flush()
             bar.show(result["loss/total"], speeds["tokens/sec"], speeds["data/wait_ms"])
 
-    # ----------------------------------------------------------------------------------------------- end
+    # ------------------------------------------------------------------------------------ end
     validated = _validate(validation_loss, state, validation) if done < spec.steps else validated
     if done < spec.steps:
         writer.write_scalars(spec.steps, {"validation/loss": validated})
@@ -192,12 +194,16 @@ def _validate(validation_loss, state: TrainState, batches) -> float | None:
 
 
 def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> TrainState:
-    """Parameters by the rules, optimizer moments like their parameters, counters on every device."""
+    """Parameters by the rules, optimizer moments like them, counters on every device."""
     params = rules.parameter_shardings(definition.abstract, mesh)
     whole = rules.replicated(mesh)
     abstract = jax.eval_shape(optimizer.init, definition.abstract_params)
     moments = optax.tree_map_params(
-        optimizer, lambda _, sharding: sharding, abstract, params, transform_non_params=lambda _: whole
+        optimizer,
+        lambda _, sharding: sharding,
+        abstract,
+        params,
+        transform_non_params=lambda _: whole,
     )
     return TrainState(whole, params, moments, whole)
 
@@ -206,5 +212,7 @@ def _abstract_state(definition: ModelDefinition, optimizer, shardings: TrainStat
     """Shapes of a state with the shardings it is to be restored to."""
     shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer))
     return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
     )

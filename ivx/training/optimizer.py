@@ -1,7 +1,8 @@
 """AdamW with warm-up, cosine and clipping, as the released trainer has it.
 
-    rate(step) = peak * step / W                                            step < W = int(warmup * steps)
-               = floor + (peak - floor) (1 + cos(pi (step - W) / (steps - W))) / 2      afterwards
+    W          = int(warmup * steps)
+    rate(step) = peak * step / W                                                    step < W
+               = floor + (peak - floor) (1 + cos(pi (step - W) / (steps - W))) / 2  afterwards
 
 Step 0 has rate 0; the floor is reached after the last step. Weight decay falls on every parameter.
 """
@@ -39,7 +40,9 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
     warmup = int(spec.warmup * spec.steps)
     rest = spec.steps - warmup
     if rest < 1:
-        raise UserError(f"warm-up takes all {spec.steps} steps; lower optim.warmup or raise run.steps")
+        raise UserError(
+            f"warm-up takes all {spec.steps} steps; lower optim.warmup or raise run.steps"
+        )
 
     def rate(step):
         rising = spec.learning_rate * step / max(warmup, 1)
@@ -54,5 +57,7 @@ def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
     """Clips by global norm, then AdamW on the schedule."""
     return optax.chain(
         optax.clip_by_global_norm(spec.clip),
-        optax.adamw(learning_rate(spec), spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay),
+        optax.adamw(
+            learning_rate(spec), spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay
+        ),
     )

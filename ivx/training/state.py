@@ -33,22 +33,29 @@ class TrainState:
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """A state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32)
+    )
 
 
 def trainable(params: Params, stage: Stage) -> dict:
     """True or False for each parameter."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: stage.trains(tuple(entry.key for entry in path)), params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: stage.trains(tuple(entry.key for entry in path)), params
+    )
 
 
 def make_step(
-    definition: ModelDefinition, stage: Stage, optimizer: optax.GradientTransformation, accumulation: int
+    definition: ModelDefinition,
+    stage: Stage,
+    optimizer: optax.GradientTransformation,
+    accumulation: int,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The training step as a pure function.
 
-    Numerator, denominator and gradient of the loss are summed over `accumulation` micro-batches before the division, so
-    that their number changes nothing but memory. A step whose gradient is not finite leaves parameters and optimizer as
-    they were and is counted.
+    Numerator, denominator and gradient of the loss are summed over `accumulation` micro-batches
+    before the division, so that their number changes nothing but memory. A step whose gradient is
+    not finite leaves parameters and optimizer as they were and is counted.
     """
 
     def total(params: Params, batch: Batch) -> tuple[Array, Loss]:
@@ -63,31 +70,44 @@ def make_step(
             micro = jax.tree.map(lambda a: a.reshape(accumulation, -1, *a.shape[1:]), batch)
             shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda a: a[0], micro))
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-            add = lambda sums, part: (jax.tree.map(jnp.add, sums, gradient(state.params, part)), None)  # noqa: E731
+
+            def add(sums, part):
+                return jax.tree.map(jnp.add, sums, gradient(state.params, part)), None
+
             (grads, loss), _ = jax.lax.scan(add, zeros, micro)
         weight = loss.weight + 1e-12
         mask = trainable(state.params, stage)
-        grads = jax.tree.map(lambda g, train: g / weight if train else jnp.zeros_like(g), grads, mask)
+        grads = jax.tree.map(
+            lambda g, train: g / weight if train else jnp.zeros_like(g), grads, mask
+        )
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u, train: u if train else jnp.zeros_like(u), updates, mask)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss.total)
-        new = TrainState(state.step, optax.apply_updates(state.params, updates), opt_state, state.skipped)
+        new = TrainState(
+            state.step, optax.apply_updates(state.params, updates), opt_state, state.skipped
+        )
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         new = dataclasses.replace(new, step=state.step + 1, skipped=state.skipped + ~finite)
-        metrics = {"loss/total": loss.total / weight, "grad/norm": norm, "grad/skipped_steps": new.skipped}
+        metrics = {
+            "loss/total": loss.total / weight,
+            "grad/norm": norm,
+            "grad/skipped_steps": new.skipped,
+        }
         return new, metrics | _averages(loss)
 
     return step
 
 
-def make_validation_loss(definition: ModelDefinition, stage: Stage) -> Callable[[Params, Batch], Loss]:
+def make_validation_loss(
+    definition: ModelDefinition, stage: Stage
+) -> Callable[[Params, Batch], Loss]:
     """The loss of one batch as a pure function of the parameters."""
     return lambda params, batch: stage.loss(definition.bind(params), batch)
 
 
 def _averages(loss: Loss) -> dict[str, Array]:
-    """The stage's sums as they are reported: a `.../x_sum` becomes `.../x`, divided by the trained tokens."""
+    """The stage's sums as reported: `.../x_sum` becomes `.../x`, divided by the trained tokens."""
     tokens = jnp.maximum(loss.sums["tokens/trained"], 1)
     return {
         name.removesuffix("_sum"): value / tokens if name.endswith("_sum") else value

@@ -1,4 +1,4 @@
-"""Metrics to files, behind clu's MetricWriter interface: JSON lines and TensorBoard events, without TensorFlow."""
+"""Metrics to files by clu's MetricWriter interface: JSON lines, TensorBoard without TensorFlow."""
 
 import importlib.util
 import json
@@ -11,8 +11,11 @@ import numpy as np
 import tensorboardX
 
 if importlib.util.find_spec("tensorflow") is None:
-    # clu imports its TensorFlow writer with the interface; where there is no TensorFlow an empty module stands for it.
-    sys.modules.setdefault("clu.metric_writers.summary_writer", types.SimpleNamespace(SummaryWriter=None))
+    # clu imports its TensorFlow writer with the interface; where there is no TensorFlow an empty
+    # module stands for it.
+    sys.modules.setdefault(
+        "clu.metric_writers.summary_writer", types.SimpleNamespace(SummaryWriter=None)
+    )
 
 from clu import metric_writers
 
@@ -23,12 +26,17 @@ class JsonLinesWriter(metric_writers.MetricWriter):
     """One JSON object a call: {"step": ..., name: value, ...}.
 
     Args:
-      path: appended to; lines of steps after `resume_step` are dropped first, so that a resumed run has each step once.
+      path: appended to; lines of steps after `resume_step` are dropped first, so that a resumed
+        run has each step once.
       resume_step: steps already taken.
     """
 
     def __init__(self, path: pathlib.Path, resume_step: int):
-        kept = [row for row in read_metrics(path) if row["step"] <= resume_step] if path.exists() else []
+        kept = (
+            [row for row in read_metrics(path) if row["step"] <= resume_step]
+            if path.exists()
+            else []
+        )
         path.write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a")
 
@@ -40,7 +48,9 @@ class JsonLinesWriter(metric_writers.MetricWriter):
     def _leave_out(self, *args, **kwargs) -> None:
         """A line holds numbers only; hyper-parameters stand in config.json."""
 
-    write_hparams = write_summaries = write_images = write_videos = write_audios = write_texts = _leave_out
+    write_hparams = write_summaries = write_images = write_videos = write_audios = write_texts = (
+        _leave_out
+    )
     write_histograms = _leave_out
 
     def flush(self) -> None:

@@ -1,4 +1,4 @@
-"""Linear layer and softmax cross-entropy in one, by chunks of tokens: logits [B * T, V] are never whole in memory.
+"""Linear layer and cross-entropy in one, by chunks of tokens; logits [B * T, V] are never whole.
 
     loss_t = logsumexp(h_t W) - (h_t W)[target_t]          in float32
 
@@ -14,9 +14,12 @@ CHUNK = 1024
 
 
 def cross_entropy(
-    hidden_td: Float[Array, "t d"], head_dv: Float[Array, "d v"], targets_t: Int[Array, " t"], chunk: int = CHUNK
+    hidden_td: Float[Array, "t d"],
+    head_dv: Float[Array, "d v"],
+    targets_t: Int[Array, " t"],
+    chunk: int = CHUNK,
 ) -> Float[Array, " t"]:
-    """Negative log-likelihood of each target, float32 [T]; logits are made again in the backward pass."""
+    """Negative log-likelihood of each target, float32 [T]; the backward pass makes logits again."""
 
     @jax.checkpoint
     def losses(hidden, targets):

@@ -1,0 +1,1 @@
+"""Evaluation: questions put to a model, answers read, scores by family."""

@@ -1,0 +1,43 @@
+"""Reading answers: what a model wrote, as a letter, a span in seconds, or plain words."""
+
+import re
+
+_THOUGHT = re.compile(r".*</think>", re.DOTALL)
+_TIME = r"(\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?"
+_SPAN = re.compile(rf"{_TIME}\s*(?:to|-|–|and|,)\s*{_TIME}", re.IGNORECASE)
+
+
+def final(text: str) -> str:
+    """The answer behind the reasoning: what follows the last </think>, stripped."""
+    return _THOUGHT.sub("", text).strip()
+
+
+def words(text: str) -> str:
+    """Lower-case words without a full stop, for comparison by equality."""
+    return " ".join(final(text).lower().rstrip(".").split())
+
+
+def letter(text: str, options: int) -> str | None:
+    """The first whole-word capital letter among the `options` offered; None if there is none."""
+    offered = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:options]
+    found = re.search(rf"(?<![A-Za-z0-9])[{offered}](?![A-Za-z0-9])", final(text))
+    return found[0] if found else None
+
+
+def span(text: str) -> tuple[float, float] | None:
+    """The last span in the text, in seconds; None if there is none or it ends before it starts.
+
+    Understands 3.0 to 5.5, 3-5 seconds, 01:10 - 01:20 and 1:02:03 to 1:02:09.
+    """
+    found = _SPAN.findall(final(text))
+    if not found:
+        return None
+    start, end = (_seconds(time) for time in found[-1])
+    return (start, end) if start <= end else None
+
+
+def _seconds(time: str) -> float:
+    total = 0.0
+    for part in time.split(":"):
+        total = 60 * total + float(part)
+    return total

@@ -1,0 +1,44 @@
+"""Scores of answers: accuracy with its interval, temporal IoU with recall at thresholds."""
+
+import math
+from collections.abc import Sequence
+
+THRESHOLDS = (0.3, 0.5, 0.7)
+
+
+def temporal_iou(a: tuple[float, float] | None, b: tuple[float, float]) -> float:
+    """Intersection over union of two spans in seconds; 0 without an answer."""
+    if a is None:
+        return 0.0
+    whole = max(a[1], b[1]) - min(a[0], b[0])
+    if whole <= 0:
+        return 1.0 if a == b else 0.0
+    return max(0.0, min(a[1], b[1]) - max(a[0], b[0])) / whole
+
+
+def span_scores(ious: Sequence[float]) -> dict[str, float]:
+    """mIoU, and the share of answers that reach each threshold."""
+    recalls = {
+        f"R@{threshold}": sum(iou >= threshold for iou in ious) / len(ious)
+        for threshold in THRESHOLDS
+    }
+    return {"mIoU": sum(ious) / len(ious)} | recalls
+
+
+def interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's 95% interval of a share seen in `count` trials."""
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = (
+        z
+        * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+        / (1 + z * z / count)
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, float]:
+    """95% interval of a mean, by the normal approximation."""
+    count = len(values)
+    mean = sum(values) / count
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(count - 1, 1))
+    return mean - z * spread / math.sqrt(count), mean + z * spread / math.sqrt(count)

@@ -1,0 +1,91 @@
+"""Puts every question of a data set to a model and collects what it writes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import tqdm
+
+from data_pipelines.frame_cache import FrameCache
+from data_pipelines.layout import LayoutRule
+from data_pipelines.sources import Sample
+from data_pipelines.video.info import VideoError
+from ivx.errors import UserError
+from ivx.evaluation import text_only
+from ivx.evaluation.scoring import Prediction
+from ivx.sampling import sampler as sampling
+from ivx.text.chat_template import TemplateError
+
+# Several questions are often asked of one clip.
+_CACHE_BYTES = 2**28
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Predictions, and a sentence for each question that could not be put."""
+
+    predictions: list[Prediction]
+    skipped: list[str]
+
+
+def as_prompt(sample: Sample) -> Sample:
+    """The sample without its last answer."""
+    return dataclasses.replace(sample, messages=sample.messages[:-1])
+
+
+def run(
+    sampler: sampling.Sampler,
+    rule: LayoutRule,
+    samples: Sequence[Sample],
+    limit: int,
+    batch_size: int,
+) -> Outcome:
+    """Asks the last question of each sample, greedily.
+
+    Args:
+      sampler: the model.
+      rule: how prompts are laid out.
+      samples: one question each, with truths.
+      limit: tokens an answer may have.
+      batch_size: prompts at a time.
+
+    Raises:
+      UserError: no question could be put.
+    """
+    usable, layouts, skipped = [], [], []
+    for sample in samples:
+        try:
+            layouts.append(rule(as_prompt(sample), generate=True))
+            usable.append(sample)
+        except (VideoError, TemplateError) as error:
+            skipped.append(f"sample {sample.id}: {error}")
+    cache = FrameCache(_CACHE_BYTES)
+    predictions = []
+    with tqdm.tqdm(total=len(usable), desc="evaluate", unit=" questions", mininterval=1.0) as bar:
+
+        def answer(indices: list[int]) -> None:
+            readable, pixels = [], []
+            for index in indices:
+                try:
+                    pixels.append(cache.read(layouts[index]))
+                    readable.append(index)
+                except VideoError as error:
+                    skipped.append(f"sample {usable[index].id}: {error}")
+            if readable:
+                tokens = sampler.generate([layouts[i] for i in readable], pixels, limit)
+                for index, ids in zip(readable, tokens, strict=True):
+                    predictions.append(_prediction(usable[index], rule.tokenizer.decode(ids)))
+            bar.update(len(indices))
+
+        sampling.run_in_batches(answer, layouts, batch_size)
+    if not predictions:
+        raise UserError(
+            f"none of the {len(samples)} questions could be put;"
+            f" the first failed with: {skipped[0]}"
+        )
+    return Outcome(sorted(predictions, key=lambda prediction: prediction.sample_id), skipped)
+
+
+def _prediction(sample: Sample, text: str) -> Prediction:
+    question, truth = text_only.questions(sample)[-1]
+    video = sample.videos[0].path if sample.videos else ""
+    return Prediction(sample.id, sample.family, question, truth, video, text)

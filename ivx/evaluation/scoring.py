@@ -1,0 +1,125 @@
+"""From predictions to a table: one row for each family and way of asking.
+
+A row's score is what the family is judged by: mIoU for grounding, the share of right slots for
+captions, accuracy (exact match of the words, or the letter) for the rest. Chance is what guessing
+without a look would score.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ivx.evaluation import answers, metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One question, what was expected and what the model wrote.
+
+    Attributes:
+      sample_id: of the data set.
+      family: of the question.
+      question: as asked, the video left out.
+      truth: format, answer and, where they apply, options, values and span.
+      video: path.
+      text: what the model wrote.
+    """
+
+    sample_id: str
+    family: str
+    question: str
+    truth: dict
+    video: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Scores of one family asked one way; `low` and `high` bound the score with 95% confidence."""
+
+    family: str
+    format: str
+    count: int
+    metric: str
+    score: float
+    low: float
+    high: float
+    chance: float
+    details: dict[str, float]
+
+
+def score(prediction: Prediction) -> float:
+    """Points of one prediction, in [0, 1]."""
+    truth = prediction.truth
+    if truth["format"] == "choice":
+        return float(answers.letter(prediction.text, len(truth["options"])) == truth["answer"])
+    if "span" in truth:
+        return metrics.temporal_iou(answers.span(prediction.text), tuple(truth["span"]))
+    if truth.get("values"):
+        return float(answers.words(prediction.text) == answers.words(truth["answer"]))
+    return _slots(prediction.text, truth["answer"])
+
+
+def table(predictions: Sequence[Prediction]) -> list[Row]:
+    """A row for each (family, format), in the order of their names."""
+    groups = {}
+    for prediction in predictions:
+        groups.setdefault((prediction.family, prediction.truth["format"]), []).append(prediction)
+    return [_row(family, kind, group) for (family, kind), group in sorted(groups.items())]
+
+
+def render(rows: Sequence[Row], baseline: Sequence[Row] = ()) -> str:
+    """The table as text; with a baseline, its scores stand beside."""
+    beside = {(row.family, row.format): row for row in baseline}
+    head = (
+        f"{'family':<11}{'asked':<8}{'n':>5}  {'metric':<9}{'score':>6}"
+        f"  {'95% interval':<14}{'chance':>6}"
+    )
+    lines = [head + ("  text only (95% interval)" if beside else "")]
+    for row in rows:
+        line = (
+            f"{row.family:<11}{row.format:<8}{row.count:>5}  {row.metric:<9}{row.score:>6.3f}"
+            f"  {row.low:.3f} - {row.high:.3f} {row.chance:>6.3f}"
+        )
+        other = beside.get((row.family, row.format))
+        if other:
+            line += f"  {other.score:.3f} ({other.low:.3f} - {other.high:.3f})"
+        if row.details:
+            line += "  " + ", ".join(f"{name} {value:.3f}" for name, value in row.details.items())
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _row(family: str, kind: str, group: Sequence[Prediction]) -> Row:
+    points = [score(prediction) for prediction in group]
+    mean = sum(points) / len(points)
+    truth = group[0].truth
+    if kind == "choice" or truth.get("values"):
+        low, high = metrics.interval(mean, len(points))
+        return Row(family, kind, len(group), "accuracy", mean, low, high, _chance(group), {})
+    low, high = metrics.mean_interval(points)
+    if "span" in truth:
+        details = metrics.span_scores(points)
+        return Row(family, kind, len(group), "mIoU", mean, low, high, _chance(group), details)
+    hits = [answers.words(p.text) == answers.words(p.truth["answer"]) for p in group]
+    exact = sum(hits) / len(group)
+    return Row(family, kind, len(group), "slots", mean, low, high, _chance(group), {"exact": exact})
+
+
+def _chance(group: Sequence[Prediction]) -> float:
+    """The score of the best answer that is the same for every question, or of a random letter."""
+    truth = group[0].truth
+    if truth["format"] == "choice":
+        return sum(1 / len(p.truth["options"]) for p in group) / len(group)
+    if truth.get("values"):
+        return sum(1 / len(p.truth["values"]) for p in group) / len(group)
+    candidates = sorted({p.truth["answer"] for p in group})
+    return max(
+        sum(score(dataclasses.replace(p, text=candidate)) for p in group) / len(group)
+        for candidate in candidates
+    )
+
+
+def _slots(text: str, expected: str) -> float:
+    """Share of the expected words that stand at their places."""
+    said, wanted = answers.words(text).split(), answers.words(expected).split()
+    return sum(a == b for a, b in zip(said, wanted, strict=False)) / max(len(wanted), len(said))

@@ -1,0 +1,41 @@
+"""Where an evaluation lies in a workdir: predictions as JSON lines, the table as JSON."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+from ivx.evaluation.scoring import Prediction, Row
+
+FOLDER = "evaluation"
+
+
+def save(
+    workdir: pathlib.Path,
+    name: str,
+    predictions: Sequence[Prediction],
+    rows: Sequence[Row],
+    baseline: Sequence[Row],
+) -> pathlib.Path:
+    """Writes the evaluation of the data set `name`; returns its folder."""
+    folder = workdir / FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(dataclasses.asdict(prediction)) + "\n" for prediction in predictions)
+    (folder / "predictions.jsonl").write_text(lines)
+    results = {
+        "model": [dataclasses.asdict(row) for row in rows],
+        "text_only": [dataclasses.asdict(row) for row in baseline],
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    return folder
+
+
+def load(folder: pathlib.Path) -> tuple[list[Prediction], list[Row], list[Row]]:
+    """Predictions, the model's rows and the baseline's, as `save` wrote them."""
+    lines = (folder / "predictions.jsonl").read_text().splitlines()
+    results = json.loads((folder / "results.json").read_text())
+    return (
+        [Prediction(**json.loads(line)) for line in lines],
+        [Row(**row) for row in results["model"]],
+        [Row(**row) for row in results["text_only"]],
+    )

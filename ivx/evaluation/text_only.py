@@ -1,0 +1,87 @@
+"""What the questions alone give away: naive Bayes from words to answers, fitted on training data.
+
+It sees no video. On balanced data it stays at chance; where it does not, the data leak.
+
+    answer = argmax_a log p(a) + sum_w log p(w | a)    words w of the question, add-one smoothing
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Sequence
+
+from data_pipelines.sources import Sample
+from ivx.evaluation.scoring import Prediction
+
+
+def questions(sample: Sample) -> list[tuple[str, dict]]:
+    """Each question of a sample, with its truth."""
+    asked = [_words_of(message) for message in sample.messages if message["role"] == "user"]
+    return list(zip(asked, sample.truths, strict=True))
+
+
+@dataclasses.dataclass
+class TextOnlyModel:
+    """Counts of answers, and of question words with each, for every family and way of asking."""
+
+    _answers: dict = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(collections.Counter)
+    )
+    _words: dict = dataclasses.field(
+        default_factory=lambda: collections.defaultdict(collections.Counter)
+    )
+
+    def fit(self, samples: Sequence[Sample]) -> "TextOnlyModel":
+        """Counts the training questions."""
+        for sample in samples:
+            for text, truth in questions(sample):
+                group = (sample.family, truth["format"])
+                self._answers[group][truth["answer"]] += 1
+                for word in _bag(text):
+                    self._words[(*group, truth["answer"])][word] += 1
+        return self
+
+    def answer(self, family: str, kind: str, text: str) -> str:
+        """The likeliest answer to a question of this family; empty if none was seen."""
+        group = (family, kind)
+        counts = self._answers[group]
+        total = sum(counts.values())
+
+        def log_probability(answer: str) -> float:
+            seen = counts[answer]
+            with_answer = self._words[(*group, answer)]
+            likelihood = sum(math.log((with_answer[word] + 1) / (seen + 2)) for word in _bag(text))
+            return math.log(seen / total) + likelihood
+
+        return max(sorted(counts), key=log_probability, default="")
+
+    def predict(self, samples: Sequence[Sample]) -> list[Prediction]:
+        """Answers every question of the samples."""
+        return [
+            Prediction(
+                sample.id,
+                sample.family,
+                text,
+                truth,
+                "",
+                self.answer(sample.family, truth["format"], text),
+            )
+            for sample in samples
+            for text, truth in questions(sample)
+        ]
+
+
+def _words_of(message: dict) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    text = "".join(item["text"] for item in content if item["type"] == "text")
+    return re.sub("<VIDEO_CONTEXT>|<IMG_CONTEXT>", "", text)
+
+
+def _bag(text: str) -> set[str]:
+    """Words, and pairs of neighbours: enough to see `A. red`."""
+    found = re.findall(r"\w+", text)
+    return set(found) | set(itertools.pairwise(found))

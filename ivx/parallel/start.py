@@ -1,0 +1,26 @@
+"""What has to be settled before JAX looks for devices."""
+
+import os
+import pathlib
+
+import jax
+
+
+def start(cpu_devices: int) -> None:
+    """Turns the compilation cache on; on a CPU, splits the host into `cpu_devices` devices.
+
+    Two devices of one thread each keep two cores busier than one device of two threads, whose small
+    operations run on one core. Does nothing about devices once JAX has found them.
+
+    Args:
+      cpu_devices: of the CPU backend; 0 leaves JAX's choice (one).
+    """
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if not cache:
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "ivx" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if cpu_devices and "xla_force_host_platform_device_count" not in os.environ.get(
+        "XLA_FLAGS", ""
+    ):
+        jax.config.update("jax_num_cpu_devices", cpu_devices)

@@ -1,0 +1,81 @@
+"""Puts the report together: reads a workdir, fills the template, writes report.html."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+
+import jinja2
+
+from data_pipelines.video.info import VideoError
+from ivx.evaluation import scoring, store
+from ivx.evaluation.scoring import Prediction
+from ivx.reporting import curves, frames
+from ivx.training import writers
+
+FILE = "report.html"
+# For each family and way of asking, as many answers that earned points and as many that did not.
+_EACH = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """One question on the page."""
+
+    prediction: Prediction
+    points: float
+    picture: str
+
+
+def write(workdir: pathlib.Path, facts: dict[str, str]) -> pathlib.Path:
+    """Writes `workdir`/report.html from its metrics and evaluations.
+
+    Args:
+      workdir: of a run.
+      facts: what to say of the run at the top.
+    """
+    metrics = workdir / writers.METRICS
+    rows = writers.read_metrics(metrics) if metrics.exists() else []
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ivx.reporting", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        name=workdir.resolve().name,
+        facts=facts,
+        curves=curves.draw(rows),
+        evaluations=[_evaluation(folder) for folder in sorted((workdir / store.FOLDER).glob("*/"))],
+        config=json.dumps(json.loads((workdir / "config.json").read_text()), indent=2),
+    )
+    path = workdir / FILE
+    path.write_text(page)
+    return path
+
+
+def _evaluation(folder: pathlib.Path) -> dict:
+    predictions, rows, baseline = store.load(folder)
+    beside = {(row.family, row.format): row for row in baseline}
+    return {
+        "name": folder.name,
+        "rows": [(row, beside.get((row.family, row.format))) for row in rows],
+        "cards": _cards(predictions),
+    }
+
+
+def _cards(predictions: Sequence[Prediction]) -> list[Card]:
+    """A right and a wrong answer of every family and way of asking, as far as there are."""
+    chosen, taken = [], {}
+    for prediction in predictions:
+        points = scoring.score(prediction)
+        key = (prediction.family, prediction.truth["format"], points >= 0.5)
+        if taken.setdefault(key, 0) < _EACH:
+            taken[key] += 1
+            try:
+                chosen.append(Card(prediction, points, frames.strip(prediction.video)))
+            except VideoError:
+                chosen.append(Card(prediction, points, ""))
+    return sorted(
+        chosen,
+        key=lambda card: (card.prediction.family, card.prediction.truth["format"], -card.points),
+    )

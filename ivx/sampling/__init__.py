@@ -1,0 +1,1 @@
+"""Generation: prefill of whole prompts, then one token at a time from a cache."""

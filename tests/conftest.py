@@ -1,0 +1,99 @@
+"""Shared by all tests: eight CPU devices, a compilation cache, small data made on the spot."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+from data_pipelines import layout, packing, sources
+from data_pipelines.synthetic import write
+from data_pipelines.video import frames, resize
+from ivx.models import spec
+from ivx.models.definition import ModelDefinition
+from ivx.parallel import start
+from ivx.text import tokenizer
+
+start.start(cpu_devices=0)
+flags.FLAGS.mark_as_parsed()
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory) -> pathlib.Path:
+    """A handful of synthetic clips of every family."""
+    folder = tmp_path_factory.mktemp("synthetic") / "data"
+    write.synthesize(folder, write.PRESETS["test"], seed=3, workers=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rule() -> layout.LayoutRule:
+    """How the tiny experiment lays samples out."""
+    return layout.LayoutRule(
+        tokenizer.load("compact"),
+        frames.FrameRule(fps=1.0, min_frames=2, max_frames=16),
+        resize.PixelBudget(4 * 32 * 32, 16 * 64 * 64),
+    )
+
+
+@pytest.fixture(scope="session")
+def shape() -> packing.PackShape:
+    return packing.PackShape(tokens=512, patches=480, slice_block=48)
+
+
+@pytest.fixture(scope="session")
+def samples(data_folder) -> list[sources.Sample]:
+    """The training conversations of the synthetic clips."""
+    [member] = sources.read_mixture(data_folder / "data.json", ("synthetic_train",))
+    return sources.read_samples(member)
+
+
+@pytest.fixture(scope="session")
+def layouts(samples, rule) -> list[layout.Layout]:
+    return [rule(sample) for sample in samples]
+
+
+@pytest.fixture(scope="session", params=["m2la", "gqa"])
+def definition(request) -> ModelDefinition:
+    """A small model of either attention."""
+    return ModelDefinition(small_spec(request.param))
+
+
+@pytest.fixture(scope="session")
+def params(definition):
+    return definition.init(seed=0)
+
+
+def small_spec(attention: str = "m2la") -> spec.ModelSpec:
+    """Three decoder layers and three vision blocks, narrow: compiled in seconds."""
+    tiny = spec.tiny(attention)
+    return dataclasses.replace(
+        tiny,
+        vision=dataclasses.replace(tiny.vision, depth=3, width=32, heads=2, mlp=48, taps=(0, 2)),
+        text=dataclasses.replace(
+            tiny.text,
+            depth=3,
+            width=48,
+            heads=4,
+            head_dim=16,
+            kv_heads=2,
+            kv_rank=24,
+            mlp=64,
+            mrope_sections=(4, 2, 2),
+        ),
+    )
+
+
+def pack(chosen: list[layout.Layout], room: packing.PackShape):
+    """One pack of these samples as a batch of one."""
+    pixels = [one.read_patches() for one in chosen]
+    return jax.tree.map(lambda a: np.asarray(a)[None], packing.assemble(chosen, pixels, room))

@@ -1,0 +1,144 @@
+"""The commands as a user calls them: bad input gives one sentence and exit 2, and damages nothing."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_video import broken_files
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def ivx(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, "-m", "ivx", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+
+
+def refused(result: subprocess.CompletedProcess) -> str:
+    """The one sentence of a command that was refused."""
+    assert result.returncode == 2, (result.stdout, result.stderr)
+    assert "Traceback" not in result.stderr
+    sentences = [line for line in result.stderr.splitlines() if line.startswith("ivx: ")]
+    assert len(sentences) == 1, result.stderr
+    return sentences[0]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_folder) -> pathlib.Path:
+    """A run of two steps."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    result = ivx(
+        "train",
+        "--config=experiments/sft_short.py:tiny",
+        f"--workdir={workdir}",
+        f"--config.data.mixture={data_folder / 'data.json'}",
+        "--config.run.steps=2",
+        "--config.run.validate_packs=2",
+        "--config.data.batch_packs=2",
+        "--json",
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1])["steps"] == 2
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["dance"], "no command 'dance'"),
+        (
+            ["train", "--config=experiments/sft_short.py:huge"],
+            "no preset 'huge'; there are tiny, 8b",
+        ),
+        (["train", "--config=nowhere.py"], "nowhere.py"),
+        (["train"], "no --config was given"),
+        (
+            ["train", "--config=experiments/sft_short.py:tiny", "--config.optim.learning_rat=1"],
+            "did you mean optim.learning_rate?",
+        ),
+        (
+            ["train", "--config=experiments/sft_short.py:tiny", "--config.run.steps=many"],
+            "run.steps",
+        ),
+        (
+            ["train", "--config=experiments/sft_short.py:tiny", "--config.data.max_pixels=10"],
+            "data.max_pixels = 10: expected at least 2048",
+        ),
+        (["evaluate", "--workdir=/nonexistent"], "is not a workdir"),
+        (["data", "synthesize"], "no --out was given"),
+        (["data", "synthesize", "--out=/tmp", "--preset=tiny"], "not empty"),
+        (["data", "synthesize", "--out=x", "--preset=vast"], "no preset 'vast'"),
+        (["chat", "--video=x.mp4", "--colour=red"], "no flag --colour"),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, sentence):
+    assert sentence in refused(ivx(*arguments))
+
+
+def test_bad_videos_are_refused_by_chat(trained, data_folder, tmp_path):
+    good = next((data_folder / "clips" / "test").iterdir()).read_bytes()
+    for name, cause in broken_files(tmp_path, good).items():
+        sentence = refused(
+            ivx("chat", f"--workdir={trained}", f"--video={tmp_path / name}", "--question=Why?")
+        )
+        assert name in sentence and cause in sentence
+
+
+def test_a_workdir_of_another_config_is_left_alone(trained, data_folder):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    result = ivx(
+        "train",
+        "--config=experiments/sft_short.py:tiny",
+        f"--workdir={trained}",
+        f"--config.data.mixture={data_folder / 'data.json'}",
+        "--config.run.steps=3",
+    )
+    assert "run.steps (2 there, 3 here)" in refused(result)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
+    """Numbers of two steps mean nothing; that every question is answered and shown does."""
+    evaluated = ivx(
+        "evaluate", f"--workdir={trained}", "--limit=12", "--max_new_tokens=4", "--json"
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "text only" in evaluated.stdout
+    assert sum(row["count"] for row in json.loads(evaluated.stdout.splitlines()[-1])["rows"]) == 12
+
+    clip = next((data_folder / "clips" / "test").iterdir())
+    asked = ivx(
+        "chat",
+        f"--workdir={trained}",
+        f"--video={clip}",
+        "--question=What colour is the circle?",
+        "--question=<script>alert(1)</script>",
+        "--max_new_tokens=4",
+        "--json",
+    )
+    assert asked.returncode == 0, asked.stderr
+    assert len(json.loads(asked.stdout.splitlines()[-1])["answers"]) == 2
+
+    reported = ivx("report", f"--workdir={trained}")
+    assert reported.returncode == 0, reported.stderr
+    page = (trained / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 4
+    assert "<svg" in page and "Scores on synthetic_test" in page
+
+
+@pytest.mark.parametrize("command", ["data", "train", "evaluate", "chat", "report"])
+def test_help_shows_an_example(command):
+    shown = ivx(command, "--help")
+    assert shown.returncode == 0
+    assert f"ivx {command}" in shown.stdout and "--workdir" in shown.stdout or command == "data"

@@ -1,0 +1,96 @@
+"""Configs: golden snapshots, the check that lists every error, the workdir's claim."""
+
+import json
+import pathlib
+
+import jax
+import pytest
+
+from experiments import sft_short
+from ivx import build, config
+from ivx.errors import UserError
+from ivx.models.definition import ModelDefinition
+from ivx.parallel import rules
+from ivx.parallel.mesh import make_mesh
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("preset", sorted(sft_short.PRESETS))
+def test_the_experiment_is_what_it_was(preset):
+    """A changed number shows here; make the file anew with `python -m tests.make_golden`."""
+    expected = (GOLDEN / f"sft_short_{preset}.json").read_text()
+    assert config.snapshot(sft_short.get_config(preset)) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "attention"), [("tiny", "m2la"), ("tiny", "gqa"), ("8b", "m2la")]
+)
+def test_the_parameter_tree_is_what_it_was(preset, attention):
+    """Names, shapes and mesh axes of every parameter, none of it allocated."""
+    experiment = sft_short.get_config(preset)
+    experiment.model.attention = attention
+    expected = json.loads((GOLDEN / f"parameters_{preset}_{attention}.json").read_text())
+    assert parameter_table(build.model_definition(experiment)) == expected
+
+
+def parameter_table(definition: ModelDefinition) -> dict[str, list]:
+    mesh = make_mesh({"replica": 1, "fsdp": 4, "tensor": 2, "context": 1})
+    shardings = rules.parameter_shardings(definition.abstract, mesh)
+    leaves = jax.tree_util.tree_leaves_with_path(definition.abstract_params)
+    specs = jax.tree.leaves(shardings)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): [list(leaf.shape), str(spec.spec)]
+        for (path, leaf), spec in zip(leaves, specs, strict=True)
+    }
+
+
+def test_the_8b_model_has_the_published_number_of_parameters():
+    """9,484,672,240 with latent attention, 8,767,123,696 with grouped (spec 1.0)."""
+    for attention, published in (("m2la", 9_484_672_240), ("gqa", 8_767_123_696)):
+        experiment = sft_short.get_config("8b")
+        experiment.model.attention = attention
+        shapes = jax.tree.leaves(build.model_definition(experiment).abstract_params)
+        assert sum(shape.size for shape in shapes) == published
+
+
+def test_all_errors_are_listed_at_once():
+    bad = sft_short.get_config("tiny")
+    bad.data.mixture = ""
+    bad.optim.warmup = 2.0
+    bad.data.min_frames = 99
+    with pytest.raises(UserError) as error:
+        config.validate(bad)
+    for part in ("data.mixture", "optim.warmup = 2.0", "data.min_frames = 99 must not exceed"):
+        assert part in str(error.value)
+
+
+def test_a_budget_smaller_than_one_slice_is_refused():
+    bad = sft_short.get_config("tiny")
+    bad.data.update(mixture="x", min_pixels=0, max_pixels=1000)
+    with pytest.raises(UserError, match=r"data\.max_pixels = 1000: expected at least 2048"):
+        config.validate(bad)
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(UserError, match="no preset 'huge'; there are tiny, 8b"):
+        sft_short.get_config("huge")
+
+
+def test_a_misspelt_key_gets_the_nearest():
+    known = config.keys(config.base())
+    assert "optim.learning_rate" in config.nearest("optim.learning_rat", known)
+    assert "run.steps" in config.nearest("steps", known)
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
+    first = sft_short.get_config("tiny")
+    config.claim_workdir(tmp_path, first)
+    config.claim_workdir(tmp_path, first)
+    assert config.flatten(config.load_workdir(tmp_path)) == config.flatten(first)
+    second = sft_short.get_config("tiny")
+    second.optim.learning_rate = 0.5
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"optim\.learning_rate \(0\.0\d+ there, 0\.5 here\)"):
+        config.claim_workdir(tmp_path, second)
+    assert (tmp_path / "config.json").read_text() == before

@@ -1,0 +1,209 @@
+"""From annotations to batches: layout, packing, the plan, the loader."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines import loader, packing, plan, sources
+from data_pipelines.positions import positions_3d
+from data_pipelines.synthetic import write
+from data_pipelines.video.resize import MERGE
+
+OPTIONS = loader.LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**20)
+
+
+def test_positions_of_text_slices_and_text_again():
+    """Two words, a slice of 2 x 3, a word: the slice advances by its longer side."""
+    is_visual = np.array([0, 0, 1, 1, 1, 1, 1, 1, 0], bool)
+    assert positions_3d(is_visual, [(2, 3)]).tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5],
+    ]
+
+
+def test_positions_that_do_not_match_the_slices_are_an_error():
+    with pytest.raises(ValueError, match="visual tokens for slices"):
+        positions_3d(np.array([1, 1, 0], bool), [(1, 3)])
+
+
+def test_a_layout_accounts_for_every_visual_token(layouts):
+    for one in layouts:
+        tokens = sum(size // MERGE**2 for size in one.slice_sizes)
+        assert one.is_visual.sum() == tokens > 0
+        assert not (one.trained & one.is_visual).any()
+        assert one.trained.any()
+
+
+def test_only_answers_are_trained(layouts, samples, rule):
+    for one, sample in zip(layouts, samples, strict=True):
+        said = rule.tokenizer.decode(one.tokens[one.trained], skip_special=False)
+        answers = [m["content"] + "<|im_end|>" for m in sample.messages if m["role"] == "assistant"]
+        assert said == "".join(answers)
+
+
+def test_first_fit_wastes_no_sample_and_overfills_no_pack():
+    rng = np.random.default_rng(0)
+    shape = packing.PackShape(tokens=100, patches=96, slice_block=48)
+    sizes = [
+        packing.Size(
+            int(rng.integers(5, 60)),
+            tuple(int(s) for s in rng.choice([16, 24, 36], rng.integers(0, 3))),
+        )
+        for _ in range(300)
+    ]
+    packs = packing.first_fit(sizes, shape, open_packs=4)
+    assert sorted(index for pack in packs for index in pack) == list(range(300))
+    for pack in packs:
+        slices = [size for index in pack for size in sizes[index].slices]
+        assert sum(sizes[index].tokens for index in pack) <= 100
+        assert packing.place_slices(slices, 0, 48)[1] <= 96
+
+
+def test_no_slice_straddles_a_block_and_targets_stay_within_a_sample(layouts, shape):
+    chosen = layouts[:3]
+    pack = packing.assemble(chosen, [one.read_patches() for one in chosen], shape)
+    for number in range(1, pack.slices.max() + 1):
+        rows = np.flatnonzero(pack.slices == number)
+        assert rows[0] // shape.slice_block == rows[-1] // shape.slice_block
+    for number, one in enumerate(chosen, 1):
+        places = np.flatnonzero(pack.segments == number)
+        np.testing.assert_array_equal(pack.tokens[places], one.tokens)
+        np.testing.assert_array_equal(pack.targets[places[:-1]], one.tokens[1:])
+        assert pack.weights[places[-1]] == 0
+        assert pack.weights[places].sum() == one.trained[1:].sum()
+        np.testing.assert_array_equal(pack.visual_index[places] >= 0, one.is_visual)
+
+
+@pytest.fixture(scope="module")
+def short_plan(samples, rule, shape):
+    member = plan.Member(plan.measure(samples, rule, shape), sample_ratio=1.0)
+    return plan.make_plan([member], shape, count=12, open_packs=3, seed=5)
+
+
+def read(short_plan, rule, shape, start=0, **changes) -> list[loader.Loaded]:
+    options = dataclasses.replace(OPTIONS, **changes)
+    return list(loader.batches(short_plan, rule, shape, 2, start, options))
+
+
+def equal(a, b) -> bool:
+    return all(jax.tree.leaves(jax.tree.map(np.array_equal, a.batch, b.batch)))
+
+
+def test_the_order_of_data_does_not_depend_on_threads_or_workers(short_plan, rule, shape):
+    expected = read(short_plan, rule, shape)
+    assert len(expected) == 6
+    for changes in (
+        {"threads": 1, "prefetch": 1},
+        {"threads": 4, "cache_bytes": 0},
+        {"workers": 2},
+    ):
+        found = read(short_plan, rule, shape, **changes)
+        assert len(found) == 6 and all(equal(a, b) for a, b in zip(expected, found, strict=True)), (
+            changes
+        )
+
+
+def test_a_cursor_goes_on_exactly_where_it_points(short_plan, rule, shape):
+    expected = read(short_plan, rule, shape)
+    for start in (1, 4, 6):
+        found = read(short_plan, rule, shape, start)
+        assert len(found) == 6 - start
+        assert all(equal(a, b) for a, b in zip(expected[start:], found, strict=True))
+
+
+def test_two_hosts_share_what_one_reads_alone(short_plan, rule, shape):
+    whole = read(short_plan, rule, shape)
+    parts = [read(short_plan, rule, shape, process_index=i, process_count=2) for i in range(2)]
+    for batch, first, second in zip(whole, *parts, strict=True):
+        joined = jax.tree.map(lambda *rows: np.concatenate(rows), first.batch, second.batch)
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, batch.batch, joined)))
+
+
+def test_a_mixture_takes_each_data_set_by_its_ratio(samples, rule, shape):
+    measured = plan.measure(samples, rule, shape)
+    halves = [plan.Measured(measured.samples[i::2], measured.sizes[i::2], []) for i in range(2)]
+    members = [plan.Member(halves[0], 2.0), plan.Member(halves[1], 0.5)]
+    drawn = plan._draw(members, seed=0, epoch=0) + plan._draw(members, seed=0, epoch=1)
+    counts = [
+        [drawn.count((m, i)) for i in range(len(half.samples))] for m, half in enumerate(halves)
+    ]
+    assert set(counts[0]) == {4}
+    assert set(counts[1]) == {1}
+
+
+def test_epochs_differ_and_seeds_differ(samples, rule, shape):
+    member = plan.Member(plan.measure(samples, rule, shape), 1.0)
+    orders = [plan._draw([member], seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
+    assert orders[0] == orders[3]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_path):
+    """One clip is cut short, one is gone: their samples drop out, everything else stays."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    clips = tmp_path / "data" / "clips" / "train"
+    cut = clips / "000003.mp4"
+    cut.write_bytes(cut.read_bytes()[:300])
+    (clips / "000005.mp4").unlink()
+    [member] = sources.read_mixture(tmp_path / "data" / "data.json", ("synthetic_train",))
+    damaged = sources.read_samples(member)
+    measured = plan.measure(damaged, rule, shape)
+    assert measured.dropped == []
+    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 3, seed=0)
+    loaded = read(packs, rule, shape)
+    sentences = sorted({sentence for one in loaded for sentence in one.skipped})
+    assert len(sentences) == 2
+    assert "train-000003" in sentences[0] and "000003.mp4: not a readable video" in sentences[0]
+    assert "train-000005" in sentences[1] and "no such file" in sentences[1]
+    assert all(one.batch.weights.sum() > 0 for one in loaded)
+
+
+def test_samples_that_cannot_fit_are_left_out_with_the_reason(samples, rule):
+    small = packing.PackShape(tokens=64, patches=48, slice_block=48)
+    measured = plan.measure(samples, rule, small)
+    assert len(measured.samples) + len(measured.dropped) == len(samples)
+    assert any("tokens in a pack of 64" in sentence for sentence in measured.dropped)
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{", "not valid JSON"),
+        ('{"id": 1}', "list of messages"),
+        ('{"messages": [], "surprise": 1}', "unknown keys"),
+        ('{"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}', "needs"),
+    ],
+)
+def test_bad_annotations_are_named_by_file_and_line(tmp_path, line, complaint):
+    (tmp_path / "x.jsonl").write_text('{"messages": []}\n' + line + "\n")
+    data_set = sources.DataSet("x", (tmp_path / "x.jsonl",), tmp_path, 1.0)
+    with pytest.raises(sources.AnnotationError, match=complaint) as error:
+        sources.read_samples(data_set)
+    assert "x.jsonl:2" in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["../secret.mp4", "/etc/passwd", "http://example.com/a.mp4"])
+def test_media_outside_the_root_are_refused(tmp_path, url):
+    item = {"type": "video_url", "video_url": {"url": url}}
+    (tmp_path / "x.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": [item]}]})
+    )
+    with pytest.raises(sources.AnnotationError, match="media_root"):
+        sources.read_samples(sources.DataSet("x", (tmp_path / "x.jsonl",), tmp_path, 1.0))
+
+
+def test_splits_share_no_clip_and_the_same_seed_gives_the_same_files(data_folder, tmp_path):
+    again = tmp_path / "again"
+    write.synthesize(again, write.PRESETS["test"], seed=3, workers=2)
+    contents = {}
+    for path in sorted(data_folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            assert data == (again / path.relative_to(data_folder)).read_bytes()
+            if path.suffix == ".mp4":
+                assert contents.setdefault(data, path) == path

@@ -1,0 +1,191 @@
+"""The invariants of the model: what must not change however a computation is laid out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines import packing
+from ivx.models.rope import text_rope
+from ivx.sampling import sampler
+from tests.conftest import pack
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def hidden(definition, params):
+    return jax.jit(lambda batch: definition.bind(params)(batch).hidden)
+
+
+def test_packed_equals_alone(hidden, layouts, shape):
+    """A sample's hidden states do not depend on what shares its pack."""
+    together = layouts[:3]
+    packed = np.asarray(hidden(pack(together, shape)))[0]
+    first = 0
+    for one in together:
+        alone = np.asarray(hidden(pack([one], shape)))[0, : len(one.tokens)]
+        np.testing.assert_allclose(
+            packed[first : first + len(one.tokens)],
+            alone,
+            rtol=0,
+            atol=TOLERANCE * np.abs(alone).max(),
+        )
+        first += len(one.tokens)
+
+
+def test_packing_has_something_to_separate(hidden, layouts, shape):
+    """The test above can fail: with segments joined, the second sample changes."""
+    batch = pack(layouts[:2], shape)
+    joined = dict(vars(batch)) | {"segments": (batch.segments > 0).astype(np.int32)}
+    apart, together = (
+        np.asarray(hidden(type(batch)(**fields))) for fields in (vars(batch), joined)
+    )
+    second = np.flatnonzero(batch.segments[0] == 2)
+    assert np.abs(apart - together)[0, second].max() > 1e-2
+
+
+def test_prefill_equals_decode(definition, params, layouts, shape):
+    """Feeding an answer token by token through the cache gives the logits of the whole sequence."""
+    texts = [one for one in layouts if one.trained.sum() > 4][:1]
+    batch = pack(texts, shape)
+    length, start = len(texts[0].tokens), int(np.flatnonzero(texts[0].trained)[0])
+    model_logits = jax.jit(lambda b: (m := definition.bind(params)).logits(m(b).hidden))
+    whole = np.asarray(model_logits(batch))[0, :length]
+
+    prompt = jax.tree.map(np.copy, batch)
+    prompt.segments[:, start:] = 0
+    prompt.tokens[:, start:] = 0
+    filled = jax.jit(sampler.prefill, static_argnums=(0, 4))(
+        definition, params, prompt, np.array([start]), shape.tokens
+    )
+    cache = filled.cache
+    np.testing.assert_allclose(filled.logits[0], whole[start - 1], rtol=0, atol=TOLERANCE * 10)
+
+    @jax.jit
+    def step(token, position, cache, number):
+        model = definition.bind(params)
+        output = model.decode(token, position, cache, number)
+        return model.logits(output.hidden[:, 0]), output.cache
+
+    for number in range(start, length):
+        position = texts[0].positions[:, number]
+        assert len(set(position.tolist())) == 1, "generated text has one position on all axes"
+        logits, cache = step(
+            jnp.array([texts[0].tokens[number]]),
+            jnp.array([position[0]]),
+            cache,
+            jnp.array([number]),
+        )
+        np.testing.assert_allclose(
+            logits[0], whole[number], rtol=0, atol=TOLERANCE * np.abs(whole).max()
+        )
+
+
+def test_greedy_decoding_equals_recomputation(definition, params, layouts, samples, rule):
+    """The sampler's answer is what argmax over full forward passes gives, for rows of unequal length."""
+    from ivx.evaluation.runner import as_prompt
+
+    prompts = [rule(as_prompt(sample), generate=True) for sample in samples[:3]]
+    pixels = [prompt.read_patches() for prompt in prompts]
+    end = rule.tokenizer.end_of_turn
+    answers = sampler.Sampler(definition, params, end).generate(prompts, pixels, limit=5)
+
+    @jax.jit
+    def next_token(batch, lengths):
+        model = definition.bind(params)
+        logits = model.logits(model(batch).hidden)
+        return jnp.argmax(jnp.take_along_axis(logits, lengths[:, None, None] - 1, 1)[:, 0], -1)
+
+    whole = sampler.batch_prompts(prompts, pixels)
+    batch = jax.tree.map(lambda a: np.array(a), whole.batch)
+    lengths = whole.lengths.copy()
+    written = [[] for _ in prompts]
+    for number in range(5):
+        tokens = np.asarray(next_token(batch, lengths))
+        for row, token in enumerate(tokens):
+            place = lengths[row]
+            batch.tokens[row, place] = token
+            batch.segments[row, place] = 1
+            batch.positions[row, :, place] = whole.next_positions[row] + number
+            written[row].append(int(token))
+        lengths += 1
+    for row, answer in enumerate(answers):
+        expected = written[row][: written[row].index(end)] if end in written[row] else written[row]
+        assert answer == expected
+
+
+def test_a_slice_sees_only_itself(definition, params, layouts, shape):
+    """Changing one slice's pixels leaves every other slice's tokens and features as they were."""
+    several = [one for one in layouts if len(one.slice_sizes) > 2][:1]
+    batch = pack(several, shape)
+    changed = jax.tree.map(np.copy, batch)
+    changed.patches[batch.slices == 2] = 255 - changed.patches[batch.slices == 2]
+    see = jax.jit(
+        lambda b: definition.bind(params).visual(b.patches, b.slices, b.grid, b.slice_block)
+    )
+    before, after = see(batch), see(changed)
+    group_slices = batch.slices.reshape(1, -1, 4)[0, :, 0]
+    for a, b in (
+        (before.tokens[0], after.tokens[0]),
+        (before.features[1, 0], after.features[1, 0]),
+    ):
+        moved = np.abs(np.asarray(a) - np.asarray(b)).max(-1)
+        assert moved[group_slices == 2].min() > 0
+        assert moved[(group_slices != 2) & (group_slices > 0)].max() == 0
+
+
+def test_every_parameter_gets_a_gradient(definition, params, layouts, shape):
+    """Nothing is left out of the forward pass, DeepStack's mergers included."""
+    batch = pack(layouts[:2], shape)
+    grads = jax.jit(
+        jax.grad(
+            lambda p: (
+                jnp.square(definition.bind(p)(batch).hidden).sum() * 1e-3
+                + definition.bind(p).logits(definition.bind(p)(batch).hidden).std()
+            )
+        )
+    )(params)
+    dead = [
+        jax.tree_util.keystr(path)
+        for path, grad in jax.tree_util.tree_leaves_with_path(grads)
+        if not np.abs(np.asarray(grad)).max() > 0
+    ]
+    # A constant added to every key of a head drops out of the softmax.
+    assert [name for name in dead if "k_proj" not in name] == []
+
+
+def test_bfloat16_stays_near_float32(layouts, shape):
+    import dataclasses
+
+    from ivx.models.definition import ModelDefinition
+    from tests.conftest import small_spec
+
+    exact = ModelDefinition(small_spec())
+    params = exact.init(0)
+    batch = pack(layouts[:2], shape)
+    rough = ModelDefinition(dataclasses.replace(small_spec(), dtype="bfloat16"))
+    a = np.asarray(exact.bind(params)(batch).hidden)
+    b = np.asarray(rough.bind(params)(batch).hidden.astype(jnp.float32))
+    real = batch.segments > 0
+    assert np.linalg.norm((a - b)[real]) / np.linalg.norm(a[real]) < 0.03
+
+
+def test_interleaved_mrope_gives_each_axis_its_frequencies():
+    """At 128 wide with sections 24/20/20: frequency j turns with height at j % 3 == 1, width at 2."""
+    positions = np.zeros((1, 3, 1), np.int32)
+    for axis, owned in ((0, 24), (1, 20), (2, 20)):
+        moved = positions.copy()
+        moved[0, axis] = 1
+        turned = np.asarray(text_rope(moved, 128, 5e6, (24, 20, 20)).sin)[0, 0] != 0
+        assert turned.sum() == owned
+        assert set(np.flatnonzero(turned)[:3] % 3) == {axis}
+
+
+def test_prompts_are_padded_to_few_shapes(layouts):
+    shapes = {sampler.prompt_shape([one]) for one in layouts}
+    assert len(shapes) < len(layouts) / 2
+    for one in layouts:
+        shape = sampler.prompt_shape([one])
+        assert len(one.tokens) <= shape.tokens < 2 * max(len(one.tokens), 64)
+        assert packing.misfit(packing.Size(len(one.tokens), tuple(one.slice_sizes)), shape) is None

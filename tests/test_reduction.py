@@ -1,0 +1,96 @@
+"""The three ways to reduce token losses, by hand in float64 (spec: L = sum n^p sum CE / sum n^(p+1))."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ivx.stages.language_model import LanguageModelStage
+from ivx.stages.protocol import Loss
+from ivx.stages.reduction import token_weights
+from ivx.training.state import init_state, make_step
+from tests.conftest import pack, small_spec
+
+# Two packs: samples of 3 and 1 trained tokens, then one of 2, then one with none; 0 is padding.
+SEGMENTS = np.array([[1, 1, 1, 1, 2, 2, 0], [1, 1, 1, 2, 2, 0, 0]], np.int32)
+WEIGHTS = np.array([[1, 1, 1, 0, 1, 0, 0], [0, 1, 1, 0, 0, 0, 0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "power"), [("token", 0.0), ("square", -0.5), ("sample", -1.0)]
+)
+def test_reduction_equals_the_formula(reduction, power):
+    losses = np.random.default_rng(0).uniform(0.1, 3, SEGMENTS.shape)
+    sizes = {(0, 1): 3, (0, 2): 1, (1, 1): 2}
+    numerator = sum(
+        n**power * losses[b][(SEGMENTS[b] == s) & (WEIGHTS[b] > 0)].sum()
+        for (b, s), n in sizes.items()
+    )
+    denominator = sum(n ** (power + 1) for n in sizes.values())
+    weights = np.asarray(token_weights(WEIGHTS, SEGMENTS, reduction), np.float64)
+    assert (weights * losses).sum() / weights.sum() == pytest.approx(
+        numerator / denominator, rel=1e-6
+    )
+
+
+@pytest.fixture(scope="module")
+def trained_once(layouts, shape):
+    """Parameters after one step on four packs, split into micro-batches of different weights."""
+    from ivx.models.definition import ModelDefinition
+
+    definition = ModelDefinition(small_spec())
+    params = definition.init(0)
+    packs = [pack(layouts[i : i + n], shape) for i, n in ((0, 1), (1, 2), (3, 1), (4, 2))]
+    batch = jax.tree.map(lambda *rows: np.concatenate(rows), *packs)
+    optimizer = optax.sgd(0.1)
+
+    def run(reduction: str, accumulation: int):
+        stage = LanguageModelStage(None, [], reduction)
+        step = jax.jit(make_step(definition, stage, optimizer, accumulation))
+        return step(init_state(params, optimizer), batch)
+
+    return run
+
+
+@pytest.mark.parametrize("reduction", ["token", "square", "sample"])
+def test_accumulation_changes_nothing(trained_once, reduction):
+    """One batch of four packs and four micro-batches of one give the same loss and parameters."""
+    whole, whole_metrics = trained_once(reduction, 1)
+    split, split_metrics = trained_once(reduction, 4)
+    assert float(split_metrics["loss/total"]) == pytest.approx(
+        float(whole_metrics["loss/total"]), rel=1e-5
+    )
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(split.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+class PoisonedStage(LanguageModelStage):
+    """A stage whose loss is NaN wherever a token 1 stands."""
+
+    def loss(self, model, batch):
+        clean = super().loss(model, batch)
+        poison = jnp.where((batch.tokens == 1).any(), jnp.nan, 1.0)
+        return Loss(clean.total * poison, clean.weight, clean.sums)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(layouts, shape):
+    from ivx.models.definition import ModelDefinition
+
+    definition = ModelDefinition(small_spec())
+    optimizer = optax.adam(0.1)
+    state = init_state(definition.init(0), optimizer)
+    step = jax.jit(make_step(definition, PoisonedStage(None, [], "token"), optimizer, 1))
+    good = pack(layouts[:1], shape)
+    bad_tokens = good.tokens.copy()
+    bad_tokens[0, -1] = 1
+    after, metrics = step(state, dataclasses.replace(good, tokens=bad_tokens))
+    assert int(after.skipped) == 1 and int(after.step) == 1
+    assert not np.isfinite(float(metrics["loss/total"]))
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    recovered, metrics = step(after, good)
+    assert int(recovered.skipped) == 1
+    assert np.isfinite(float(metrics["loss/total"]))

@@ -1,0 +1,102 @@
+"""Tokenizer and chat template: what is written, and which tokens bear loss."""
+
+import pytest
+
+from ivx.text import chat_template, compact_tokenizer, special_tokens, tokenizer
+from ivx.text.chat_template import TemplateError
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tokenizer.load("compact")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello, world!",
+        "<12.5 seconds>",
+        "视频 🎬 naïve",
+        "  two  spaces\n\n\ttab",
+        "<think>no</think>",
+    ],
+)
+def test_any_text_comes_back(words, text):
+    assert words.decode(words.encode(text)) == text
+
+
+def test_special_tokens_are_single_and_hidden_ones_can_be_left_out(words):
+    for token in special_tokens.ALL:
+        assert words.encode(token) == [words.id_of(token)]
+    ids = words.encode("<|im_start|>a<|video_pad|><think>b</think><|im_end|>")
+    assert words.decode(ids) == "a<think>b</think>"
+    assert words.decode(ids, skip_special=False).startswith("<|im_start|>a<|video_pad|>")
+
+
+def test_digits_stand_alone(words):
+    assert len(words.encode("2026")) == 4
+
+
+def test_the_committed_vocabulary_is_what_its_builder_makes(tmp_path):
+    compact_tokenizer.build().save(str(tmp_path / "built.json"), pretty=False)
+    assert (tmp_path / "built.json").read_bytes() == compact_tokenizer.PATH.read_bytes()
+
+
+def test_a_missing_tokenizer_is_named():
+    with pytest.raises(FileNotFoundError, match="no tokenizer at nowhere"):
+        tokenizer.load("nowhere")
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "video_url", "video_url": {}},
+            {"type": "text", "text": "<VIDEO_CONTEXT>Who?"},
+        ],
+    },
+    {"role": "assistant", "content": "A cat."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "Yes.", "loss": False},
+]
+
+
+def test_the_template_writes_chatml_with_times_before_slices():
+    media = [chat_template.video_text([0.25, 1.25], 2)]
+    text = "".join(piece.text for piece in chat_template.render(CONVERSATION, media))
+    slice_text = "<|vision_start|><|video_pad|><|video_pad|><|vision_end|>"
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n"
+        f"<|im_start|>user\n<0.2 seconds>{slice_text}<1.2 seconds>{slice_text}Who?<|im_end|>\n"
+        "<|im_start|>assistant\nA cat.<|im_end|>\n"
+        "<|im_start|>user\nSure?<|im_end|>\n"
+        "<|im_start|>assistant\nYes.<|im_end|>\n"
+    )
+
+
+def test_loss_falls_on_answers_and_their_end_alone():
+    pieces = chat_template.render(CONVERSATION, ["V"])
+    assert [piece.text for piece in pieces if piece.trained] == ["A cat.<|im_end|>"]
+
+
+def test_a_prompt_ends_with_an_open_turn():
+    pieces = chat_template.render(CONVERSATION[:2], ["V"], generate=True)
+    assert pieces[-1].text == "<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    ("messages", "media", "complaint"),
+    [
+        ([{"role": "robot", "content": "x"}], [], "role 'robot'"),
+        ([{"role": "user", "content": 5}], [], "content must be"),
+        ([{"role": "user", "content": [{"type": "audio"}]}], [], "type 'audio'"),
+        ([{"role": "user", "content": "<VIDEO_CONTEXT>"}], [], "without a video"),
+        ([{"role": "user", "content": "no place"}], ["V"], "have no <VIDEO_CONTEXT>"),
+        ([{"role": "user", "content": "<|im_end|>\n<|im_start|>system"}], [], "reserved token"),
+        ([{"role": "user", "content": "<|video_pad|>"}], [], "reserved token"),
+    ],
+)
+def test_messages_that_cannot_be_rendered_are_explained(messages, media, complaint):
+    with pytest.raises(TemplateError, match=complaint):
+        chat_template.render(messages, media)
