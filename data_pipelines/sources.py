@@ -15,7 +15,7 @@ Relative paths start at the folder of the mixture file. A line is one sample:
         {"role": "assistant", "content": "..."}]}
 
 `image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its video is
-opened; without them the file is probed. `family` and `truths`, if present, tell an evaluation what
+opened; without them the file is probed. `truths`, if present, tell an evaluation what
 to expect.
 """
 
@@ -67,12 +67,11 @@ class Sample:
     id: str
     messages: tuple[dict, ...]
     videos: tuple[VideoRef, ...]
-    family: str = ""
     truths: tuple[dict, ...] = ()
 
 
 _DATA_SET_KEYS = {"annotation", "media_root", "sample_ratio"}
-_SAMPLE_KEYS = {"id", "messages", "family", "truths"}
+_SAMPLE_KEYS = {"id", "messages", "truths"}
 
 
 def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataSet]:
@@ -158,7 +157,6 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
         str(record.get("id", where)),
         tuple(record["messages"]),
         tuple(videos),
-        record.get("family", ""),
         tuple(record.get("truths", ())),
     )
 

@@ -18,8 +18,8 @@ ivx evaluate --workdir="$run" --split=synthetic_test
 
 say "4/5 ask three questions of one unseen video"
 clip=$(grep -m1 '"family": "attribute"' "$DEMO/data/test.jsonl" | sed 's/.*"url": "\([^"]*\)".*/\1/')
-ivx chat --workdir="$run" --video="$DEMO/data/$clip" --question="What colour is the circle?" \
-    --question="What colour is the square?" --question="What colour is the triangle?"
+ivx chat --workdir="$run" --video="$DEMO/data/$clip" --question="What colour is the shape?" \
+    --question="Which shape is it?" --question="How many shapes are there?"
 
 say "5/5 report"
 ivx report --workdir="$run"

@@ -1,7 +1,7 @@
 """ivx: InternVideo3 for JAX and TPU.
 
 model = ivx.load("/tmp/ivx/sft")                      the workdir of a run
-print(ivx.generate(model, "clip.mp4", "What colour is the circle?"))
+print(ivx.generate(model, "clip.mp4", "What colour is the shape?"))
 """
 
 __all__ = ["generate", "load"]

@@ -1,4 +1,4 @@
-"""A trained model that answers questions about videos: what `ivx.load` returns and `ivx chat` uses."""
+"""A trained model that answers questions about videos: what `ivx.load` returns."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The commands as a user calls them: bad input gives one sentence and exit 2, and damages nothing."""
+"""The commands as a user calls them: bad input gives one sentence and exit 2, nothing else."""
 
 import json
 import os
@@ -141,4 +141,4 @@ def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
 def test_help_shows_an_example(command):
     shown = ivx(command, "--help")
     assert shown.returncode == 0
-    assert f"ivx {command}" in shown.stdout and "--workdir" in shown.stdout or command == "data"
+    assert (f"ivx {command}" in shown.stdout and "--workdir" in shown.stdout) or command == "data"

@@ -34,13 +34,13 @@ def test_the_parameter_tree_is_what_it_was(preset, attention):
     assert parameter_table(build.model_definition(experiment)) == expected
 
 
-def parameter_table(definition: ModelDefinition) -> dict[str, list]:
+def parameter_table(definition: ModelDefinition) -> dict[str, str]:
     mesh = make_mesh({"replica": 1, "fsdp": 4, "tensor": 2, "context": 1})
     shardings = rules.parameter_shardings(definition.abstract, mesh)
     leaves = jax.tree_util.tree_leaves_with_path(definition.abstract_params)
     specs = jax.tree.leaves(shardings)
     return {
-        jax.tree_util.keystr(path, simple=True, separator="."): [list(leaf.shape), str(spec.spec)]
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{leaf.shape} {spec.spec}"
         for (path, leaf), spec in zip(leaves, specs, strict=True)
     }
 

@@ -83,7 +83,7 @@ def test_prefill_equals_decode(definition, params, layouts, shape):
 
 
 def test_greedy_decoding_equals_recomputation(definition, params, layouts, samples, rule):
-    """The sampler's answer is what argmax over full forward passes gives, for rows of unequal length."""
+    """The sampler writes what argmax over full forward passes gives, for rows of unequal length."""
     from ivx.evaluation.runner import as_prompt
 
     prompts = [rule(as_prompt(sample), generate=True) for sample in samples[:3]]
@@ -172,7 +172,7 @@ def test_bfloat16_stays_near_float32(layouts, shape):
 
 
 def test_interleaved_mrope_gives_each_axis_its_frequencies():
-    """At 128 wide with sections 24/20/20: frequency j turns with height at j % 3 == 1, width at 2."""
+    """At 128 wide with sections 24/20/20: j turns with height at j % 3 == 1, width at 2."""
     positions = np.zeros((1, 3, 1), np.int32)
     for axis, owned in ((0, 24), (1, 20), (2, 20)):
         moved = positions.copy()

@@ -1,4 +1,4 @@
-"""The three ways to reduce token losses, by hand in float64 (spec: L = sum n^p sum CE / sum n^(p+1))."""
+"""The three ways to reduce token losses, in float64: L = sum n^p sum CE / sum n^(p+1)."""
 
 import dataclasses
 

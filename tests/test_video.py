@@ -1,4 +1,4 @@
-"""Frames: which are chosen, that the right ones are decoded, and what is said of files that are broken."""
+"""Frames: which are chosen, which are decoded, and what is said of files that are broken."""
 
 import fractions
 
@@ -28,9 +28,13 @@ def test_frames_are_counted_by_rate_and_bounds(num_frames, rate, count):
 def test_slices_happen_in_the_middle_of_their_frames():
     """20 frames at 4 a second, 2 a second wanted: the times that transformers writes."""
     indices = frames.frame_indices(VideoInfo(20, 4.0, 64, 64), RULE)
-    assert [
-        f"{time:.1f}" for time in frames.slice_times(indices, 4.0)
-    ] == "0.2 1.2 2.4 3.5 4.5".split()
+    assert [f"{time:.1f}" for time in frames.slice_times(indices, 4.0)] == [
+        "0.2",
+        "1.2",
+        "2.4",
+        "3.5",
+        "4.5",
+    ]
 
 
 @pytest.mark.parametrize(

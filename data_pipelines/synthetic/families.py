@@ -1,16 +1,17 @@
 """Seven families of questions, each a function that invents a scene in which the answers are known.
 
 Within one scene the answers are drawn independently of each other and of the wording of the
-questions, so that neither the text nor an earlier turn gives an answer away; families differ in
-what must be seen:
+questions, so that neither the text nor an earlier turn gives an answer away. What must be seen:
 
-    attribute  the colour of a shape among others
-    counting   how many shapes, or how many of a colour
+    attribute  the colour of a shape, which shape it is
+    counting   how many shapes there are
     motion     which way a shape goes
     order      which colour comes first, second, last
     grounding  from when to when a shape is visible
     needle     what shows up once in a long video
     caption    one sentence about two moving shapes
+
+Scenes of motion and grounding show one shape, whose attributes can be asked for as well.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ class Question:
     """One question with its answer, known by construction.
 
     Attributes:
+      family: what must be seen to answer.
       text: the question as asked openly.
       answer: the right answer as it is written in the data.
       values: all answers that were equally likely; empty where a choice between options makes no
@@ -33,6 +35,7 @@ class Question:
       span: (start, end) in seconds for temporal grounding.
     """
 
+    family: str
     text: str
     answer: str
     values: tuple[str, ...] = ()
@@ -40,7 +43,7 @@ class Question:
 
 
 # (width, height) of short clips, and of those long enough that a pixel budget scales them down.
-_SMALL = ((64, 64), (64, 64), (96, 64), (64, 96), (80, 70))
+_SMALL = ((64, 64), (64, 64), (96, 64), (64, 96), (80, 80))
 _LARGE = ((64, 64), (96, 96), (128, 96), (128, 128))
 _RATES = (4, 5, 8)
 
@@ -81,20 +84,20 @@ def _places(
     ]
 
 
+def _of_the_shape(shape: str, colour: str) -> list[Question]:
+    """Questions about the only shape of a scene."""
+    return [
+        Question("attribute", "What colour is the shape?", colour, tuple(COLOURS)),
+        Question("attribute", "Which shape is it?", shape, SHAPES),
+    ]
+
+
 def _attribute(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 4))
-    shapes = _pick(rng, SHAPES, int(rng.integers(1, 4)))
-    colours = [_pick(rng, COLOURS)[0] for _ in shapes]
-    places = _places(rng, len(shapes), 2, 2)
-    actors = [
-        Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), 0.0, duration, _drift(rng))
-        for shape, colour, place in zip(shapes, colours, places, strict=True)
-    ]
-    questions = [
-        Question(f"What colour is the {shape}?", colour, tuple(COLOURS))
-        for shape, colour in zip(shapes, colours, strict=True)
-    ]
-    return _scene(rng, duration, actors), questions
+    shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
+    place = _places(rng, 1, 2, 2)[0]
+    actor = Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), 0.0, duration, _drift(rng))
+    return _scene(rng, duration, [actor]), _of_the_shape(shape, colour)
 
 
 def _drift(rng: np.random.Generator) -> tuple[float, float]:
@@ -105,22 +108,21 @@ def _drift(rng: np.random.Generator) -> tuple[float, float]:
 
 def _counting(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 4))
-    if rng.random() < 0.6:  # all shapes are asked for
-        count = int(rng.integers(1, 5))
-        wearing = [_pick(rng, COLOURS)[0] for _ in range(count)]
-        questions = [Question("How many shapes are there?", str(count), ("1", "2", "3", "4"))]
-    else:  # those of one colour
-        colours, counts = _pick(rng, COLOURS, 2), rng.integers(0, 4, 2)
-        wearing = [c for c, count in zip(colours, counts, strict=True) for _ in range(count)]
-        questions = [
-            Question(f"How many {colour} shapes are there?", str(count), ("0", "1", "2", "3"))
-            for colour, count in zip(colours, counts, strict=True)
-        ]
+    count = int(rng.integers(1, 5))
     actors = [
-        Actor(_pick(rng, SHAPES)[0], (colour,), place, rng.uniform(0.12, 0.15), 0.0, duration)
-        for colour, place in zip(wearing, _places(rng, len(wearing), 3, 3), strict=True)
+        Actor(
+            _pick(rng, SHAPES)[0],
+            (_pick(rng, COLOURS)[0],),
+            place,
+            rng.uniform(0.13, 0.17),
+            0.0,
+            duration,
+            _drift(rng),
+        )
+        for place in _places(rng, count, 2, 2)
     ]
-    return _scene(rng, duration, actors), questions
+    question = Question("counting", "How many shapes are there?", str(count), ("1", "2", "3", "4"))
+    return _scene(rng, duration, actors), [question]
 
 
 def _mover(
@@ -143,28 +145,19 @@ def _mover(
 
 def _motion(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 5))
-    colours = _pick(rng, COLOURS, int(rng.integers(1, 3)))
-    ways = [_pick(rng, DIRECTIONS)[0] for _ in colours]
-    lanes = rng.permutation([0.28, 0.72]) + rng.uniform(-0.06, 0.06, 2)
-    actors = [
-        _mover(rng, _pick(rng, SHAPES)[0], colour, way, 0.0, duration, float(lane))
-        for colour, way, lane in zip(colours, ways, lanes, strict=False)
-    ]
-    questions = [
-        Question(f"Which way does the {colour} shape move?", way, tuple(DIRECTIONS))
-        for colour, way in zip(colours, ways, strict=True)
-    ]
-    return _scene(rng, duration, actors), questions
+    shape, colour, way = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
+    lane = float(rng.uniform(0.25, 0.75))
+    actor = _mover(rng, shape, colour, way, 0.0, duration, lane)
+    question = Question("motion", "Which way does the shape move?", way, tuple(DIRECTIONS))
+    return _scene(rng, duration, [actor]), [question, *_of_the_shape(shape, colour)]
 
 
 def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    length = float(rng.integers(2, 4))
-    duration = 3 * length
+    length = 2.0
     colours = tuple(_pick(rng, COLOURS)[0] for _ in range(3))
     if rng.random() < 0.5:  # one shape that changes its colour
-        actors = [
-            Actor(_pick(rng, SHAPES)[0], colours, _places(rng, 1, 2, 2)[0], 0.22, 0.0, duration)
-        ]
+        place = _places(rng, 1, 2, 2)[0]
+        actors = [Actor(_pick(rng, SHAPES)[0], colours, place, 0.22, 0.0, 3 * length)]
     else:  # one shape after another
         actors = [
             Actor(
@@ -178,40 +171,28 @@ def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
             for i, colour in enumerate(colours)
         ]
     questions = [
-        Question(f"Which colour is seen {rank}?", colour, tuple(COLOURS))
+        Question("order", f"Which colour is seen {rank}?", colour, tuple(COLOURS))
         for rank, colour in zip(("first", "second", "last"), colours, strict=True)
     ]
-    return _scene(rng, duration, actors), questions
+    return _scene(rng, 3 * length, actors), questions
 
 
 def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = int(rng.integers(8, 17))
-    colours = _pick(rng, COLOURS, 2)
-    actors, questions = [], []
-    for colour, place in zip(colours, _places(rng, 2, 2, 2), strict=True):
-        length = int(rng.integers(3, 8))
-        start = int(rng.integers(0, duration - length + 1))
-        shape = _pick(rng, SHAPES)[0]
-        span = (float(start), float(start + length))
-        actors.append(
-            Actor(
-                shape,
-                (colour,),
-                place,
-                rng.uniform(0.17, 0.22),
-                *span,
-                _drift(rng),
-            )
-        )
-        questions.append(
-            Question(
-                f"When is the {colour} shape visible?",
-                f"{span[0]:.1f} to {span[1]:.1f} seconds",
-                (),
-                span,
-            )
-        )
-    return _scene(rng, float(duration), actors, _LARGE), questions
+    length = int(rng.integers(3, 8))
+    start = int(rng.integers(0, duration - length + 1))
+    span = (float(start), float(start + length))
+    shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
+    place = _places(rng, 1, 2, 2)[0]
+    actor = Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), *span, _drift(rng))
+    question = Question(
+        "grounding",
+        "When is the shape visible?",
+        f"{span[0]:.1f} to {span[1]:.1f} seconds",
+        span=span,
+    )
+    questions = [question, *_of_the_shape(shape, colour)]
+    return _scene(rng, float(duration), [actor], _LARGE), questions
 
 
 def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
@@ -221,35 +202,21 @@ def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     start = float(rng.uniform(0, duration - length))
     actor = Actor(shape, (colour,), _places(rng, 1, 2, 2)[0], 0.25, start, start + length)
     things = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
-    question = Question("What appears once in the video?", f"{colour} {shape}", things)
+    question = Question("needle", "What appears once in the video?", f"{colour} {shape}", things)
     return _scene(rng, duration, [actor], _LARGE, rates=(2,)), [question]
 
 
 def _caption(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    length = float(rng.integers(2, 4))
+    length = 2.0
     actors, events = [], []
     for i in range(2):
-        shape, colour, way = (
-            _pick(rng, SHAPES)[0],
-            _pick(rng, COLOURS)[0],
-            _pick(rng, DIRECTIONS)[0],
-        )
-        actors.append(
-            _mover(
-                rng,
-                shape,
-                colour,
-                way,
-                i * length,
-                (i + 1) * length,
-                float(rng.uniform(0.35, 0.65)),
-            )
-        )
+        shape, colour, way = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
+        lane = float(rng.uniform(0.35, 0.65))
+        actors.append(_mover(rng, shape, colour, way, i * length, (i + 1) * length, lane))
         events.append(f"a {colour} {shape} moves {way}")
     sentence = ", then ".join(events).capitalize() + "."
-    return _scene(rng, 2 * length, actors), [
-        Question("Describe the video in one sentence.", sentence)
-    ]
+    question = Question("caption", "Describe the video in one sentence.", sentence)
+    return _scene(rng, 2 * length, actors), [question]
 
 
 FAMILIES: dict[str, Callable[[np.random.Generator], tuple[Scene, list[Question]]]] = {

@@ -54,7 +54,7 @@ _SHARES = {
     "caption": 0.10,
 }
 PRESETS = {
-    "tiny": Preset({"train": 8000, "validation": 140, "test": 420}, _SHARES, choice_share=0.2),
+    "tiny": Preset({"train": 8000, "validation": 140, "test": 420}, _SHARES, choice_share=0.15),
     "test": Preset(
         {"train": 14, "validation": 7, "test": 7}, dict.fromkeys(_SHARES, 1.0), choice_share=0.3
     ),
@@ -158,13 +158,14 @@ def annotate(job: _Job) -> Annotated:
             else _open(question)
             for question in questions
         ]
-        return Annotated(clip, name, [_sample(sample_id, job.family, video, turns)])
+        return Annotated(clip, name, [_sample(sample_id, video, turns)])
     samples = []
-    for i, question in enumerate(questions):
-        samples.append(_sample(f"{sample_id}-{i}-open", job.family, video, [_open(question)]))
+    own = [question for question in questions if question.family == job.family]
+    for i, question in enumerate(own):
+        samples.append(_sample(f"{sample_id}-{i}-open", video, [_open(question)]))
         if question.values:
             turn = _choice(question, rng)
-            samples.append(_sample(f"{sample_id}-{i}-choice", job.family, video, [turn]))
+            samples.append(_sample(f"{sample_id}-{i}-choice", video, [turn]))
     return Annotated(clip, name, samples)
 
 
@@ -186,14 +187,23 @@ class _Turn:
 
 
 def _open(question: families.Question) -> _Turn:
-    truth = {"format": "open", "answer": question.answer, "values": list(question.values)}
+    truth = {
+        "family": question.family,
+        "format": "open",
+        "answer": question.answer,
+        "values": list(question.values),
+    }
     if question.span:
         truth["span"] = list(question.span)
     return _Turn(question.text, question.answer, truth)
 
 
 def _choice(question: families.Question, rng: np.random.Generator) -> _Turn:
-    """Four options with the right one at a uniformly drawn place."""
+    """Four options with the right one at a uniformly drawn place.
+
+    The answer names the option before its letter: a model that sees what is right then has to copy
+    a letter, which it learns in minutes; to bind a bare letter takes it many times as long.
+    """
     others = [value for value in question.values if value != question.answer]
     options = [str(other) for other in rng.permutation(others)[: len(LETTERS) - 1]]
     place = int(rng.integers(len(options) + 1))
@@ -201,13 +211,17 @@ def _choice(question: families.Question, rng: np.random.Generator) -> _Turn:
     listed = "\n".join(
         f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)
     )
-    text = f"{question.text}\n{listed}\nAnswer with the option letter only."
-    return _Turn(
-        text, LETTERS[place], {"format": "choice", "answer": LETTERS[place], "options": options}
-    )
+    text = f"{question.text}\n{listed}\nAnswer with the option and its letter."
+    truth = {
+        "family": question.family,
+        "format": "choice",
+        "answer": LETTERS[place],
+        "options": options,
+    }
+    return _Turn(text, f"{question.answer} ({LETTERS[place]})", truth)
 
 
-def _sample(sample_id: str, family: str, video: dict, turns: list[_Turn]) -> dict:
+def _sample(sample_id: str, video: dict, turns: list[_Turn]) -> dict:
     messages = []
     for i, turn in enumerate(turns):
         content = (
@@ -219,7 +233,6 @@ def _sample(sample_id: str, family: str, video: dict, turns: list[_Turn]) -> dic
         ]
     return {
         "id": sample_id,
-        "family": family,
         "messages": messages,
         "truths": [turn.truth for turn in turns],
     }
@@ -232,7 +245,8 @@ def encode(path: pathlib.Path, frames: np.ndarray, rate: int) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        stream.options = {"preset": "veryfast", "crf": "18", "g": "48"}
+        # With mbtree on, x264 165 writes other bytes from one run to the next.
+        stream.options = {"preset": "veryfast", "crf": "18", "g": "48", "x264-params": "mbtree=0"}
         for index, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts = index

@@ -9,7 +9,7 @@ from ivx.errors import UserError
 
 SUMMARY = "Ask questions of any video file."
 EXAMPLE = """\
-  ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4 --question="What colour is the circle?"
+  ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4 --question="What colour is the shape?"
   ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4        (asks you for questions)"""
 
 

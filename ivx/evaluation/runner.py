@@ -88,4 +88,4 @@ def run(
 def _prediction(sample: Sample, text: str) -> Prediction:
     question, truth = text_only.questions(sample)[-1]
     video = sample.videos[0].path if sample.videos else ""
-    return Prediction(sample.id, sample.family, question, truth, video, text)
+    return Prediction(sample.id, truth["family"], question, truth, video, text)

@@ -37,7 +37,7 @@ class TextOnlyModel:
         """Counts the training questions."""
         for sample in samples:
             for text, truth in questions(sample):
-                group = (sample.family, truth["format"])
+                group = (truth["family"], truth["format"])
                 self._answers[group][truth["answer"]] += 1
                 for word in _bag(text):
                     self._words[(*group, truth["answer"])][word] += 1
@@ -62,11 +62,11 @@ class TextOnlyModel:
         return [
             Prediction(
                 sample.id,
-                sample.family,
+                truth["family"],
                 text,
                 truth,
                 "",
-                self.answer(sample.family, truth["format"], text),
+                self.answer(truth["family"], truth["format"], text),
             )
             for sample in samples
             for text, truth in questions(sample)

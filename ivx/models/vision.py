@@ -84,17 +84,12 @@ class Merger(nnx.Module):
 
     def __init__(self, width: int, out: int, norm_joined: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.norm_joined = norm_joined
-        # Small beginnings: words start at 0.02, and visual tokens must not drown what attention
-        # adds to them; the features of DeepStack start smaller still, as additions to these.
-        scale = 0.01 if norm_joined else 0.1
         joined = _MERGED * width
         self.norm = layer_norm(joined if norm_joined else width, dtype, rngs)
         self.linear_fc1 = linear(
             joined, joined, ("embed", "mlp"), bias=True, rngs=rngs, dtype=dtype
         )
-        self.linear_fc2 = linear(
-            joined, out, ("mlp", "embed"), bias=True, scale=scale, rngs=rngs, dtype=dtype
-        )
+        self.linear_fc2 = linear(joined, out, ("mlp", "embed"), bias=True, rngs=rngs, dtype=dtype)
 
     def __call__(self, x_bxd: Float[Array, "b x d"]) -> Float[Array, "b g e"]:
         if not self.norm_joined:
