@@ -40,4 +40,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) workdir *.egg-info
+	rm -rf $(VENV) workdir/demo *.egg-info

@@ -7,7 +7,6 @@ CORE = [
     "absl-py==2.5.0",
     "array_record==0.8.6",
     "av==18.1.0",
-    "chex==0.1.92",
     "clu==0.0.12",
     "einops==0.8.2",
     "etils[epath]==1.15.0",
@@ -29,9 +28,9 @@ CORE = [
     "tqdm==4.70.1",
 ]
 
-# Heavy or special parts; each is imported lazily and its absence named by the extra that brings it.
+# What the tests and the linter need, and the builder of data sets that is to come.
 EXTRAS = {
-    "test": ["pytest==9.2.0", "hypothesis==6.170.15", "scikit-video==1.1.11"],
+    "test": ["pytest==9.2.0", "scikit-video==1.1.11"],
     "lint": ["ruff==0.17.6"],
     "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
 }

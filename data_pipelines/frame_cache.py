@@ -20,7 +20,7 @@ class FrameCache:
     def __init__(self, limit: int):
         self._limit = limit
         self._held = 0
-        self._pixels: dict[tuple, Pixels | VideoError] = {}
+        self._pixels: dict[tuple, Pixels | str] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
@@ -44,14 +44,14 @@ class FrameCache:
             try:
                 found = layout.read_patches()
             except VideoError as error:
-                found = error
+                found = str(error)
             self._keep(key, found)
-        if isinstance(found, VideoError):
-            raise found
+        if isinstance(found, str):
+            raise VideoError(found)
         return found
 
-    def _keep(self, key: tuple, pixels: Pixels | VideoError) -> None:
-        size = 0 if isinstance(pixels, VideoError) else sum(rows.nbytes for rows in pixels[0])
+    def _keep(self, key: tuple, pixels: Pixels | str) -> None:
+        size = 0 if isinstance(pixels, str) else sum(rows.nbytes for rows in pixels[0])
         with self._lock:
             if key not in self._pixels and self._held + size <= self._limit:
                 self._held += size

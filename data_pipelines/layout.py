@@ -13,8 +13,8 @@ import numpy as np
 from data_pipelines.positions import positions_3d
 from data_pipelines.sources import Sample, VideoRef
 from data_pipelines.video import decode, frames, patches, resize
-from data_pipelines.video.info import VideoError
-from ivx.text import chat_template, special_tokens
+from data_pipelines.video.info import VideoError, VideoInfo
+from ivx.text import chat_template
 from ivx.text.tokenizer import Tokenizer
 
 
@@ -24,7 +24,7 @@ class Clip:
 
     Attributes:
       path: the file.
-      num_frames: frames that the file is said to hold.
+      info: what the file is said to be.
       indices: int64 [F_], display indices of the frames to read.
       times: float64 [F_ / 2], seconds at the middle of each slice.
       height: pixels after resizing, a multiple of 32.
@@ -32,7 +32,7 @@ class Clip:
     """
 
     path: str
-    num_frames: int
+    info: VideoInfo
     indices: np.ndarray
     times: np.ndarray
     height: int
@@ -56,7 +56,7 @@ class Clip:
         """
         pictures = decode.read_frames(
             self.path,
-            self.num_frames,
+            self.info,
             self.indices,
             lambda frame: resize.resize_frame(frame, self.height, self.width),
         )
@@ -127,7 +127,7 @@ class LayoutRule:
         except VideoError as error:
             raise VideoError(f"{video.path}: {error}") from error
         times = frames.slice_times(indices, info.rate)
-        return Clip(video.path, info.num_frames, indices, times, height, width)
+        return Clip(video.path, info, indices, times, height, width)
 
     def __call__(self, sample: Sample, generate: bool = False) -> Layout:
         """Lays out a sample; `generate` ends it with an open assistant turn.
@@ -147,7 +147,7 @@ class LayoutRule:
             tokens += ids
             trained += [piece.trained] * len(ids)
         tokens = np.asarray(tokens, np.int32)
-        is_visual = tokens == self.tokenizer.id_of(special_tokens.VIDEO_PAD)
+        is_visual = tokens == self.tokenizer.video_pad
         shapes = [clip.token_shape for clip in clips for _ in clip.times]
         positions = positions_3d(is_visual, shapes)
         return Layout(sample.id, tokens, np.asarray(trained, bool), positions, is_visual, clips)

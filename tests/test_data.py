@@ -163,6 +163,28 @@ def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_
     assert all(one.batch.weights.sum() > 0 for one in loaded)
 
 
+def test_a_video_without_sizes_is_probed_once_and_may_vanish_later(
+    data_folder, rule, shape, tmp_path
+):
+    """Its size is that of planning time; when it is gone or replaced, its sample drops out."""
+    shutil.copytree(data_folder, tmp_path / "data")
+    [member] = sources.read_mixture(tmp_path / "data" / "data.json", ("synthetic_train",))
+    bare = [
+        dataclasses.replace(one, videos=tuple(sources.VideoRef(v.path, None) for v in one.videos))
+        for one in sources.read_samples(member)
+    ]
+    measured = plan.measure(bare, rule, shape)
+    assert measured.dropped == [] and all(s.videos[0].info for s in measured.samples)
+    clips = tmp_path / "data" / "clips" / "train"
+    (clips / "000000.mp4").unlink()
+    shutil.copy(clips / "000002.mp4", clips / "000001.mp4")
+    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 3, seed=0)
+    skipped = {
+        sentence.split(":")[0] for one in read(packs, rule, shape) for sentence in one.skipped
+    }
+    assert skipped == {"sample train-000000", "sample train-000001"}
+
+
 def test_samples_that_cannot_fit_are_left_out_with_the_reason(samples, rule):
     small = packing.PackShape(tokens=64, patches=48, slice_block=48)
     measured = plan.measure(samples, rule, small)
@@ -174,6 +196,9 @@ def test_samples_that_cannot_fit_are_left_out_with_the_reason(samples, rule):
     ("line", "complaint"),
     [
         ("{", "not valid JSON"),
+        ('{"messages": ["hi"]}', "list of messages"),
+        ('{"messages": [], "truths": 5}', "truths must be"),
+        ('{"messages": [{"role": "user", "content": "", "thinking": "x"}]}', "with the keys"),
         ('{"id": 1}', "list of messages"),
         ('{"messages": [], "surprise": 1}', "unknown keys"),
         ('{"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}', "needs"),
@@ -185,6 +210,22 @@ def test_bad_annotations_are_named_by_file_and_line(tmp_path, line, complaint):
     with pytest.raises(sources.AnnotationError, match=complaint) as error:
         sources.read_samples(data_set)
     assert "x.jsonl:2" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[]", "object of data sets"),
+        ('{"x": 5}', "data set x is 5"),
+        ('{"x": {"annotation": "a.jsonl", "sample_ratio": NaN}}', "sample_ratio"),
+        ('{"x": {"annotation": "a.jsonl"}}', "no annotation at"),
+        ('{"y": {}}', "no data set x; there are y"),
+    ],
+)
+def test_bad_mixtures_are_explained(tmp_path, text, complaint):
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(sources.AnnotationError, match=complaint):
+        sources.read_mixture(tmp_path / "data.json", ("x",))
 
 
 @pytest.mark.parametrize("url", ["../secret.mp4", "/etc/passwd", "http://example.com/a.mp4"])

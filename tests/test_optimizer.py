@@ -3,10 +3,13 @@
 import dataclasses
 import math
 
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from ivx.errors import UserError
-from ivx.training.optimizer import OptimizerSpec, learning_rate
+from ivx.training.optimizer import OptimizerSpec, learning_rate, make_optimizer
 
 SPEC = OptimizerSpec(
     learning_rate=3e-5,
@@ -38,4 +41,24 @@ def test_without_warmup_it_starts_at_the_peak():
 
 def test_warmup_that_leaves_no_step_is_an_error():
     with pytest.raises(UserError, match=r"lower optim\.warmup"):
-        learning_rate(dataclasses.replace(SPEC, warmup=0.999, steps=0))
+        learning_rate(dataclasses.replace(SPEC, warmup=1.0, steps=10))
+
+
+def test_one_step_of_adamw_by_hand():
+    """Clipped gradient, bias-corrected moments, decay on every parameter, a bias among them."""
+    spec = dataclasses.replace(SPEC, warmup=0.0, learning_rate=0.1, floor=0.1, eps=1e-8)
+    optimizer = make_optimizer(spec)
+    params = {"kernel": jnp.array([2.0]), "bias": jnp.array([-1.0])}
+    grads = {"kernel": jnp.array([3.0]), "bias": jnp.array([4.0])}  # norm 5, clipped to 1
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # After one step m / sqrt(v) is the sign of the gradient, whatever the betas.
+    assert float(updates["kernel"][0]) == pytest.approx(-0.1 * (1 + 0.05 * 2.0), rel=1e-5)
+    assert float(updates["bias"][0]) == pytest.approx(-0.1 * (1 - 0.05 * 1.0), rel=1e-5)
+
+
+def test_clipping_scales_the_whole_gradient():
+    optimizer = make_optimizer(dataclasses.replace(SPEC, warmup=0.0))
+    params = {"a": jnp.zeros(2)}
+    state = optimizer.update({"a": jnp.array([30.0, 40.0])}, optimizer.init(params), params)[1]
+    moments = optax.tree_utils.tree_get(state, "mu")["a"]
+    np.testing.assert_allclose(moments, 0.1 * np.array([0.6, 0.8]), rtol=1e-5)

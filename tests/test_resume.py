@@ -21,7 +21,7 @@ SETTINGS = (
     "run.steps=12",
     "run.log_every=1",
     "run.save_every=3",
-    "run.validate_every=5",
+    "run.validate_every=3",
     "run.validate_packs=2",
 )
 
@@ -86,5 +86,7 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, data_folder, tmp_pa
 def test_a_finished_run_has_nothing_left_to_do(uninterrupted, data_folder):
     workdir, expected = uninterrupted
     before = numbers(workdir)
-    assert finish(start(workdir, data_folder))["steps"] == expected["steps"]
+    again = finish(start(workdir, data_folder))
+    for name in ("steps", "loss", "validation_loss"):
+        assert again[name] == expected[name]
     assert numbers(workdir) == before

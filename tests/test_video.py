@@ -72,7 +72,9 @@ def numbered(tmp_path_factory):
 
 
 def read_numbers(path, indices) -> list[int]:
-    found = decode.read_frames(path, 70, np.asarray(indices), lambda frame: frame.mean())
+    found = decode.read_frames(
+        path, decode.probe(path), np.asarray(indices), lambda frame: frame.mean()
+    )
     return [round((value - 20) / 3) for value in found]
 
 
@@ -103,7 +105,9 @@ def test_variable_frame_rate_keeps_its_frames(tmp_path):
             time += 3000 if number % 3 else 9000
             container.mux(stream.encode(picture))
         container.mux(stream.encode())
-    found = decode.read_frames(path, 20, np.array([0, 7, 19]), lambda frame: frame.mean())
+    found = decode.read_frames(
+        path, decode.probe(path), np.array([0, 7, 19]), lambda frame: frame.mean()
+    )
     assert [round((value - 20) / 10) for value in found] == [0, 7, 19]
 
 
@@ -136,7 +140,9 @@ def test_broken_files_are_named_with_their_cause(tmp_path, numbered):
 
 def test_a_file_that_is_not_what_the_annotation_says_is_refused(numbered):
     with pytest.raises(VideoError, match="70 frames, where 71 were announced"):
-        decode.read_frames(numbered, 71, np.array([0]), np.asarray)
+        decode.read_frames(numbered, VideoInfo(71, 10.0, 64, 48), np.array([0]), np.asarray)
+    with pytest.raises(VideoError, match="64x48 pixels, where 48x64 were announced"):
+        decode.read_frames(numbered, VideoInfo(70, 10.0, 48, 64), np.array([0]), np.asarray)
 
 
 def test_patches_keep_merge_windows_and_pixel_order():

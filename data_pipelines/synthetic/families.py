@@ -95,8 +95,8 @@ def _of_the_shape(shape: str, colour: str) -> list[Question]:
 def _attribute(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 4))
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
-    place = _places(rng, 1, 2, 2)[0]
-    actor = Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), 0.0, duration, _drift(rng))
+    place = _places(rng, 1, 1, 1)[0]
+    actor = Actor(shape, (colour,), place, rng.uniform(0.22, 0.3), 0.0, duration, _drift(rng))
     return _scene(rng, duration, [actor]), _of_the_shape(shape, colour)
 
 
@@ -134,17 +134,18 @@ def _mover(
     end: float,
     lane: float,
 ):
-    """A shape that crosses most of the frame along `direction`; `lane` is its other coordinate."""
+    """A shape that goes through the middle of the frame; `lane` is its other coordinate."""
     dx, dy = DIRECTIONS[direction]
-    speed = rng.uniform(0.55, 0.7) / (end - start)
+    # Slow enough that it overlaps itself from one frame to the next, a second later.
+    speed = rng.uniform(0.11, 0.17)
     centre = (0.5, lane) if dx else (lane, 0.5)
     return Actor(
-        shape, (colour,), centre, rng.uniform(0.15, 0.2), start, end, (dx * speed, dy * speed)
+        shape, (colour,), centre, rng.uniform(0.18, 0.23), start, end, (dx * speed, dy * speed)
     )
 
 
 def _motion(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    duration = float(rng.integers(2, 5))
+    duration = float(rng.integers(3, 5))
     shape, colour, way = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
     lane = float(rng.uniform(0.25, 0.75))
     actor = _mover(rng, shape, colour, way, 0.0, duration, lane)
@@ -178,13 +179,15 @@ def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
 
 
 def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    duration = int(rng.integers(8, 17))
-    length = int(rng.integers(3, 8))
-    start = int(rng.integers(0, duration - length + 1))
+    # Even seconds: at one frame a second a slice lasts two, and what starts with one can be read
+    # off its time.
+    duration = 2 * int(rng.integers(4, 9))
+    length = 2 * int(rng.integers(2, 5))
+    start = 2 * int(rng.integers(0, (duration - length) // 2 + 1))
     span = (float(start), float(start + length))
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
-    place = _places(rng, 1, 2, 2)[0]
-    actor = Actor(shape, (colour,), place, rng.uniform(0.18, 0.23), *span, _drift(rng))
+    place = _places(rng, 1, 1, 1)[0]
+    actor = Actor(shape, (colour,), place, rng.uniform(0.22, 0.3), *span, _drift(rng))
     question = Question(
         "grounding",
         "When is the shape visible?",
@@ -200,7 +203,7 @@ def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
     length = duration / 8
     start = float(rng.uniform(0, duration - length))
-    actor = Actor(shape, (colour,), _places(rng, 1, 2, 2)[0], 0.25, start, start + length)
+    actor = Actor(shape, (colour,), _places(rng, 1, 1, 1)[0], 0.28, start, start + length)
     things = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
     question = Question("needle", "What appears once in the video?", f"{colour} {shape}", things)
     return _scene(rng, duration, [actor], _LARGE, rates=(2,)), [question]

@@ -13,7 +13,7 @@ of another. Every clip is a pure function of (seed, split, number), and splits n
 import dataclasses
 import json
 import pathlib
-import shutil
+import tempfile
 from concurrent import futures
 from multiprocessing import get_context
 
@@ -25,7 +25,6 @@ from data_pipelines.synthetic import families, scene
 
 LETTERS = "ABCD"
 SPLITS = ("train", "validation", "test")
-FORMATS = ("open", "choice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +71,8 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
     """
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty")
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     counts = {}
     with futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for split in SPLITS:
@@ -98,6 +97,7 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
     (partial / "data.json").write_text(json.dumps(mixture, indent=2) + "\n")
     if out.exists():
         out.rmdir()
+    partial.chmod(0o755)
     partial.rename(out)
     return counts
 
@@ -201,24 +201,25 @@ def _open(question: families.Question) -> _Turn:
 def _choice(question: families.Question, rng: np.random.Generator) -> _Turn:
     """Four options with the right one at a uniformly drawn place.
 
-    The answer names the option before its letter: a model that sees what is right then has to copy
-    a letter, which it learns in minutes; to bind a bare letter takes it many times as long.
+    The answer names the option before its letter: a model that sees what is right then has only to
+    copy the letter that follows it in the list, which it learns in minutes; to bind a bare letter
+    takes many times as long.
     """
     others = [value for value in question.values if value != question.answer]
     options = [str(other) for other in rng.permutation(others)[: len(LETTERS) - 1]]
     place = int(rng.integers(len(options) + 1))
     options.insert(place, question.answer)
     listed = "\n".join(
-        f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)
+        f"{option}({letter})" for letter, option in zip(LETTERS, options, strict=False)
     )
-    text = f"{question.text}\n{listed}\nAnswer with the option and its letter."
+    text = f"{question.text}\n{listed}\nAnswer with one of these."
     truth = {
         "family": question.family,
         "format": "choice",
         "answer": LETTERS[place],
         "options": options,
     }
-    return _Turn(text, f"{question.answer} ({LETTERS[place]})", truth)
+    return _Turn(text, f"{question.answer}({LETTERS[place]})", truth)
 
 
 def _sample(sample_id: str, video: dict, turns: list[_Turn]) -> dict:

@@ -44,7 +44,7 @@ def probe(path: str | pathlib.Path) -> VideoInfo:
 
 def read_frames(
     path: str | pathlib.Path,
-    num_frames: int,
+    info: VideoInfo,
     indices: np.ndarray,
     convert: Callable[[np.ndarray], np.ndarray],
 ) -> list[np.ndarray]:
@@ -52,26 +52,35 @@ def read_frames(
 
     Args:
       path: the file.
-      num_frames: how many it is said to hold; frames chosen for another video would be the wrong
-        ones.
+      info: what the file is said to be; frames chosen for another would be the wrong ones.
       indices: int [F_], in display order, non-decreasing; repeats are allowed.
       convert: from an RGB frame, uint8 [h, w, 3] with rotation applied, to what is kept of it.
 
     Raises:
-      VideoError: as `probe`, or another number of frames than said, or damage before a wanted
-        frame.
+      VideoError: as `probe`, or another number or size of frames than said, or damage before a
+        wanted frame.
     """
     with _open(path) as (container, stream):
         index = _build_index(container, stream, path)
-        if len(index.times) != num_frames:
+        if len(index.times) != info.num_frames:
             raise VideoError(
-                f"{path}: {len(index.times)} frames, where {num_frames} were announced;"
+                f"{path}: {len(index.times)} frames, where {info.num_frames} were announced;"
                 " damaged or replaced?"
             )
+
+        def checked(frame: np.ndarray) -> np.ndarray:
+            height, width = frame.shape[:2]
+            if (height, width) != (info.height, info.width):
+                raise VideoError(
+                    f"{path}: a frame of {width}x{height} pixels, where {info.width}x{info.height}"
+                    " were announced; replaced, or announced without its rotation?"
+                )
+            return convert(frame)
+
         wanted = np.unique(index.times[indices])
         kept = {}
         for run in _runs(index, wanted):
-            _decode_run(container, stream, run, kept, convert)
+            _decode_run(container, stream, run, kept, checked)
         missing = [int(time) for time in wanted if int(time) not in kept]
         if missing:
             raise VideoError(
@@ -93,7 +102,10 @@ def _open(path: str | pathlib.Path) -> Iterator[tuple]:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: no video stream in the file")
-            stream = container.streams.video[0]
+            # Not the first: that may be the cover of an album.
+            stream = container.streams.best("video")
+            if stream is None or stream.codec_context is None:
+                raise VideoError(f"{path}: there is no decoder for its codec")
             pixels = stream.codec_context.width * stream.codec_context.height
             if not 0 < pixels <= MAX_FRAME_PIXELS:
                 raise VideoError(

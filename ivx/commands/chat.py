@@ -35,7 +35,7 @@ def run(given, words: list[str]) -> dict:
     assistant = build.assistant(config, workdir)
     clip = assistant.look(given.video)
     print(
-        f"{given.video}: {len(clip.indices)} of {clip.num_frames} frames,"
+        f"{given.video}: {len(clip.indices)} of {clip.info.num_frames} frames,"
         f" seen at {clip.width}x{clip.height} pixels"
     )
     answered = []

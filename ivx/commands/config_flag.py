@@ -31,8 +31,14 @@ def read(given) -> ml_collections.ConfigDict:
             "no --config was given; take an experiment,"
             " as in --config=experiments/sft_short.py:tiny"
         )
-    configs.validate(given.config)
-    return given.config
+    path = flags.FLAGS["config"].config_filename.split(":")[0]
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--config={path}: no such file; experiments/ holds those there are")
+    config = given.config
+    if config.data.mixture:  # that the run can be evaluated from another folder
+        config.data.mixture = str(pathlib.Path(config.data.mixture).resolve())
+    configs.validate(config)
+    return config
 
 
 def existing_workdir(given) -> tuple[pathlib.Path, ml_collections.ConfigDict]:

@@ -18,7 +18,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "preset", "tiny", "How much to write: tiny, or test for a handful of clips."
     )
-    flags.DEFINE_integer("seed", 0, "Seed of the whole data set.")
+    flags.DEFINE_integer("seed", 0, "Seed of the whole data set.", lower_bound=0)
     flags.DEFINE_integer("workers", 2, "Processes that draw and encode.", lower_bound=1)
 
 
@@ -41,7 +41,10 @@ def run(given, words: list[str]) -> dict:
     start = time.monotonic()
     try:
         counts = write.synthesize(
-            pathlib.Path(given.out), write.PRESETS[given.preset], given.seed, given.workers
+            pathlib.Path(given.out).resolve(),
+            write.PRESETS[given.preset],
+            given.seed,
+            given.workers,
         )
     except (FileExistsError, NotADirectoryError) as error:
         raise UserError(f"{error}; give an --out that is empty or absent") from error

@@ -31,7 +31,7 @@ def run(given, words: list[str]) -> dict:
     start.start(cpu_devices=0)
     [(_, asked)] = build.samples(config, (given.split,))
     asked = asked[: given.limit or None]
-    unscored = [sample.id for sample in asked if len(sample.truths) != 1]
+    unscored = [sample.id for sample in asked if len(text_only.questions(sample)) != 1]
     if unscored:
         raise UserError(
             f"--split={given.split}: sample {unscored[0]} has no single question with a truth;"

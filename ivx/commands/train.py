@@ -29,6 +29,7 @@ def run(given, words: list[str]) -> dict:
     start.start(config.mesh.cpu_devices)
     # Everything that can be wrong is found before the workdir is touched.
     workdir = build.workdir(given.workdir)
+    configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
     definition = build.model_definition(config)
     optimizer = make_optimizer(build.optimizer_spec(config))

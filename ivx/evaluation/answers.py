@@ -18,10 +18,23 @@ def words(text: str) -> str:
 
 
 def letter(text: str, options: int) -> str | None:
-    """The first whole-word capital letter among the `options` offered; None if there is none."""
-    offered = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:options]
-    found = re.search(rf"(?<![A-Za-z0-9])[{offered}](?![A-Za-z0-9])", final(text))
-    return found[0] if found else None
+    """The letter chosen, of the `options` that were offered; None if there is none.
+
+    Looks for a letter in brackets, after "answer is", at the start before a mark, then for the last
+    that stands alone; "A" may be an article.
+    """
+    text = final(text)
+    offered = f"([{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[:options]}])"
+    for pattern in (
+        rf"\({offered}\)",
+        rf"[Aa]nswer(?: is|:)\s*{offered}\b",
+        rf"^{offered}(?=[.:)]|$)",
+        rf"(?<![A-Za-z0-9]){offered}(?![A-Za-z0-9])",
+    ):
+        found = re.findall(pattern, text)
+        if found:
+            return found[-1]
+    return None
 
 
 def span(text: str) -> tuple[float, float] | None:

@@ -28,7 +28,9 @@ class Outcome:
 
 
 def as_prompt(sample: Sample) -> Sample:
-    """The sample without its last answer."""
+    """The sample without its last answer, if it ends with one."""
+    if sample.messages[-1]["role"] != "assistant":
+        return sample
     return dataclasses.replace(sample, messages=sample.messages[:-1])
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 from collections.abc import Sequence
 
 from ivx.evaluation.scoring import Prediction, Row
@@ -17,16 +18,20 @@ def save(
     rows: Sequence[Row],
     baseline: Sequence[Row],
 ) -> pathlib.Path:
-    """Writes the evaluation of the data set `name`; returns its folder."""
+    """Writes the evaluation of the data set `name` whole, in place of an older one."""
     folder = workdir / FOLDER / name
-    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     lines = "".join(json.dumps(dataclasses.asdict(prediction)) + "\n" for prediction in predictions)
-    (folder / "predictions.jsonl").write_text(lines)
+    (partial / "predictions.jsonl").write_text(lines)
     results = {
         "model": [dataclasses.asdict(row) for row in rows],
         "text_only": [dataclasses.asdict(row) for row in baseline],
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (partial / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     return folder
 
 

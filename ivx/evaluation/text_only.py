@@ -14,11 +14,16 @@ from collections.abc import Sequence
 
 from data_pipelines.sources import Sample
 from ivx.evaluation.scoring import Prediction
+from ivx.text import chat_template
+
+_NEEDED = {"family", "format", "answer"}
 
 
 def questions(sample: Sample) -> list[tuple[str, dict]]:
-    """Each question of a sample, with its truth."""
-    asked = [_words_of(message) for message in sample.messages if message["role"] == "user"]
+    """Each question of a sample with its truth; nothing if the truths do not belong to them."""
+    asked = [_text(message) for message in sample.messages if message["role"] == "user"]
+    if len(asked) != len(sample.truths) or any(_NEEDED - truth.keys() for truth in sample.truths):
+        return []
     return list(zip(asked, sample.truths, strict=True))
 
 
@@ -73,12 +78,8 @@ class TextOnlyModel:
         ]
 
 
-def _words_of(message: dict) -> str:
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    text = "".join(item["text"] for item in content if item["type"] == "text")
-    return re.sub("<VIDEO_CONTEXT>|<IMG_CONTEXT>", "", text)
+def _text(message: dict) -> str:
+    return chat_template.message_text(message, 0).replace(chat_template.VIDEO_PLACEHOLDER, "")
 
 
 def _bag(text: str) -> set[str]:

@@ -1,9 +1,9 @@
 """Causal attention within segments on explicit keys and values, by query blocks: for CPU and GPU.
 
 A block of queries looks only at the keys up to its own end, so that half of the score matrix is
-never made, and no more than one block of scores is alive at a time.
+never made. A backward pass keeps the weights of every block of its layer.
 
-Shapes: q_btnh, k_bsnh with S = T, v_bsnh; scores in float32.
+Shapes: q_btnh, k_btnh with S = T, v_btnv; scores in float32.
 """
 
 import jax

@@ -77,8 +77,9 @@ class VideoLanguageModel(nnx.Module):
         return Output(*self.language_model.decode(x_b1d, self._rope(positions), cache, lengths_b))
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
-        """Scores of the vocabulary, float32."""
-        return self.lm_head(hidden).astype(jnp.float32)
+        """Scores of the vocabulary, accumulated in float32 as in the loss."""
+        head_dv = self.lm_head.kernel[...].astype(hidden.dtype)
+        return jnp.einsum("...d,dv->...v", hidden, head_dv, preferred_element_type=jnp.float32)
 
     def _rope(self, positions: Array):
         text = self.spec.text

@@ -10,7 +10,7 @@ def start(cpu_devices: int) -> None:
     """Turns the compilation cache on; on a CPU, splits the host into `cpu_devices` devices.
 
     Two devices of one thread each keep two cores busier than one device of two threads, whose small
-    operations run on one core. Does nothing about devices once JAX has found them.
+    operations run on one core. To be called before JAX looks for devices.
 
     Args:
       cpu_devices: of the CPU backend; 0 leaves JAX's choice (one).

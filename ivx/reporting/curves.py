@@ -1,6 +1,7 @@
 """Curves of a run as inline SVG."""
 
 import io
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -29,7 +30,9 @@ def draw(rows: Sequence[dict]) -> list[str]:
     pictures = []
     for title, unit, names in PANELS:
         lines = {
-            label: [(row["step"], row[name]) for row in rows if name in row]
+            label: [
+                (row["step"], row[name]) for row in rows if math.isfinite(row.get(name, math.nan))
+            ]
             for name, label in names.items()
         }
         lines = {label: points for label, points in lines.items() if points}

@@ -24,7 +24,7 @@ def strip(path: str, count: int = 8) -> str:
     def shrink(frame: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
-    pictures = decode.read_frames(path, info.num_frames, indices, shrink)
+    pictures = decode.read_frames(path, info, indices, shrink)
     gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
     joined = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1)
     buffer = io.BytesIO()

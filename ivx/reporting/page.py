@@ -45,7 +45,9 @@ def write(workdir: pathlib.Path, facts: dict[str, str]) -> pathlib.Path:
         name=workdir.resolve().name,
         facts=facts,
         curves=curves.draw(rows),
-        evaluations=[_evaluation(folder) for folder in sorted((workdir / store.FOLDER).glob("*/"))],
+        evaluations=[
+            _evaluation(folder) for folder in sorted((workdir / store.FOLDER).glob("[!.]*/"))
+        ],
         config=json.dumps(json.loads((workdir / "config.json").read_text()), indent=2),
     )
     path = workdir / FILE

@@ -16,7 +16,8 @@ class Loss(NamedTuple):
     Attributes:
       total: numerator, float32.
       weight: denominator, float32, free of parameters.
-      sums: further sums to report, each divided by the sum named `count_...` or reported as it is.
+      sums: further sums to report. `tokens/trained` must be among them; a name that ends in `_sum`
+        is divided by it and reported without the ending.
     """
 
     total: Float[Array, ""]

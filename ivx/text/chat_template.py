@@ -5,9 +5,8 @@
     <|im_start|>assistant\\n{..}<|im_end|>\\n
 
 Loss falls on what an assistant says and on its <|im_end|>, nowhere else. There is no default
-system message. A video stands in a user's text as the placeholder <VIDEO_CONTEXT>, an image as
-<IMG_CONTEXT>; each is replaced by its vision tokens, which for a video are preceded, slice by
-slice, by their time:
+system message. A video stands in a user's text as the placeholder <VIDEO_CONTEXT>, which is
+replaced by its vision tokens, each slice after its time:
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
 
@@ -21,10 +20,8 @@ from collections.abc import Sequence
 from ivx.text import special_tokens
 
 VIDEO_PLACEHOLDER = "<VIDEO_CONTEXT>"
-IMAGE_PLACEHOLDER = "<IMG_CONTEXT>"
 ROLES = ("system", "user", "assistant")
 
-_PLACEHOLDER = re.compile(f"({VIDEO_PLACEHOLDER}|{IMAGE_PLACEHOLDER})")
 _RESERVED = re.compile(
     "|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|"))
 )
@@ -57,7 +54,7 @@ def render(messages: Sequence[dict], media: Sequence[str], generate: bool = Fals
 
     Args:
       messages: [{"role": ..., "content": str or [items], "loss": bool (assistant, default true)}].
-      media: the text of each video or image, in the order of the placeholders.
+      media: the text of each video, in the order of the placeholders.
       generate: end with an open assistant turn.
 
     Raises:
@@ -67,13 +64,15 @@ def render(messages: Sequence[dict], media: Sequence[str], generate: bool = Fals
     waiting = list(media)
     pieces = []
     for number, message in enumerate(messages):
-        role = message.get("role")
+        role = message.get("role") if isinstance(message, dict) else message
         if role not in ROLES:
             raise TemplateError(f"message {number}: role {role!r} is not one of {', '.join(ROLES)}")
         text = message_text(message, number)
         if role == "assistant":
             pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
-            pieces.append(Piece(text + special_tokens.IM_END, trained=message.get("loss", True)))
+            pieces.append(
+                Piece(text + special_tokens.IM_END, trained=message.get("loss") is not False)
+            )
             pieces.append(Piece("\n"))
         else:
             if role == "user":
@@ -106,11 +105,11 @@ def message_text(message: dict, number: int) -> str:
     texts = []
     for item in items:
         kind = item.get("type") if isinstance(item, dict) else None
-        if kind == "text" and isinstance(item.get("text"), str):
+        if kind == "text" and set(item) == {"type", "text"} and isinstance(item["text"], str):
             texts.append(item["text"])
-        elif kind not in ("video_url", "image_url"):
+        elif kind != "video_url":
             raise TemplateError(
-                f"message {number}: an item of type {kind!r}; expected text, video_url or image_url"
+                f"message {number}: an item of type {kind!r}; expected text or video_url"
             )
     text = "".join(texts)
     forged = _RESERVED.search(text)
@@ -126,9 +125,7 @@ def _with_media(text: str, waiting: list[str], number: int) -> str:
 
     def replace(match: re.Match) -> str:
         if not waiting:
-            raise TemplateError(
-                f"message {number}: a {match[0]} without a video or image to stand for"
-            )
+            raise TemplateError(f"message {number}: a {match[0]} without a video to stand for")
         return waiting.pop(0)
 
-    return _PLACEHOLDER.sub(replace, text)
+    return re.sub(VIDEO_PLACEHOLDER, replace, text)

@@ -36,7 +36,8 @@ _SENTENCES = (
         "A {c} {s} moves left, then a {c} {s} moves right.\n"
         "A {c} {s} moves up, then a {c} {s} moves down."
     ),
-    "A. {c}\nB. {c}\nC. {c}\nD. {c}\nAnswer with the option and its letter.",
+    "{c}(A)\n{c}(B)\n{s}(C)\n{c}(D)\nAnswer with one of these.",
+    "A. {c}\nB. {c}\nC. {c}\nD. {c}\nAnswer with the option letter only.",
     "A. {c} {s}\nB. {c} {s}\nA. left\nB. right\nC. up\nD. down",
     (
         "What is the {s} doing? Who is in the {s}? Why does it happen, and where?"

@@ -45,4 +45,3 @@ VISIBLE = (
     "</think>",
 )
 ALL = HIDDEN + VISIBLE
-VISION = (VISION_START, VISION_END, "<|vision_pad|>", IMAGE_PAD, VIDEO_PAD)

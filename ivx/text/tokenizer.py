@@ -17,7 +17,6 @@ class Tokenizer:
     Attributes:
       vocab_size: number of ids in use; a model may have more rows.
       end_of_turn: id of <|im_end|>, which ends an answer.
-      pad: id of <|endoftext|>.
       video_pad: id that stands where a merged visual token goes.
     """
 
@@ -30,7 +29,6 @@ class Tokenizer:
         self._backend = backend
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.end_of_turn = self.id_of(special_tokens.IM_END)
-        self.pad = self.id_of(special_tokens.END_OF_TEXT)
         self.video_pad = self.id_of(special_tokens.VIDEO_PAD)
 
     def id_of(self, token: str) -> int:

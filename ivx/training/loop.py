@@ -23,7 +23,7 @@ from ivx.stages.protocol import Stage
 from ivx.training import progress
 from ivx.training.checkpoint import Checkpoints
 from ivx.training.state import TrainState, init_state, make_step, make_validation_loss
-from ivx.training.writers import make_writer
+from ivx.training.writers import METRICS, make_writer, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,37 +103,36 @@ def train(
     producer = stage.producer(done)
     bar = progress.TrainingBar(spec.steps, done)
     meter = _Meter()
-    result = {"loss/total": float("nan")}
-    validated = None
     for number in range(done, spec.steps):
-        if number and number % spec.validate_every == 0:
-            validated = _validate(validation_loss, state, validation)
-            writer.write_scalars(number, {"validation/loss": validated})
-        if number and number % spec.save_every == 0 and number != done:
+        # A resumed run has validated and saved its first state already.
+        if number != done and number % spec.validate_every == 0:
+            _validate(validation_loss, state, validation, writer, number)
+        if number != done and number % spec.save_every == 0:
+            writer.flush()
             checkpoints.save(state, number)
         loaded = meter.wait_for(producer, state.params)
         state, metrics = step(state, rules.put_batch(loaded.batch, mesh))
         meter.count(loaded)
         bar.advance()
         if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
-            result = {name: float(value) for name, value in metrics.items()}
-            speeds = meter.read()
-            writer.write_scalars(number + 1, result | speeds)
+            numbers = {name: float(value) for name, value in metrics.items()} | meter.read()
+            writer.write_scalars(number + 1, numbers)
             writer.flush()
-            bar.show(result["loss/total"], speeds["tokens/sec"], speeds["data/wait_ms"])
+            bar.show(numbers["loss/total"], numbers["tokens/sec"], numbers["data/wait_ms"])
 
     # ------------------------------------------------------------------------------------ end
-    validated = _validate(validation_loss, state, validation) if done < spec.steps else validated
     if done < spec.steps:
-        writer.write_scalars(spec.steps, {"validation/loss": validated})
+        _validate(validation_loss, state, validation, writer, spec.steps)
+        writer.flush()
         checkpoints.save(state, spec.steps)
     bar.close()
     writer.close()
     checkpoints.close()
+    recorded = _last_numbers(workdir)
     return RunResult(
         steps=spec.steps,
-        loss=result["loss/total"],
-        validation_loss=validated,
+        loss=recorded["loss/total"],
+        validation_loss=recorded.get("validation/loss"),
         skipped_steps=int(state.skipped),
         skipped_samples=meter.skipped,
         tokens_per_second=meter.mean_speed(),
@@ -185,12 +184,20 @@ class _Meter:
         self._since, self._steps, self._tokens, self._wait = time.monotonic(), 0, 0, 0.0
 
 
-def _validate(validation_loss, state: TrainState, batches) -> float | None:
-    """The loss over all validation batches as one quotient."""
+def _validate(validation_loss, state: TrainState, batches, writer, step: int) -> None:
+    """Writes the loss over all validation batches as one quotient; without batches, nothing."""
     losses = [validation_loss(state.params, batch) for batch in batches]
-    if not losses:
-        return None
-    return float(sum(loss.total for loss in losses) / sum(loss.weight for loss in losses))
+    if losses:
+        loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
+        writer.write_scalars(step, {"validation/loss": float(loss)})
+
+
+def _last_numbers(workdir: pathlib.Path) -> dict[str, float]:
+    """The newest value of every metric, those of an earlier start of the run among them."""
+    newest = {}
+    for row in read_metrics(workdir / METRICS):
+        newest |= row
+    return newest
 
 
 def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> TrainState:

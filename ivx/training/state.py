@@ -67,7 +67,10 @@ def make_step(
         if accumulation == 1:
             grads, loss = gradient(state.params, batch)
         else:
-            micro = jax.tree.map(lambda a: a.reshape(accumulation, -1, *a.shape[1:]), batch)
+            # Every micro-batch takes packs from all devices: the scanned axis is not a sharded one.
+            micro = jax.tree.map(
+                lambda a: a.reshape(-1, accumulation, *a.shape[1:]).swapaxes(0, 1), batch
+            )
             shapes = jax.eval_shape(gradient, state.params, jax.tree.map(lambda a: a[0], micro))
             zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 

@@ -37,7 +37,9 @@ class JsonLinesWriter(metric_writers.MetricWriter):
             if path.exists()
             else []
         )
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        rewritten = path.with_suffix(".partial")
+        rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        rewritten.replace(path)
         self._file = path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
