@@ -22,6 +22,7 @@ CORE = [
     "optax==0.2.8",
     "orbax-checkpoint==0.12.8",
     "pillow==13.0.0",
+    "safetensors==0.8.0",
     "tensorboardX==2.6.5",
     "tensorstore==0.1.86",
     "tokenizers==0.23.3",
@@ -32,6 +33,7 @@ CORE = [
 EXTRAS = {
     "test": ["pytest==9.2.0", "scikit-video==1.1.11"],
     "lint": ["ruff==0.17.6"],
+    "parity": ["torch==2.13.0", "transformers==5.23.0"],
     "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
 }
 
@@ -47,6 +49,8 @@ setup(
     package_data={
         "ivx.text": ["*.json"],
         "ivx.reporting": ["*.jinja"],
+        "ivx.commands.recipe": ["*.jinja"],
+        "ivx.hf": ["*.jinja", "remote_code/*.py"],
         "experiments": ["datasets/*.json"],
     },
     install_requires=CORE,

@@ -121,8 +121,11 @@ class LayoutRule:
           VideoError: the video cannot be probed or does not fit the budget.
         """
         info = video.resolved()
-        indices = frames.frame_indices(info, self.frame_rule)
+        rule = self.frame_rule
+        if video.fps is not None:
+            rule = dataclasses.replace(rule, fps=video.fps)
         try:
+            indices = frames.frame_indices(info, rule, video.span)
             height, width = resize.resized_shape(len(indices), info.height, info.width, self.budget)
         except VideoError as error:
             raise VideoError(f"{video.path}: {error}") from error
@@ -140,7 +143,7 @@ class LayoutRule:
         media = [
             chat_template.video_text(clip.times, int(np.prod(clip.token_shape))) for clip in clips
         ]
-        pieces = chat_template.render(sample.messages, media, generate)
+        pieces = chat_template.render(sample.messages, media, generate, sample.tools)
         tokens, trained = [], []
         for piece in pieces:
             ids = self.tokenizer.encode(piece.text)

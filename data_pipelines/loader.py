@@ -18,10 +18,17 @@ from data_pipelines.video.info import VideoError
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A host's share of one batch, and a sentence for each sample that had to be left out of it."""
+    """A host's share of one batch.
+
+    Attributes:
+      batch: the arrays.
+      skipped: a sentence for each sample that had to be left out.
+      numbers: what making the batch measured, to be reported as means between two log lines.
+    """
 
     batch: Batch
     skipped: tuple[str, ...]
+    numbers: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

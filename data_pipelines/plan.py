@@ -39,7 +39,7 @@ def measure(
     for sample in samples:
         try:
             # From here on a video is what it was when the plan was made.
-            videos = tuple(sources.VideoRef(ref.path, ref.resolved()) for ref in sample.videos)
+            videos = tuple(dataclasses.replace(ref, info=ref.resolved()) for ref in sample.videos)
             sample = dataclasses.replace(sample, videos=videos)
             layout = rule(sample)
         except (VideoError, TemplateError, ValueError) as error:

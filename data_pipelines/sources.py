@@ -14,6 +14,10 @@ Relative paths start at the folder of the mixture file. A line is one sample:
             {"type": "text", "text": "<VIDEO_CONTEXT>What happens?"}]},
         {"role": "assistant", "content": "..."}]}
 
+A video item may show a part of its file, at a rate of its own: `"span": [start, end]` in seconds
+and `"fps": rate` beside the url. A sample may offer `tools` (schemas), an assistant's message hold
+`tool_calls` ([{"name", "arguments"}]), and messages of the role `tool` give what these return,
+videos included.
 `image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its video is
 opened; without them the file is probed. `truths`, if present, tell an evaluation what
 to expect. Images, pretraining turns, frame lists and thinking fields are refused, not ignored.
@@ -27,6 +31,7 @@ import re
 
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
+from ivx.text import tool_calls
 
 
 class AnnotationError(ValueError):
@@ -45,10 +50,19 @@ class DataSet:
 
 @dataclasses.dataclass(frozen=True)
 class VideoRef:
-    """A video of a sample; `info` is None where the annotation does not describe it."""
+    """A video of a sample.
+
+    Attributes:
+      path: the file.
+      info: None where the annotation does not describe it.
+      span: (start, end) in seconds of what is shown; None shows all.
+      fps: frames sampled a second; None leaves it to the frame rule.
+    """
 
     path: str
     info: VideoInfo | None
+    span: tuple[float, float] | None = None
+    fps: float | None = None
 
     def resolved(self) -> VideoInfo:
         """What the annotation says, or else the file itself.
@@ -63,18 +77,20 @@ class VideoRef:
 class Sample:
     """One conversation.
 
-    `truths` holds for each answer what an evaluation needs (format, answer, options, span).
+    `truths` holds for each answer what an evaluation needs (format, answer, options, span);
+    `tools` the schemas of the tools on offer.
     """
 
     id: str
     messages: tuple[dict, ...]
     videos: tuple[VideoRef, ...]
     truths: tuple[dict, ...] = ()
+    tools: tuple[dict, ...] = ()
 
 
 _DATA_SET_KEYS = {"annotation", "media_root", "sample_ratio"}
-_SAMPLE_KEYS = {"id", "messages", "truths"}
-_MESSAGE_KEYS = {"role", "content", "loss", "name", "meta"}
+_SAMPLE_KEYS = {"id", "messages", "truths", "tools"}
+_MESSAGE_KEYS = {"role", "content", "loss", "name", "meta", "tool_calls"}
 
 
 def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataSet]:
@@ -84,6 +100,25 @@ def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataS
       AnnotationError: no such file, a data set that is not in it, or an entry that is not as above.
     """
     path = pathlib.Path(path)
+    entries = _entries(path)
+    missing = [name for name in names if name not in entries]
+    if missing:
+        raise AnnotationError(
+            f"{path}: no data set {', '.join(missing)}; there are {', '.join(entries)}"
+        )
+    return [_data_set(path, name, entries[name]) for name in names]
+
+
+def data_set_names(path: str | pathlib.Path) -> list[str]:
+    """Names of the data sets of a mixture file.
+
+    Raises:
+      AnnotationError: there is no such file, or it is no mixture.
+    """
+    return list(_entries(pathlib.Path(path)))
+
+
+def _entries(path: pathlib.Path) -> dict:
     if not path.is_file():
         raise AnnotationError(
             f"no mixture file at {path}; `ivx data synthesize --out={path.parent}` makes one"
@@ -94,12 +129,7 @@ def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataS
         raise AnnotationError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(entries, dict):
         raise AnnotationError(f"{path}: expected an object of data sets by name")
-    missing = [name for name in names if name not in entries]
-    if missing:
-        raise AnnotationError(
-            f"{path}: no data set {', '.join(missing)}; there are {', '.join(entries)}"
-        )
-    return [_data_set(path, name, entries[name]) for name in names]
+    return entries
 
 
 def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
@@ -152,6 +182,15 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise AnnotationError(f"{where}: not valid JSON ({error})") from error
+    return sample(record, where, media_root)
+
+
+def sample(record: dict, where: str, media_root: pathlib.Path) -> Sample:
+    """A sample from its annotation; `where` names its place for messages.
+
+    Raises:
+      AnnotationError: it is not of the form above.
+    """
     messages = record.get("messages") if isinstance(record, dict) else None
     if not isinstance(messages, list) or not all(isinstance(part, dict) for part in messages):
         raise AnnotationError(f"{where}: expected an object with a list of messages")
@@ -161,6 +200,17 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
                 f"{where}: a message with the keys {sorted(message)}; expected"
                 f" {', '.join(sorted(_MESSAGE_KEYS))}, loss being true or false"
             )
+        if "tool_calls" in message and message.get("role") != "assistant":
+            raise AnnotationError(
+                f"{where}: tool_calls in a message of the role {message.get('role')!r};"
+                " only an assistant calls"
+            )
+    try:
+        tool_calls.check_tools(record.get("tools", []))
+        for message in messages:
+            tool_calls.check_calls(message.get("tool_calls", []))
+    except tool_calls.ToolCallError as error:
+        raise AnnotationError(f"{where}: {error}") from error
     truths = record.get("truths", [])
     if not isinstance(truths, list) or not all(isinstance(truth, dict) for truth in truths):
         raise AnnotationError(f"{where}: truths must be a list of objects, not {truths!r}")
@@ -181,6 +231,7 @@ def _parse(line: str, where: str, media_root: pathlib.Path) -> Sample:
         tuple(messages),
         tuple(videos),
         tuple(truths),
+        tuple(record.get("tools", [])),
     )
 
 
@@ -191,9 +242,10 @@ def _video(item: dict, where: str, media_root: pathlib.Path) -> VideoRef:
             f'{where}: a video item needs {{"video_url": {{"url": ...}}}}, got {item!r}'
         )
     path = _inside(media_root, video["url"], where)
+    span, fps = _span(video.get("span"), where), _fps(video.get("fps"), where)
     keys = ("image_wh", "origin_video_length", "origin_fps")
     if any(video.get(key) is None for key in keys):
-        return VideoRef(path, None)
+        return VideoRef(path, None, span, fps)
     try:
         width, height = video["image_wh"]
         info = VideoInfo(
@@ -203,7 +255,37 @@ def _video(item: dict, where: str, media_root: pathlib.Path) -> VideoRef:
         raise AnnotationError(
             f"{where}: {', '.join(keys)} do not describe a video ({error})"
         ) from error
-    return VideoRef(path, info)
+    return VideoRef(path, info, span, fps)
+
+
+def _span(value, where: str) -> tuple[float, float] | None:
+    """(start, end) in seconds, or None if no span is given."""
+    if value is None:
+        return None
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(_is_number(second) for second in value)
+        or not 0 <= value[0] < value[1]
+    ):
+        raise AnnotationError(
+            f"{where}: the span {value!r} of a video must be [start, end] in seconds, start before"
+            " end"
+        )
+    return float(value[0]), float(value[1])
+
+
+def _fps(value, where: str) -> float | None:
+    """Frames a second, or None if the frame rule says."""
+    if value is None:
+        return None
+    if not _is_number(value) or value <= 0:
+        raise AnnotationError(f"{where}: the fps {value!r} of a video must be a positive number")
+    return float(value)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _inside(root: pathlib.Path, url: str, where: str) -> str:

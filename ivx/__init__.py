@@ -4,21 +4,18 @@ model = ivx.load("/tmp/ivx/sft")                      the workdir of a run
 print(ivx.generate(model, "clip.mp4", "What colour is the shape?"))
 """
 
-__all__ = ["generate", "load"]
+__all__ = ["export_hf", "generate", "load"]
 
 
 def load(workdir: str):
-    """The newest checkpoint of a run, as an `ivx.assistant.Assistant`.
+    """The newest checkpoint of a run, or a Hugging Face folder, as an `ivx.assistant.Assistant`.
 
     Raises:
       UserError: the folder is not a workdir, or holds no checkpoint.
     """
-    import pathlib
+    from ivx import build
 
-    from ivx import build, config
-
-    folder = pathlib.Path(workdir)
-    return build.assistant(config.load_workdir(folder), folder)
+    return build.assistant(build.stored.open_model(workdir))
 
 
 def generate(model, video: str, prompt: str, max_new_tokens: int = 64) -> str:
@@ -28,3 +25,17 @@ def generate(model, video: str, prompt: str, max_new_tokens: int = 64) -> str:
       UserError: the file cannot be read as a video.
     """
     return model.generate(video, prompt, max_new_tokens)
+
+
+def export_hf(workdir: str, out: str, dtype: str = "bfloat16") -> None:
+    """Writes the newest checkpoint of a run as a Hugging Face folder that `transformers` loads.
+
+    Raises:
+      UserError: the folder is not a workdir, or `out` is taken.
+    """
+    import pathlib
+
+    from ivx.build import stored
+    from ivx.commands import export_hf as command
+
+    command.export_model(stored.open_model(workdir), pathlib.Path(out), dtype, 5.0)

@@ -10,7 +10,18 @@ from absl import flags
 
 from ivx.errors import UserError
 
-COMMANDS = ("data", "train", "evaluate", "chat", "report")
+COMMANDS = (
+    "data",
+    "train",
+    "convert",
+    "recipe",
+    "import-hf",
+    "export-hf",
+    "evaluate",
+    "chat",
+    "agent",
+    "report",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,7 +58,7 @@ def _refuse(sentence: str) -> None:
 
 def _run(name: str, arguments: list[str]) -> dict | None:
     """Parses the flags of one command and runs it."""
-    command = importlib.import_module(f"ivx.commands.{name}")
+    command = importlib.import_module(f"ivx.commands.{name.replace('-', '_')}")
     flags.DEFINE_bool(
         "json", False, "Print the result as one JSON object on the last line of standard output."
     )
@@ -55,7 +66,8 @@ def _run(name: str, arguments: list[str]) -> dict | None:
     if any(argument in ("-h", "--help", "-help") for argument in arguments):
         print(f"{command.SUMMARY}\n\nExample:\n{command.EXAMPLE}\n\nFlags:\n{_flag_help()}")
         return None
-    _check_config_keys(arguments)
+    if not getattr(command, "OWN_CONFIG", False):
+        _check_config_keys(arguments)
     try:
         rest = flags.FLAGS([f"ivx {name}", *arguments])[1:]
     except flags.Error as error:
@@ -112,8 +124,8 @@ def _overview() -> str:
         "",
     ]
     for name in COMMANDS:
-        command = importlib.import_module(f"ivx.commands.{name}")
-        lines.append(f"  {name:9s} {command.SUMMARY}")
+        command = importlib.import_module(f"ivx.commands.{name.replace('-', '_')}")
+        lines.append(f"  {name:10s} {command.SUMMARY}")
     return "\n".join(lines)
 
 

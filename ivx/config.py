@@ -58,8 +58,28 @@ def base() -> ml_collections.ConfigDict:
         "clip": 1.0,
         "accumulation": 1,  # micro-batches a step
     }
-    config.stage = {"name": "sft", "reduction": "square"}
+    config.stage = {
+        "name": "sft",  # sft (also continued pretraining), gspo, opd or convert
+        "reduction": "square",
+        # gspo and opd: how answers are rolled out
+        "prompts": 16,  # questions a rollout
+        "group": 8,  # answers to each
+        "minibatches": 1,  # optimizer steps a rollout
+        "temperature": 1.0,
+        "max_new_tokens": 1024,
+        # gspo: the range of the sequence-level ratio
+        "clip_low": 3e-4,
+        "clip_high": 4e-4,
+        # opd: the workdir or Hugging Face folder of the teacher
+        "teacher": "",
+        # convert: packs of the statistics pass, ridge of the QK-norm fit as a share of the mean
+        # diagonal, weight of keys against values in the joint compression
+        "calibration_packs": 256,
+        "ridge": 1e-3,
+        "balance": 1.0,
+    }
     config.run = {
+        "start": "",  # workdir or Hugging Face folder whose parameters come first; "": new ones
         "steps": 1000,
         "seed": 42,
         "log_every": 10,
@@ -71,6 +91,33 @@ def base() -> ml_collections.ConfigDict:
     return config.lock()
 
 
+def tiny() -> ml_collections.ConfigDict:
+    """`base()` with what every `tiny` experiment shares: two CPU cores, short packs."""
+    config = base()
+    # Two devices of one thread keep two cores busier than one device of two.
+    config.mesh.update(cpu_devices=2, replica=-1, fsdp=1)
+    # A CPU multiplies float32 faster than bfloat16.
+    config.model.update(preset="tiny", dtype="float32")
+    # Half the published frame rate: the synthetic world moves slowly, and frames cost the time.
+    config.data.update(
+        tokenizer="compact",
+        fps=1.0,
+        min_frames=2,
+        max_frames=16,
+        min_pixels=4 * 32 * 32,
+        max_pixels=16 * 64 * 64,
+        pack_tokens=256,
+        pack_patches=144,
+        slice_block=48,
+        batch_packs=12,
+        cache_gib=1.0,
+    )
+    config.run.seed = 0
+    return config
+
+
+STAGES = ("sft", "gspo", "opd", "convert")
+
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
@@ -79,7 +126,6 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
-    ("data.mixture", bool, "the path of a mixture file; `ivx data synthesize` makes one"),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.fps", lambda v: 0 < v < math.inf, "a positive number of frames a second"),
@@ -100,8 +146,18 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("optim.b2", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("optim.clip", lambda v: v > 0, "a positive norm"),
     ("optim.accumulation", lambda v: v >= 1, "at least 1"),
-    ("stage.name", lambda v: v in ("sft",), "sft"),
+    ("stage.name", lambda v: v in STAGES, ", ".join(STAGES)),
     ("stage.reduction", lambda v: v in ("square", "token", "sample"), "square, token or sample"),
+    ("stage.prompts", lambda v: v >= 1, "at least 1"),
+    ("stage.group", lambda v: v >= 1, "at least 1"),
+    ("stage.minibatches", lambda v: v >= 1, "at least 1"),
+    ("stage.temperature", lambda v: 0 < v < math.inf, "a positive temperature"),
+    ("stage.max_new_tokens", lambda v: v >= 1, "at least 1"),
+    ("stage.clip_low", lambda v: 0 < v < 1, "between 0 and 1"),
+    ("stage.clip_high", lambda v: v > 0, "a positive number"),
+    ("stage.calibration_packs", lambda v: v >= 1, "at least 1"),
+    ("stage.ridge", lambda v: v >= 0, "0 or more"),
+    ("stage.balance", lambda v: v > 0, "a positive number"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
     ("run.seed", lambda v: v >= 0, "0 or more"),
     ("run.log_every", lambda v: v >= 1, "at least 1"),
@@ -116,6 +172,8 @@ _RELATIONS: tuple[tuple[str, str, Callable, str], ...] = (
     ("data.min_pixels", "data.max_pixels", lambda a, b: a <= b, "must not exceed"),
     ("optim.floor", "optim.learning_rate", lambda a, b: a <= b, "must not exceed"),
     ("optim.accumulation", "data.batch_packs", lambda a, b: b % a == 0, "must divide"),
+    # A run cannot go on from the middle of a rollout.
+    ("stage.minibatches", "run.save_every", lambda a, b: b % a == 0, "must divide"),
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 
 from data_pipelines import layout, packing, sources
-from data_pipelines.synthetic import write
+from data_pipelines.synthetic import presets, write
 from data_pipelines.video import frames, resize
 from ivx.models import spec
 from ivx.models.definition import ModelDefinition
@@ -31,7 +31,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def data_folder(tmp_path_factory) -> pathlib.Path:
     """A handful of synthetic clips of every family."""
     folder = tmp_path_factory.mktemp("synthetic") / "data"
-    write.synthesize(folder, write.PRESETS["test"], seed=3, workers=2)
+    write.synthesize(folder, presets.PRESETS["test"], seed=3, workers=2)
     return folder
 
 

@@ -5,22 +5,19 @@ import json
 import tests.conftest  # noqa: F401  (eight devices, as in the tests)
 from experiments import sft_short
 from ivx import build, config
-from tests.test_config import GOLDEN, parameter_table
+from tests.test_config import EXPERIMENTS, GOLDEN, parameter_table
 
 
 def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
-    for preset in sft_short.PRESETS:
-        text = config.snapshot(sft_short.get_config(preset))
-        (GOLDEN / f"sft_short_{preset}.json").write_text(text)
-        for attention in ("m2la", "gqa"):
-            if (preset, attention) == ("8b", "gqa"):
-                continue
-            experiment = sft_short.get_config(preset)
-            experiment.model.attention = attention
-            table = parameter_table(build.model_definition(experiment))
-            path = GOLDEN / f"parameters_{preset}_{attention}.json"
-            path.write_text(json.dumps(table, indent=1) + "\n")
+    for name, experiment in EXPERIMENTS.items():
+        (GOLDEN / f"{name}.json").write_text(config.snapshot(experiment))
+    for preset, attention in (("tiny", "m2la"), ("tiny", "gqa"), ("8b", "m2la")):
+        experiment = sft_short.get_config(preset)
+        experiment.model.attention = attention
+        table = parameter_table(build.model_definition(experiment))
+        path = GOLDEN / f"parameters_{preset}_{attention}.json"
+        path.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from experiments import sft_short
+from experiments import base, convert, cpt, opd, rl_gspo, sft_long, sft_short
 from ivx import build, config
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
@@ -16,11 +16,27 @@ from ivx.parallel.mesh import make_mesh
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("preset", sorted(sft_short.PRESETS))
-def test_the_experiment_is_what_it_was(preset):
+# Every config that the experiments give: name of its golden file -> the config.
+EXPERIMENTS = {
+    f"{module.__name__.split('.')[-1]}_{preset}": module.get_config(preset)
+    for module, presets in (
+        (base, ["tiny"]),
+        *((module, sorted(module.PRESETS)) for module in (convert, cpt, sft_short, sft_long)),
+        *((module, sorted(module.PRESETS)) for module in (rl_gspo, opd)),
+    )
+    for preset in presets
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_experiment_is_what_it_was(name):
     """A changed number shows here; make the file anew with `python -m tests.make_golden`."""
-    expected = (GOLDEN / f"sft_short_{preset}.json").read_text()
-    assert config.snapshot(sft_short.get_config(preset)) == expected
+    assert config.snapshot(EXPERIMENTS[name]) == (GOLDEN / f"{name}.json").read_text()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_can_be_used(name):
+    config.validate(EXPERIMENTS[name])
 
 
 @pytest.mark.parametrize(
@@ -56,12 +72,12 @@ def test_the_8b_model_has_the_published_number_of_parameters():
 
 def test_all_errors_are_listed_at_once():
     bad = sft_short.get_config("tiny")
-    bad.data.mixture = ""
+    bad.stage.prompts = 0
     bad.optim.warmup = 2.0
     bad.data.min_frames = 99
     with pytest.raises(UserError) as error:
         config.validate(bad)
-    for part in ("data.mixture", "optim.warmup = 2.0", "data.min_frames = 99 must not exceed"):
+    for part in ("stage.prompts = 0", "optim.warmup = 2.0", "data.min_frames = 99 must not exceed"):
         assert part in str(error.value)
 
 
@@ -73,7 +89,7 @@ def test_a_budget_smaller_than_one_slice_is_refused():
 
 
 def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(UserError, match="no preset 'huge'; there are tiny, 8b"):
+    with pytest.raises(UserError, match="no preset 'huge'; there are tiny, scratch, 8b"):
         sft_short.get_config("huge")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from data_pipelines import loader, packing, plan, sources
 from data_pipelines.positions import positions_3d
-from data_pipelines.synthetic import write
+from data_pipelines.synthetic import presets, write
 from data_pipelines.video.resize import MERGE
 
 OPTIONS = loader.LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**20)
@@ -240,7 +240,7 @@ def test_media_outside_the_root_are_refused(tmp_path, url):
 
 def test_splits_share_no_clip_and_the_same_seed_gives_the_same_files(data_folder, tmp_path):
     again = tmp_path / "again"
-    write.synthesize(again, write.PRESETS["test"], seed=3, workers=2)
+    write.synthesize(again, presets.PRESETS["test"], seed=3, workers=2)
     contents = {}
     for path in sorted(data_folder.rglob("*")):
         if path.is_file():

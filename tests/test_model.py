@@ -38,7 +38,7 @@ def test_packed_equals_alone(hidden, layouts, shape):
 def test_packed_losses_equal_those_of_samples_alone(definition, params, layouts, shape):
     """Numerators and denominators of the samples add up to those of their pack."""
     stage = LanguageModelStage(None, [], "square")
-    loss = jax.jit(lambda batch: stage.loss(definition.bind(params), batch)[:2])
+    loss = jax.jit(lambda batch: stage.loss(definition.bind(params), batch, {})[:2])
     together = layouts[:3]
     packed = [float(part) for part in loss(pack(together, shape))]
     alone = [[float(part) for part in loss(pack([one], shape))] for one in together]

@@ -30,13 +30,13 @@ def test_sharded_equals_single_device(layouts, shape, attention, sizes):
     definition = ModelDefinition(small_spec(attention))
     stage, optimizer = LanguageModelStage(None, [], "square"), optax.sgd(0.1)
     step = make_step(definition, stage, optimizer, 1)
-    state, metrics = jax.jit(step)(init_state(definition.init(0), optimizer), batch)
+    state, metrics = jax.jit(step)(init_state(definition.init(0), optimizer), {}, batch)
 
     mesh = make_mesh(sizes)
     shardings = _state_shardings(definition, optimizer, mesh)
     start = jax.jit(lambda: init_state(definition.init(0), optimizer), out_shardings=shardings)()
     sharded = jax.jit(step, out_shardings=(shardings, rules.replicated(mesh)))
-    spread_state, spread_metrics = sharded(start, rules.put_batch(batch, mesh))
+    spread_state, spread_metrics = sharded(start, {}, rules.put_batch(batch, mesh))
     for name in ("loss/total", "grad/norm"):
         assert float(spread_metrics[name]) == pytest.approx(float(metrics[name]), rel=1e-5)
     for a, b in zip(

@@ -50,7 +50,7 @@ def trained_once(layouts, shape):
     def run(reduction: str, accumulation: int):
         stage = LanguageModelStage(None, [], reduction)
         step = jax.jit(make_step(definition, stage, optimizer, accumulation))
-        return step(init_state(params, optimizer), batch)
+        return step(init_state(params, optimizer), {}, batch)
 
     return run
 
@@ -70,10 +70,10 @@ def test_accumulation_changes_nothing(trained_once, reduction):
 class PoisonedStage(LanguageModelStage):
     """A stage whose loss is NaN wherever a token 1 stands."""
 
-    def loss(self, model, batch):
-        clean = super().loss(model, batch)
+    def loss(self, model, batch, frozen):
+        clean = super().loss(model, batch, frozen)
         poison = jnp.where((batch.tokens == 1).any(), jnp.nan, 1.0)
-        return Loss(clean.total * poison, clean.weight, clean.sums)
+        return Loss(clean.total * poison, clean.weight, clean.sums, clean.means)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(layouts, shape):
@@ -86,11 +86,11 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(layouts, shape
     good = pack(layouts[:1], shape)
     bad_tokens = good.tokens.copy()
     bad_tokens[0, -1] = 1
-    after, metrics = step(state, dataclasses.replace(good, tokens=bad_tokens))
+    after, metrics = step(state, {}, dataclasses.replace(good, tokens=bad_tokens))
     assert int(after.skipped) == 1 and int(after.step) == 1
     assert not np.isfinite(float(metrics["loss/total"]))
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
         np.testing.assert_array_equal(a, b)
-    recovered, metrics = step(after, good)
+    recovered, metrics = step(after, {}, good)
     assert int(recovered.skipped) == 1
     assert np.isfinite(float(metrics["loss/total"]))

@@ -3,18 +3,21 @@
 import numpy as np
 import pytest
 
-from data_pipelines.synthetic import families, scene, write
+from data_pipelines.synthetic import families, presets, scene, write
 from ivx.evaluation import scoring
 from ivx.evaluation.text_only import TextOnlyModel
 
+# Every family as often as in training, the long ones too.
+SHARES = presets.PRESETS["tiny"]["train"].shares | {"long_grounding": 0.1, "long_needle": 0.1}
 
-def annotate(split: str, count: int):
+
+def annotate(name: str, count: int, asked: str = "both", thinking: float = 0.0):
     """Samples of a split without their clips, by the code that writes them."""
     from data_pipelines.sources import Sample
 
-    preset = write.Preset({split: count}, write.PRESETS["tiny"].shares, choice_share=0.2)
+    split = presets.Split(count, SHARES, asked, dict.fromkeys(SHARES, 0.2), thinking)
     found = []
-    for job in write._jobs(None, preset, split, seed=0):
+    for job in write.make_jobs(None, name, split, seed=0):
         for record in write.annotate(job).samples:
             found.append(
                 Sample(
@@ -30,13 +33,13 @@ def annotate(split: str, count: int):
 @pytest.fixture(scope="module")
 def baseline() -> list[scoring.Row]:
     """Scores of a model fitted to the words of 6,000 training clips, on 3,000 test clips."""
-    model = TextOnlyModel().fit(annotate("train", 6000))
+    model = TextOnlyModel().fit(annotate("train", 6000, "conversation"))
     return scoring.table(model.predict(annotate("test", 3000)))
 
 
 def test_a_model_that_sees_no_video_stays_at_chance(baseline):
-    """Chance lies in the 95% interval of its score, widened for 13 looks at once."""
-    assert len(baseline) == 12
+    """Chance lies in the 95% interval of its score, widened for 15 looks at once."""
+    assert len(baseline) == 15
     for row in baseline:
         half = (row.high - row.low) / 2 * 1.5
         middle = (row.high + row.low) / 2
@@ -51,8 +54,19 @@ def test_every_family_asks_openly_and_some_as_choice(baseline):
     assert {family for family, _ in asked} == set(families.FAMILIES)
     assert {f for f, kind in asked if kind == "choice"} == set(families.FAMILIES) - {
         "grounding",
+        "long_grounding",
         "caption",
     }
+
+
+def test_a_thought_stands_before_the_answer_where_it_is_asked_for():
+    thoughtful = 0
+    for sample in annotate("train", 300, "conversation", thinking=0.5):
+        for question, answer in zip(sample.messages[::2], sample.messages[1::2], strict=True):
+            text = str(question["content"])
+            assert ("Think first." in text) == answer["content"].startswith("<think>")
+            thoughtful += "Think first." in text
+    assert thoughtful > 50
 
 
 @pytest.mark.parametrize("family", sorted(families.FAMILIES))

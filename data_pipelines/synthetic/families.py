@@ -11,7 +11,9 @@ questions, so that neither the text nor an earlier turn gives an answer away. Wh
     needle     what shows up once in a long video
     caption    one sentence about two moving shapes
 
-Scenes of motion and grounding show one shape, whose attributes can be asked for as well.
+`long_grounding` and `long_needle` are harder kinds of their families: videos twice as long, and a
+needle seen so shortly that a look at few frames often misses it. Scenes of motion and grounding
+show one shape, whose attributes can be asked for as well.
 """
 
 import dataclasses
@@ -33,6 +35,7 @@ class Question:
       values: all answers that were equally likely; empty where a choice between options makes no
         sense.
       span: (start, end) in seconds for temporal grounding.
+      thought: what a careful viewer would say before answering.
     """
 
     family: str
@@ -40,11 +43,12 @@ class Question:
     answer: str
     values: tuple[str, ...] = ()
     span: tuple[float, float] | None = None
+    thought: str = ""
 
 
 # (width, height) of short clips, and of those long enough that a pixel budget scales them down.
 _SMALL = ((64, 64), (64, 64), (96, 64), (64, 96), (80, 80))
-_LARGE = ((64, 64), (96, 96), (128, 96), (128, 128))
+_LARGE = ((64, 64), (96, 96), (128, 96), (96, 128))
 _RATES = (4, 5, 8)
 
 
@@ -87,8 +91,16 @@ def _places(
 def _of_the_shape(shape: str, colour: str) -> list[Question]:
     """Questions about the only shape of a scene."""
     return [
-        Question("attribute", "What colour is the shape?", colour, tuple(COLOURS)),
-        Question("attribute", "Which shape is it?", shape, SHAPES),
+        Question(
+            "attribute",
+            "What colour is the shape?",
+            colour,
+            tuple(COLOURS),
+            thought=f"A {colour} {shape} is seen.",
+        ),
+        Question(
+            "attribute", "Which shape is it?", shape, SHAPES, thought=f"A {colour} {shape} is seen."
+        ),
     ]
 
 
@@ -121,7 +133,13 @@ def _counting(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
         )
         for place in _places(rng, count, 2, 2)
     ]
-    question = Question("counting", "How many shapes are there?", str(count), ("1", "2", "3", "4"))
+    question = Question(
+        "counting",
+        "How many shapes are there?",
+        str(count),
+        ("1", "2", "3", "4"),
+        thought=f"There are {count} shapes.",
+    )
     return _scene(rng, duration, actors), [question]
 
 
@@ -149,7 +167,13 @@ def _motion(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     shape, colour, way = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
     lane = float(rng.uniform(0.25, 0.75))
     actor = _mover(rng, shape, colour, way, 0.0, duration, lane)
-    question = Question("motion", "Which way does the shape move?", way, tuple(DIRECTIONS))
+    question = Question(
+        "motion",
+        "Which way does the shape move?",
+        way,
+        tuple(DIRECTIONS),
+        thought=f"A {colour} {shape} moves {way}.",
+    )
     return _scene(rng, duration, [actor]), [question, *_of_the_shape(shape, colour)]
 
 
@@ -172,27 +196,46 @@ def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
             for i, colour in enumerate(colours)
         ]
     questions = [
-        Question("order", f"Which colour is seen {rank}?", colour, tuple(COLOURS))
+        Question(
+            "order",
+            f"Which colour is seen {rank}?",
+            colour,
+            tuple(COLOURS),
+            thought=f"The colours are {', '.join(colours)}.",
+        )
         for rank, colour in zip(("first", "second", "last"), colours, strict=True)
     ]
     return _scene(rng, 3 * length, actors), questions
 
 
 def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    return _spanned(rng, "grounding", int(rng.integers(4, 9)), 4)
+
+
+def _long_grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    return _spanned(rng, "long_grounding", int(rng.integers(10, 17)), 6)
+
+
+def _spanned(
+    rng: np.random.Generator, family: str, slices: int, longest: int
+) -> tuple[Scene, list[Question]]:
+    """One shape in a video of 2 * `slices` seconds, visible for 2 to `longest` slices."""
     # Even seconds: at one frame a second a slice lasts two, and what starts with one can be read
     # off its time.
-    duration = 2 * int(rng.integers(4, 9))
-    length = 2 * int(rng.integers(2, 5))
+    duration = 2 * slices
+    length = 2 * int(rng.integers(2, longest + 1))
     start = 2 * int(rng.integers(0, (duration - length) // 2 + 1))
     span = (float(start), float(start + length))
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
     place = _places(rng, 1, 1, 1)[0]
     actor = Actor(shape, (colour,), place, rng.uniform(0.22, 0.3), *span, _drift(rng))
+    times = f"{span[0]:.1f} to {span[1]:.1f} seconds"
     question = Question(
-        "grounding",
+        family,
         "When is the shape visible?",
-        f"{span[0]:.1f} to {span[1]:.1f} seconds",
+        times,
         span=span,
+        thought=f"The shape is seen from {times}.",
     )
     questions = [question, *_of_the_shape(shape, colour)]
     return _scene(rng, float(duration), [actor], _LARGE), questions
@@ -200,12 +243,28 @@ def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
 
 def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(30, 121))
+    return _once(rng, "needle", duration, duration / 8)
+
+
+def _long_needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    return _once(rng, "long_needle", float(rng.integers(60, 121)), float(rng.uniform(4, 5)))
+
+
+def _once(
+    rng: np.random.Generator, family: str, duration: float, length: float
+) -> tuple[Scene, list[Question]]:
+    """A shape that is visible for `length` seconds of a video of `duration`."""
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
-    length = duration / 8
     start = float(rng.uniform(0, duration - length))
     actor = Actor(shape, (colour,), _places(rng, 1, 1, 1)[0], 0.28, start, start + length)
     things = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
-    question = Question("needle", "What appears once in the video?", f"{colour} {shape}", things)
+    question = Question(
+        family,
+        "What appears once in the video?",
+        f"{colour} {shape}",
+        things,
+        thought=f"A {colour} {shape} is seen from {start:.1f} to {start + length:.1f} seconds.",
+    )
     return _scene(rng, duration, [actor], _LARGE, rates=(2,)), [question]
 
 
@@ -230,4 +289,6 @@ FAMILIES: dict[str, Callable[[np.random.Generator], tuple[Scene, list[Question]]
     "grounding": _grounding,
     "needle": _needle,
     "caption": _caption,
+    "long_grounding": _long_grounding,
+    "long_needle": _long_needle,
 }

@@ -2,18 +2,19 @@
 
     DIR/data.json                      the mixture: {"synthetic_train":
                                            {"annotation": ..., "media_root": ...}, ...}
-    DIR/{train,validation,test}.jsonl  one sample a line
+    DIR/{split}.jsonl                  one sample a line
     DIR/clips/{split}/{number}.mp4
 
-A training sample is one conversation with every question of its clip, some of them as multiple
-choice; validation and test samples ask one question each, so that no answer stands in the context
-of another. Every clip is a pure function of (seed, split, number), and splits never share a seed.
+A training sample is one conversation with every question of its clip; validation and test samples
+ask one question each, so that no answer stands in the context of another. Every clip is a pure
+function of (seed, split, number), and splits never share a seed.
 """
 
 import dataclasses
 import json
 import pathlib
 import tempfile
+import zlib
 from concurrent import futures
 from multiprocessing import get_context
 
@@ -21,43 +22,8 @@ import av
 import numpy as np
 import tqdm
 
-from data_pipelines.synthetic import families, scene
-
-LETTERS = "ABCD"
-SPLITS = ("train", "validation", "test")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """How many clips a split holds, and how often each family is drawn.
-
-    Attributes:
-      clips: split name -> number of clips.
-      shares: family -> relative share of the clips.
-      choice_share: in training, the share of questions asked as multiple choice where that makes
-        sense.
-    """
-
-    clips: dict[str, int]
-    shares: dict[str, float]
-    choice_share: float
-
-
-_SHARES = {
-    "attribute": 0.16,
-    "counting": 0.18,
-    "motion": 0.18,
-    "order": 0.16,
-    "grounding": 0.16,
-    "needle": 0.06,
-    "caption": 0.10,
-}
-PRESETS = {
-    "tiny": Preset({"train": 8000, "validation": 140, "test": 420}, _SHARES, choice_share=0.15),
-    "test": Preset(
-        {"train": 14, "validation": 7, "test": 7}, dict.fromkeys(_SHARES, 1.0), choice_share=0.3
-    ),
-}
+from data_pipelines.synthetic import families, scene, traces, turns
+from data_pipelines.synthetic.presets import Preset, Split
 
 
 def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> dict[str, int]:
@@ -75,24 +41,24 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     counts = {}
     with futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for split in SPLITS:
-            (partial / "clips" / split).mkdir(parents=True)
-            jobs = _jobs(partial, preset, split, seed)
+        for name, split in preset.items():
+            (partial / "clips" / name).mkdir(parents=True)
+            jobs = make_jobs(partial, name, split, seed)
             lines = pool.map(_write_clip, jobs, chunksize=16)
             lines = tqdm.tqdm(
-                lines, f"synthesize {split}", total=len(jobs), unit=" clips", mininterval=0.5
+                lines, f"synthesize {name}", total=len(jobs), unit=" clips", mininterval=0.5
             )
             samples = [sample for clip_samples in lines for sample in clip_samples]
             text = "".join(json.dumps(sample) + "\n" for sample in samples)
-            (partial / f"{split}.jsonl").write_text(text)
-            counts[split] = len(samples)
+            (partial / f"{name}.jsonl").write_text(text)
+            counts[name] = len(samples)
     mixture = {
-        f"synthetic_{split}": {
-            "annotation": f"{split}.jsonl",
+        f"synthetic_{name}": {
+            "annotation": f"{name}.jsonl",
             "media_root": ".",
             "sample_ratio": 1.0,
         }
-        for split in SPLITS
+        for name in preset
     }
     (partial / "data.json").write_text(json.dumps(mixture, indent=2) + "\n")
     if out.exists():
@@ -103,28 +69,27 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
 
 
 @dataclasses.dataclass(frozen=True)
-class _Job:
+class Job:
+    """One clip to write: `number` of the split `name`, of this family and from this seed."""
+
     root: pathlib.Path
-    split: str
+    name: str
+    split: Split
     number: int
     family: str
     seed: tuple[int, int, int]
-    choice_share: float
 
 
-def _jobs(root: pathlib.Path, preset: Preset, split: str, seed: int) -> list[_Job]:
+def make_jobs(root: pathlib.Path, name: str, split: Split, seed: int) -> list[Job]:
     """One job a clip; families interleave in the proportions of their shares."""
-    shares = np.array(list(preset.shares.values()))
-    count = preset.clips[split]
-    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    shares = np.array(list(split.shares.values()))
+    stream = zlib.crc32(name.encode())
+    rng = np.random.default_rng([seed, stream])
     # Evenly spread quantiles make the counts exact; shuffling them makes the order random.
-    quantiles = (rng.permutation(count) + 0.5) / count
+    quantiles = (rng.permutation(split.clips) + 0.5) / split.clips
     chosen = np.searchsorted(np.cumsum(shares) / shares.sum(), quantiles)
-    names = list(preset.shares)
-    return [
-        _Job(root, split, i, names[c], (seed, SPLITS.index(split), i), preset.choice_share)
-        for i, c in enumerate(chosen)
-    ]
+    names = list(split.shares)
+    return [Job(root, name, split, i, names[c], (seed, stream, i)) for i, c in enumerate(chosen)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,107 +101,65 @@ class Annotated:
     samples: list[dict]
 
 
-def annotate(job: _Job) -> Annotated:
+def annotate(job: Job) -> Annotated:
     """Invents one clip and the samples that ask about it."""
     rng = np.random.default_rng(job.seed)
+    name = f"clips/{job.name}/{job.number:06d}.mp4"
+    sample_id = f"{job.name}-{job.number:06d}"
+    if job.split.asked in ("traces", "agent"):
+        trace = traces.needle_trace(rng, name)
+        asked = (
+            [turns.sample("", video_item(name, trace.scene), [turns.openly(trace.question)])]
+            if job.split.asked == "agent"
+            else trace.samples
+        )
+        found = [sample | {"id": f"{sample_id}-{i}"} for i, sample in enumerate(asked)]
+        return Annotated(trace.scene, name, found)
     clip, questions = families.invent(job.family, rng)
-    name = f"clips/{job.split}/{job.number:06d}.mp4"
-    video = {
-        "type": "video_url",
-        "video_url": {
-            "url": name,
-            "image_wh": [clip.width, clip.height],
-            "origin_video_length": clip.num_frames,
-            "origin_fps": clip.rate,
-        },
-    }
-    sample_id = f"{job.split}-{job.number:06d}"
-    if job.split == "train":
-        turns = [
-            _choice(question, rng)
-            if question.values and rng.random() < job.choice_share
-            else _open(question)
-            for question in questions
-        ]
-        return Annotated(clip, name, [_sample(sample_id, video, turns)])
+    video = video_item(name, clip)
+    if job.split.asked == "conversation":
+        asked = [_turn(question, job.split, rng) for question in questions]
+        return Annotated(clip, name, [turns.sample(sample_id, video, asked)])
     samples = []
     own = [question for question in questions if question.family == job.family]
     for i, question in enumerate(own):
-        samples.append(_sample(f"{sample_id}-{i}-open", video, [_open(question)]))
+        if job.split.asked == "one":
+            turn = _turn(question, job.split, rng)
+            samples.append(turns.sample(f"{sample_id}-{i}", video, [turn]))
+            continue
+        samples.append(turns.sample(f"{sample_id}-{i}-open", video, [turns.openly(question)]))
         if question.values:
-            turn = _choice(question, rng)
-            samples.append(_sample(f"{sample_id}-{i}-choice", video, [turn]))
+            turn = turns.as_choice(question, rng)
+            samples.append(turns.sample(f"{sample_id}-{i}-choice", video, [turn]))
     return Annotated(clip, name, samples)
 
 
-def _write_clip(job: _Job) -> list[dict]:
+def video_item(name: str, clip: scene.Scene) -> dict:
+    """A clip as an item of a message."""
+    described = {
+        "url": name,
+        "image_wh": [clip.width, clip.height],
+        "origin_video_length": clip.num_frames,
+        "origin_fps": clip.rate,
+    }
+    return {"type": "video_url", "video_url": described}
+
+
+def _turn(question: families.Question, split: Split, rng: np.random.Generator) -> turns.Turn:
+    """The question as this split happens to ask it."""
+    choice = question.values and rng.random() < split.choices.get(question.family, 0)
+    turn = turns.as_choice(question, rng) if choice else turns.openly(question)
+    if question.thought and split.thinking and rng.random() < split.thinking:
+        turn = turns.thinking(turn, question)
+    return turn
+
+
+def _write_clip(job: Job) -> list[dict]:
     """Annotates, draws and encodes one clip; returns its samples."""
     annotated = annotate(job)
     frames = scene.render(annotated.clip)
     encode(job.root / annotated.name, frames, annotated.clip.rate)
     return annotated.samples
-
-
-@dataclasses.dataclass(frozen=True)
-class _Turn:
-    """A question as asked and the answer expected; `truth` is what an evaluation needs to know."""
-
-    text: str
-    answer: str
-    truth: dict
-
-
-def _open(question: families.Question) -> _Turn:
-    truth = {
-        "family": question.family,
-        "format": "open",
-        "answer": question.answer,
-        "values": list(question.values),
-    }
-    if question.span:
-        truth["span"] = list(question.span)
-    return _Turn(question.text, question.answer, truth)
-
-
-def _choice(question: families.Question, rng: np.random.Generator) -> _Turn:
-    """Four options with the right one at a uniformly drawn place.
-
-    The answer names the option before its letter: a model that sees what is right then has only to
-    copy the letter that follows it in the list, which it learns in minutes; to bind a bare letter
-    takes many times as long.
-    """
-    others = [value for value in question.values if value != question.answer]
-    options = [str(other) for other in rng.permutation(others)[: len(LETTERS) - 1]]
-    place = int(rng.integers(len(options) + 1))
-    options.insert(place, question.answer)
-    listed = "\n".join(
-        f"{option}({letter})" for letter, option in zip(LETTERS, options, strict=False)
-    )
-    text = f"{question.text}\n{listed}\nAnswer with one of these."
-    truth = {
-        "family": question.family,
-        "format": "choice",
-        "answer": LETTERS[place],
-        "options": options,
-    }
-    return _Turn(text, f"{question.answer}({LETTERS[place]})", truth)
-
-
-def _sample(sample_id: str, video: dict, turns: list[_Turn]) -> dict:
-    messages = []
-    for i, turn in enumerate(turns):
-        content = (
-            turn.text if i else [video, {"type": "text", "text": f"<VIDEO_CONTEXT>{turn.text}"}]
-        )
-        messages += [
-            {"role": "user", "content": content},
-            {"role": "assistant", "content": turn.answer},
-        ]
-    return {
-        "id": sample_id,
-        "messages": messages,
-        "truths": [turn.truth for turn in turns],
-    }
 
 
 def encode(path: pathlib.Path, frames: np.ndarray, rate: int) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from ivx.commands import config_flag
 from ivx.errors import UserError
 
 SUMMARY = "Ask questions of any video file."
@@ -14,7 +13,9 @@ EXAMPLE = """\
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "Folder of the run whose newest checkpoint answers.")
+    flags.DEFINE_string(
+        "workdir", "", "A run, whose newest checkpoint answers, or a Hugging Face folder."
+    )
     flags.DEFINE_string("video", "", "The video file.")
     flags.DEFINE_multi_string(
         "question", [], "A question; may be given more than once. Without it you are asked."
@@ -26,13 +27,14 @@ def run(given, words: list[str]) -> dict:
     del words
     if not given.video:
         raise UserError("no --video was given; name a file, as in --video=clip.mp4")
-    workdir, config = config_flag.existing_workdir(given)
 
     from ivx import build
+    from ivx.build import stored
     from ivx.parallel import start
 
+    model = stored.open_model(build.workdir(given.workdir))
     start.start(cpu_devices=0)
-    assistant = build.assistant(config, workdir)
+    assistant = build.assistant(model)
     clip = assistant.look(given.video)
     print(
         f"{given.video}: {len(clip.indices)} of {clip.info.num_frames} frames,"

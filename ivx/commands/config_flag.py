@@ -1,5 +1,6 @@
 """The flags --config and --workdir, as several commands take them."""
 
+import importlib.util
 import pathlib
 
 import ml_collections
@@ -34,11 +35,39 @@ def read(given) -> ml_collections.ConfigDict:
     path = flags.FLAGS["config"].config_filename.split(":")[0]
     if not pathlib.Path(path).is_file():
         raise UserError(f"--config={path}: no such file; experiments/ holds those there are")
-    config = given.config
-    if config.data.mixture:  # that the run can be evaluated from another folder
-        config.data.mixture = str(pathlib.Path(config.data.mixture).resolve())
+    return check(given.config)
+
+
+def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with absolute paths, so that its run can be used from another folder.
+
+    Raises:
+      UserError: a value is not allowed.
+    """
+    for section, key in (("data", "mixture"), ("run", "start"), ("stage", "teacher")):
+        if config[section][key]:
+            config[section][key] = str(pathlib.Path(config[section][key]).resolve())
     configs.validate(config)
+    if not config.data.mixture:
+        raise UserError(
+            "no --config.data.mixture was given; name a mixture file,"
+            " as `ivx data synthesize` makes it"
+        )
     return config
+
+
+def load(path: pathlib.Path, preset: str) -> ml_collections.ConfigDict:
+    """The config of an experiment file, not yet checked.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no experiment at {path}")
+    spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(preset)
 
 
 def existing_workdir(given) -> tuple[pathlib.Path, ml_collections.ConfigDict]:

@@ -16,14 +16,14 @@ ACTIONS = ("synthesize",)
 def define_flags() -> None:
     flags.DEFINE_string("out", "", "Folder to write; must be empty or absent.")
     flags.DEFINE_string(
-        "preset", "tiny", "How much to write: tiny, or test for a handful of clips."
+        "preset", "tiny", "What to write: tiny, base, recipe, or test for a handful of clips."
     )
     flags.DEFINE_integer("seed", 0, "Seed of the whole data set.", lower_bound=0)
     flags.DEFINE_integer("workers", 2, "Processes that draw and encode.", lower_bound=1)
 
 
 def run(given, words: list[str]) -> dict:
-    from data_pipelines.synthetic import write
+    from data_pipelines.synthetic import presets, write
 
     if words != ["synthesize"]:
         raise UserError(
@@ -33,16 +33,16 @@ def run(given, words: list[str]) -> dict:
         raise UserError(
             "no --out was given; say where the data set is to live, as in --out=/tmp/ivx/data"
         )
-    if given.preset not in write.PRESETS:
+    if given.preset not in presets.PRESETS:
         raise UserError(
             f"there is no preset {given.preset!r} of synthetic data;"
-            f" there are {', '.join(write.PRESETS)}"
+            f" there are {', '.join(presets.PRESETS)}"
         )
     start = time.monotonic()
     try:
         counts = write.synthesize(
             pathlib.Path(given.out).resolve(),
-            write.PRESETS[given.preset],
+            presets.PRESETS[given.preset],
             given.seed,
             given.workers,
         )

@@ -4,16 +4,19 @@ import dataclasses
 
 from absl import flags
 
-from ivx.commands import config_flag
 from ivx.errors import UserError
 
 SUMMARY = "Score a run on held-out videos, family by family, beside a baseline that sees text only."
-EXAMPLE = "  ivx evaluate --workdir=/tmp/ivx/sft --split=synthetic_test"
+EXAMPLE = """\
+  ivx evaluate --workdir=/tmp/ivx/sft --split=synthetic_test
+  ivx evaluate --workdir=assets/tiny-base --mixture=/tmp/ivx/data/data.json"""
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "Folder of the run.")
-    flags.DEFINE_string("split", "synthetic_test", "Data set of the run's mixture to ask.")
+    flags.DEFINE_string("workdir", "", "A run, or a Hugging Face folder.")
+    flags.DEFINE_string("split", "synthetic_test", "Data set of the mixture to ask.")
+    flags.DEFINE_string("mixture", "", "Another mixture file than the run's.")
+    flags.DEFINE_string("out", "", "Where predictions and table go; the workdir if not given.")
     flags.DEFINE_integer("limit", 0, "Ask only this many questions; 0 asks all.", lower_bound=0)
     flags.DEFINE_integer("batch", 32, "Questions answered at a time.", lower_bound=1)
     flags.DEFINE_integer("max_new_tokens", 24, "Tokens an answer may have.", lower_bound=1)
@@ -21,35 +24,54 @@ def define_flags() -> None:
 
 def run(given, words: list[str]) -> dict:
     del words
-    workdir, config = config_flag.existing_workdir(given)
 
+    from ivx import build
+    from ivx.build import stored
+
+    model = stored.open_model(build.workdir(given.workdir))
+    if given.mixture:
+        model.config.data.mixture = given.mixture
+    out = build.workdir(given.out or given.workdir)
+    return evaluate(model, given.split, out, given.limit, given.batch, given.max_new_tokens)
+
+
+def evaluate(model, split: str, out, limit: int, batch: int, max_new_tokens: int) -> dict:
+    """Asks a stored model the questions of one data set, prints and stores the table.
+
+    Args:
+      model: an `ivx.build.stored.StoredModel`; its config names the mixture.
+      split: the data set.
+      out: the folder under which predictions and table are stored.
+      limit: questions to ask; 0 for all.
+      batch: questions at a time.
+      max_new_tokens: tokens an answer may have.
+
+    Raises:
+      UserError: the data set or the model cannot be used.
+    """
     from ivx import build
     from ivx.evaluation import runner, scoring, store, text_only
     from ivx.parallel import start
     from ivx.training.progress import note
 
-    start.start(cpu_devices=0)
-    [(_, asked)] = build.samples(config, (given.split,))
-    asked = asked[: given.limit or None]
+    config = model.config
+    start.start(config.mesh.cpu_devices)
+    [(_, asked)] = build.samples(config, (split,))
+    asked = asked[: limit or None]
     unscored = [sample.id for sample in asked if len(text_only.questions(sample)) != 1]
     if unscored:
         raise UserError(
-            f"--split={given.split}: sample {unscored[0]} has no single question with a truth;"
+            f"--split={split}: sample {unscored[0]} has no single question with a truth;"
             " take a validation or test set"
         )
-    rule = build.layout_rule(config)
-    sampler, step = build.sampler(config, workdir)
-    note(f"asking {len(asked):,} questions of {given.split} at step {step}")
-    outcome = runner.run(sampler, rule, asked, given.max_new_tokens, given.batch)
+    sampler, step = build.sampler(model, build.mesh(config))
+    note(f"asking {len(asked):,} questions of {split} at step {step}")
+    outcome = runner.run(sampler, build.layout_rule(config), asked, max_new_tokens, batch)
     for sentence in outcome.skipped:
         note(f"skipped {sentence}")
     rows = scoring.table(outcome.predictions)
-
-    training = [
-        sample for _, found in build.samples(config, tuple(config.data.train)) for sample in found
-    ]
-    baseline = scoring.table(text_only.TextOnlyModel().fit(training).predict(asked))
-    folder = store.save(workdir, given.split, outcome.predictions, rows, baseline)
+    baseline = scoring.table(text_only.TextOnlyModel().fit(_training(config)).predict(asked))
+    folder = store.save(out, split, outcome.predictions, rows, baseline)
     print(scoring.render(rows, baseline))
     print(f"{len(outcome.skipped)} questions skipped; predictions and table in {folder}")
     return {
@@ -57,3 +79,35 @@ def run(given, words: list[str]) -> dict:
         "step": step,
         "skipped": len(outcome.skipped),
     }
+
+
+def held_out_loss(model, config) -> float:
+    """Token loss of a stored model on the validation packs of a config, nats a token."""
+    import jax
+
+    from ivx import build
+    from ivx.parallel import rules, start
+    from ivx.stages.language_model import LanguageModelStage
+
+    start.start(config.mesh.cpu_devices)
+    mesh = build.mesh(config)
+    params, _ = model.load(rules.parameter_shardings(model.definition.abstract, mesh))
+    stage = LanguageModelStage(lambda first: iter(()), [], "token")
+    loss = jax.jit(
+        lambda params, batch: stage.loss(model.definition.bind(params), batch, {})[:2],
+        out_shardings=rules.replicated(mesh),
+    )
+    parts = [
+        loss(params, rules.put_batch(batch, mesh)) for batch in build.validation_batches(config)
+    ]
+    return float(sum(total for total, _ in parts) / sum(weight for _, weight in parts))
+
+
+def _training(config) -> list:
+    """Samples of the training sets that the mixture has; an imported model knows of none."""
+    from data_pipelines import sources
+    from ivx import build
+
+    there = sources.data_set_names(config.data.mixture)
+    names = tuple(name for name in config.data.train if name in there)
+    return [sample for _, found in build.samples(config, names) for sample in found]

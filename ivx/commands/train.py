@@ -1,12 +1,13 @@
 """`ivx train`: runs one stage."""
 
 import dataclasses
+import pathlib
 
 from ivx.commands import config_flag
 
 SUMMARY = "Train a stage from an experiment config; started again, it goes on where it stopped."
 EXAMPLE = (
-    "  ivx train --config=experiments/sft_short.py:tiny --workdir=/tmp/ivx/sft \\\n"
+    "  ivx train --config=experiments/sft_short.py:scratch --workdir=/tmp/ivx/sft \\\n"
     "      --config.data.mixture=/tmp/ivx/data/data.json --config.run.steps=300"
 )
 
@@ -17,10 +18,20 @@ def define_flags() -> None:
 
 def run(given, words: list[str]) -> dict:
     del words
-    config = config_flag.read(given)
+    from ivx import build
 
+    return train(config_flag.read(given), build.workdir(given.workdir))
+
+
+def train(config, workdir: pathlib.Path) -> dict:
+    """Trains the stage of a checked config in a workdir, from its newest checkpoint if it has one.
+
+    Raises:
+      UserError: something of the config, the data or the workdir cannot be used.
+    """
     from ivx import build
     from ivx import config as configs
+    from ivx.build import stages
     from ivx.parallel import start
     from ivx.training import loop
     from ivx.training.optimizer import make_optimizer
@@ -28,18 +39,17 @@ def run(given, words: list[str]) -> dict:
 
     start.start(config.mesh.cpu_devices)
     # Everything that can be wrong is found before the workdir is touched.
-    workdir = build.workdir(given.workdir)
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
     definition = build.model_definition(config)
     optimizer = make_optimizer(build.optimizer_spec(config))
-    stage = build.stage(config)
+    first_params = stages.start(config, definition)
+    stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
     note(
-        f"workdir {workdir}, numerics: compute in {config.model.dtype},"
+        f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
         f" float32 masters, {config.stage.reduction} loss"
     )
-
     result = loop.train(
         workdir,
         configs.snapshot(config),
@@ -48,6 +58,7 @@ def run(given, words: list[str]) -> dict:
         optimizer,
         mesh,
         build.run_spec(config),
+        first_params,
     )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(

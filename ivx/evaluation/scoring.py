@@ -71,13 +71,13 @@ def render(rows: Sequence[Row], baseline: Sequence[Row] = ()) -> str:
     """The table as text; with a baseline, its scores stand beside."""
     beside = {(row.family, row.format): row for row in baseline}
     head = (
-        f"{'family':<11}{'asked':<8}{'n':>5}  {'metric':<9}{'score':>6}"
+        f"{'family':<16}{'asked':<8}{'n':>5}  {'metric':<9}{'score':>6}"
         f"  {'95% interval':<14}{'chance':>6}"
     )
     lines = [head + ("  text only (95% interval)" if beside else "")]
     for row in rows:
         line = (
-            f"{row.family:<11}{row.format:<8}{row.count:>5}  {row.metric:<9}{row.score:>6.3f}"
+            f"{row.family:<16}{row.format:<8}{row.count:>5}  {row.metric:<9}{row.score:>6.3f}"
             f"  {row.low:.3f} - {row.high:.3f} {row.chance:>6.3f}"
         )
         other = beside.get((row.family, row.format))

@@ -110,7 +110,7 @@ def tiny(attention: str = "m2la", dtype: str = "float32") -> ModelSpec:
             kv_heads=3,
             kv_rank=64,
             mlp=576,
-            vocab=640,
+            vocab=768,
             rope_theta=1e4,
             mrope_sections=(6, 5, 5),
         ),

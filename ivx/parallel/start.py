@@ -20,7 +20,7 @@ def start(cpu_devices: int) -> None:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(home / "ivx" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if cpu_devices and "xla_force_host_platform_device_count" not in os.environ.get(
-        "XLA_FLAGS", ""
-    ):
+    forced = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    # Stages of a recipe run in one process: the second finds the devices as it wants them.
+    if cpu_devices and not forced and jax.config.jax_num_cpu_devices != cpu_devices:
         jax.config.update("jax_num_cpu_devices", cpu_devices)

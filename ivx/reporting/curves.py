@@ -14,11 +14,16 @@ PANELS = (
         "nats a token, as reduced",
         {"loss/total": "training", "validation/loss": "validation"},
     ),
+    (
+        "Reward",
+        "mean over answers",
+        {"rl/reward": "all", "rl/reward_grounding": "grounding", "rl/equal_groups": "equal groups"},
+    ),
     ("Gradient norm", "before clipping", {"grad/norm": "all parameters"}),
     ("Speed", "tokens a second", {"tokens/sec": "text and video"}),
     ("Data wait", "ms a step", {"data/wait_ms": "waiting for batches"}),
 )
-_COLOURS = ("#2563eb", "#ea580c")
+_COLOURS = ("#2563eb", "#ea580c", "#64748b")
 
 
 def draw(rows: Sequence[dict]) -> list[str]:

@@ -1,12 +1,14 @@
-"""A strip of frames of a video, as a picture that can stand inside a page."""
+"""Frames of a video as pictures that can stand inside a page."""
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines.video import decode
+from data_pipelines.video.info import VideoError, VideoInfo
 
 HEIGHT = 96
 
@@ -19,14 +21,36 @@ def strip(path: str, count: int = 8) -> str:
     """
     info = decode.probe(path)
     indices = np.round(np.linspace(0, info.num_frames - 1, count)).astype(np.int64)
+    pictures = _small(path, info, indices)
+    gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
+    joined = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1)
+    return _address(joined)
+
+
+def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
+    """The frames at `indices`, each as a data: address of a JPEG.
+
+    Raises:
+      VideoError: the video cannot be read, or has no such frames.
+    """
+    info = decode.probe(path)
+    if not all(0 <= index < info.num_frames for index in indices):
+        raise VideoError(f"{path}: {info.num_frames} frames, fewer than were seen; replaced?")
+    return [_address(picture) for picture in _small(path, info, np.asarray(indices, np.int64))]
+
+
+def _small(path: str, info: VideoInfo, indices: np.ndarray) -> list[np.ndarray]:
+    """Frames of the height of a strip, uint8 [HEIGHT, w, 3] each."""
     width = max(1, round(HEIGHT * info.width / info.height))
 
     def shrink(frame: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
-    pictures = decode.read_frames(path, info, indices, shrink)
-    gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
-    joined = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1)
+    return decode.read_frames(path, info, indices, shrink)
+
+
+def _address(picture: np.ndarray) -> str:
+    """A picture as a data: address."""
     buffer = io.BytesIO()
-    Image.fromarray(joined).save(buffer, "JPEG", quality=85)
+    Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch of prompts with the model's own cache (latent for M2LA).
+"""Decoding of a batch of prompts, greedy or sampled, with the model's own cache (latent for M2LA).
 
     prefill:  the prompts side by side, one a row, padded on the right; every layer's cache is kept
     decode:   one token a step for all rows, until each has ended its turn or the limit is reached
@@ -6,6 +6,7 @@
 Prompt lengths are rounded up to powers of two, so that few shapes are compiled.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from data_pipelines import packing
@@ -22,6 +24,7 @@ from data_pipelines.layout import Layout
 from data_pipelines.loader import Loaded, stack
 from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
+from ivx.parallel import rules
 
 _SMALLEST = 64
 
@@ -48,6 +51,28 @@ class Prompts:
     next_positions: np.ndarray
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """What was generated.
+
+    Attributes:
+      tokens: int32 [B, n]; rows that have ended are filled with the closing token.
+      logps: float32 [B, n], the model's log-probability of each, whatever the temperature.
+    """
+
+    tokens: Int[Array, "b n"]
+    logps: Float[Array, "b n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One generated answer: `tokens` up to and with the closing one, if it came, and `logps`."""
+
+    tokens: list[int]
+    logps: np.ndarray
+
+
 class Sampler:
     """Generates answers with fixed parameters.
 
@@ -55,30 +80,80 @@ class Sampler:
       definition: the model.
       params: its parameters.
       end: id of the token that ends an answer.
+      mesh: devices over which prompts are spread; None leaves them on the default device.
     """
 
-    def __init__(self, definition: ModelDefinition, params: Params, end: int):
-        self._definition, self._params, self._end = definition, params, end
-        self._prefill = jax.jit(functools.partial(prefill, definition), static_argnames="capacity")
-        self._decode = jax.jit(functools.partial(decode, definition, end), static_argnames="limit")
+    def __init__(
+        self, definition: ModelDefinition, params: Params, end: int, mesh: Mesh | None = None
+    ):
+        self._params, self._end, self._mesh = params, end, mesh
+        self._prefill = jax.jit(
+            functools.partial(prefill, definition), static_argnames=("capacity", "group")
+        )
+        self._decode = jax.jit(
+            functools.partial(decode, definition, end), static_argnames=("temperature", "limit")
+        )
+
+    def at(self, params: Params) -> "Sampler":
+        """The same sampler with other parameters; nothing is compiled again."""
+        other = copy.copy(self)
+        other._params = params
+        return other
 
     def generate(
         self, layouts: Sequence[Layout], pixels: Sequence[tuple], limit: int
     ) -> list[list[int]]:
-        """Answers each prompt with at most `limit` tokens, the closing one left out.
+        """Answers each prompt greedily with at most `limit` tokens, the closing one left out.
 
         Args:
           layouts: prompts that end with an open assistant turn.
           pixels: for each, what `Layout.read_patches` gave.
           limit: tokens an answer may have.
         """
+        answers = self.sample(layouts, pixels, limit, 1, 0.0, jax.random.key(0))
+        return [[token for token in answer.tokens if token != self._end] for answer in answers]
+
+    def sample(
+        self,
+        layouts: Sequence[Layout],
+        pixels: Sequence[tuple],
+        limit: int,
+        group: int,
+        temperature: float,
+        key: Array,
+    ) -> list[Answer]:
+        """Draws `group` answers to each prompt, those of the first prompt first.
+
+        Args:
+          layouts: prompts that end with an open assistant turn.
+          pixels: for each, what `Layout.read_patches` gave.
+          limit: tokens an answer may have, the closing one among them.
+          group: answers to each prompt, which is run but once.
+          temperature: 0 takes the likeliest token.
+          key: of the random draws.
+        """
+        count = len(layouts)
+        if self._mesh is not None:
+            # Copies of the last prompt fill the devices up; their answers are dropped.
+            extra = -count % (self._mesh.shape["replica"] * self._mesh.shape["fsdp"])
+            layouts = [*layouts, *[layouts[-1]] * extra]
+            pixels = [*pixels, *[pixels[-1]] * extra]
         prompts = batch_prompts(layouts, pixels)
         capacity = prompts.batch.tokens.shape[1] + limit
-        filled = self._prefill(self._params, prompts.batch, prompts.lengths, capacity=capacity)
-        tokens = self._decode(
-            self._params, filled, prompts.lengths, prompts.next_positions, limit=limit
+        batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
+        if self._mesh is not None:
+            batch, lengths, positions = rules.put_batch((batch, lengths, positions), self._mesh)
+        filled = self._prefill(self._params, batch, lengths, capacity=capacity, group=group)
+        lengths, positions = (jnp.repeat(a, group) for a in (lengths, positions))
+        decoded = self._decode(
+            self._params, filled, lengths, positions, key, temperature=temperature, limit=limit
         )
-        return [_until(row, self._end) for row in np.asarray(tokens)]
+        tokens, logps = np.asarray(decoded.tokens), np.asarray(decoded.logps)
+        lengths = [_length(row, self._end) for row in tokens]
+        return [
+            Answer(row[:length].tolist(), logp[:length])
+            for row, logp, length in zip(tokens, logps, lengths, strict=True)
+        ][: count * group]
 
 
 def prefill(
@@ -87,8 +162,9 @@ def prefill(
     batch: Batch,
     lengths_b: Int[Array, " b"],
     capacity: int,
+    group: int = 1,
 ) -> Prefilled:
-    """Runs prompts and keeps caches with room for `capacity` tokens."""
+    """Runs prompts; keeps caches with room for `capacity` tokens, `group` copies of each row."""
     model = definition.bind(params)
     output = model(batch, keep_cache=True)
     last_bd = jnp.take_along_axis(output.hidden, (lengths_b - 1)[:, None, None], 1)[:, 0]
@@ -96,7 +172,8 @@ def prefill(
     grown = jax.tree.map(
         lambda a: jnp.pad(a, [(0, 0), (0, 0), (0, room)] + [(0, 0)] * (a.ndim - 3)), output.cache
     )
-    return Prefilled(grown, model.logits(last_bd))
+    grown = jax.tree.map(lambda a: jnp.repeat(a, group, 1), grown)
+    return Prefilled(grown, jnp.repeat(model.logits(last_bd), group, 0))
 
 
 def decode(
@@ -106,30 +183,50 @@ def decode(
     filled: Prefilled,
     lengths_b: Int[Array, " b"],
     positions_b: Int[Array, " b"],
+    key: Array,
+    temperature: float,
     limit: int,
-) -> Int[Array, "b n"]:
-    """Greedy tokens [B, limit]; rows that have ended are filled with `end`."""
+) -> Decoded:
+    """Continues every row until it has ended or has `limit` tokens; temperature 0 is greedy."""
     model = definition.bind(params)
-    first_b = jnp.argmax(filled.logits, -1).astype(jnp.int32)
-    tokens_bn = jnp.full((first_b.shape[0], limit), end, jnp.int32).at[:, 0].set(first_b)
+
+    def choose(logits_bv: Array, number: Array) -> tuple[Array, Array]:
+        """A token for each row, and its log-probability."""
+        if temperature:
+            draw = jax.random.fold_in(key, number)
+            token_b = jax.random.categorical(draw, logits_bv / temperature)
+        else:
+            token_b = jnp.argmax(logits_bv, -1)
+        logps_bv = jax.nn.log_softmax(logits_bv)
+        return token_b.astype(jnp.int32), jnp.take_along_axis(logps_bv, token_b[:, None], 1)[:, 0]
+
+    first_b, logp_b = choose(filled.logits, 0)
+    rows = first_b.shape[0]
+    start = Decoded(
+        jnp.full((rows, limit), end, jnp.int32).at[:, 0].set(first_b),
+        jnp.zeros((rows, limit), jnp.float32).at[:, 0].set(logp_b),
+    )
 
     def going_on(carry) -> Array:
-        tokens, _, number = carry
-        return (number < limit) & jnp.any(tokens[:, number - 1] != end)
+        decoded, _, number = carry
+        return (number < limit) & jnp.any(decoded.tokens[:, number - 1] != end)
 
     def advance(carry):
-        tokens, cache, number = carry
-        last_b = tokens[:, number - 1]
+        decoded, cache, number = carry
+        last_b = decoded.tokens[:, number - 1]
         output = model.decode(last_b, positions_b + number - 1, cache, lengths_b + number - 1)
-        next_b = jnp.argmax(model.logits(output.hidden[:, 0]), -1).astype(jnp.int32)
+        token_b, logp_b = choose(model.logits(output.hidden[:, 0]), number)
+        ended = last_b == end
         return (
-            tokens.at[:, number].set(jnp.where(last_b == end, end, next_b)),
+            Decoded(
+                decoded.tokens.at[:, number].set(jnp.where(ended, end, token_b)),
+                decoded.logps.at[:, number].set(jnp.where(ended, 0.0, logp_b)),
+            ),
             output.cache,
             number + 1,
         )
 
-    tokens_bn, _, _ = jax.lax.while_loop(going_on, advance, (tokens_bn, filled.cache, 1))
-    return tokens_bn
+    return jax.lax.while_loop(going_on, advance, (start, filled.cache, 1))[0]
 
 
 def batch_prompts(layouts: Sequence[Layout], pixels: Sequence[tuple]) -> Prompts:
@@ -175,6 +272,7 @@ def _power_of_two(length: int) -> int:
     return 1 << max(length - 1, 0).bit_length()
 
 
-def _until(row: np.ndarray, end: int) -> list[int]:
+def _length(row: np.ndarray, end: int) -> int:
+    """Tokens up to and with the first `end`."""
     stops = np.flatnonzero(row == end)
-    return row[: stops[0]].tolist() if len(stops) else row.tolist()
+    return int(stops[0]) + 1 if len(stops) else len(row)

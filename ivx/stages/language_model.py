@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
 from data_pipelines.batch import Batch
 from data_pipelines.loader import Loaded
@@ -11,6 +13,15 @@ from ivx.models.definition import Params
 from ivx.models.model import VideoLanguageModel
 from ivx.stages.protocol import Loss
 from ivx.stages.reduction import token_weights
+
+
+def token_nll(model: VideoLanguageModel, batch: Batch) -> Float[Array, "b t"]:
+    """-log p of each token's target, float32."""
+    hidden_btd = model(batch).hidden
+    head_dv = model.lm_head.kernel[...].astype(hidden_btd.dtype)
+    width = hidden_btd.shape[-1]
+    nll_n = cross_entropy(hidden_btd.reshape(-1, width), head_dv, batch.targets.reshape(-1))
+    return nll_n.reshape(batch.targets.shape)
 
 
 class LanguageModelProducer:
@@ -49,19 +60,20 @@ class LanguageModelStage:
     def validation(self) -> list[Batch]:
         return self._validation
 
-    def loss(self, model: VideoLanguageModel, batch: Batch) -> Loss:
-        hidden_btd = model(batch).hidden
-        head_dv = model.lm_head.kernel[...].astype(hidden_btd.dtype)
-        width = hidden_btd.shape[-1]
-        nll_bt = cross_entropy(hidden_btd.reshape(-1, width), head_dv, batch.targets.reshape(-1))
-        nll_bt = nll_bt.reshape(batch.targets.shape)
+    def frozen(self, mesh: Mesh) -> Params:
+        del mesh
+        return {}
+
+    def loss(self, model: VideoLanguageModel, batch: Batch, frozen: Params) -> Loss:
+        del frozen
+        nll_bt = token_nll(model, batch)
         weights_bt = token_weights(batch.weights, batch.segments, self._reduction)
         sums = {
             "tokens/trained": batch.weights.sum(),
             "tokens/text_and_video": (batch.segments > 0).sum().astype(jnp.float32),
-            "loss/token_sum": (batch.weights * nll_bt).sum(),
         }
-        return Loss((weights_bt * nll_bt).sum(), weights_bt.sum(), sums)
+        means = {"loss/token": ((batch.weights * nll_bt).sum(), batch.weights.sum())}
+        return Loss((weights_bt * nll_bt).sum(), weights_bt.sum(), sums, means)
 
     def trains(self, path: tuple[str, ...]) -> bool:
         del path

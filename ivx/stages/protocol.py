@@ -2,6 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from data_pipelines.batch import Batch
@@ -16,13 +17,14 @@ class Loss(NamedTuple):
     Attributes:
       total: numerator, float32.
       weight: denominator, float32, free of parameters.
-      sums: further sums to report. `tokens/trained` must be among them; a name that ends in `_sum`
-        is divided by it and reported without the ending.
+      sums: further sums to report as they are.
+      means: further quotients to report, each (numerator, denominator).
     """
 
     total: Float[Array, ""]
     weight: Float[Array, ""]
     sums: dict[str, Float[Array, ""]]
+    means: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 class Producer(Protocol):
@@ -45,7 +47,10 @@ class Stage(Protocol):
     def validation(self) -> list[Batch]:
         """Batches on which the loss is watched; always the same."""
 
-    def loss(self, model: VideoLanguageModel, batch: Batch) -> Loss:
+    def frozen(self, mesh: Mesh) -> Params:
+        """Parameters that the loss reads and nothing trains, those of a teacher say; often none."""
+
+    def loss(self, model: VideoLanguageModel, batch: Batch, frozen: Params) -> Loss:
         """The loss of one batch."""
 
     def trains(self, path: tuple[str, ...]) -> bool:

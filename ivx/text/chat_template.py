@@ -3,10 +3,12 @@
     <|im_start|>system\\n{..}<|im_end|>\\n
     <|im_start|>user\\n{..}<|im_end|>\\n
     <|im_start|>assistant\\n{..}<|im_end|>\\n
+    <|im_start|>user\\n<tool_response>\\n{..}\\n</tool_response><|im_end|>\\n    (role tool)
 
 Loss falls on what an assistant says and on its <|im_end|>, nowhere else. There is no default
-system message. A video stands in a user's text as the placeholder <VIDEO_CONTEXT>, which is
-replaced by its vision tokens, each slice after its time:
+system message; tools that are offered are described at the end of it. Results of tools that follow
+each other share one turn. A video stands in the text of a user or a tool as the placeholder
+<VIDEO_CONTEXT>, which is replaced by its vision tokens, each slice after its time:
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
 
@@ -17,14 +19,17 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from ivx.text import special_tokens
+from ivx.text import special_tokens, tool_calls
 
 VIDEO_PLACEHOLDER = "<VIDEO_CONTEXT>"
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 _RESERVED = re.compile(
     "|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|"))
 )
+# What a tool's result may not hold beside these.
+_RESPONSE_TAGS = re.compile(f"{tool_calls.RESPONSE}|{tool_calls.RESPONSE_END}")
+_FORGING = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{VIDEO_PLACEHOLDER}")
 
 
 class TemplateError(ValueError):
@@ -49,34 +54,59 @@ def video_text(slice_times: Sequence[float], tokens_per_slice: int) -> str:
     return "".join(f"<{time:.1f} seconds>{pads}" for time in slice_times)
 
 
-def render(messages: Sequence[dict], media: Sequence[str], generate: bool = False) -> list[Piece]:
+def render(
+    messages: Sequence[dict],
+    media: Sequence[str],
+    generate: bool = False,
+    tools: Sequence[dict] = (),
+) -> list[Piece]:
     """Writes a conversation as pieces of text.
 
     Args:
-      messages: [{"role": ..., "content": str or [items], "loss": bool (assistant, default true)}].
+      messages: [{"role": ..., "content": str or [items], "loss": bool (assistant, default true),
+        "tool_calls": [{"name", "arguments"}] (assistant, written after the text)}].
       media: the text of each video, in the order of the placeholders.
       generate: end with an open assistant turn.
+      tools: schemas of the tools on offer.
 
     Raises:
-      TemplateError: an unknown role or item, placeholders that do not match the media, or text
-        that holds one of the reserved <|...|> tokens, which would forge a turn or a picture.
+      TemplateError: an unknown role or item, placeholders that do not match the media, tools or
+        calls of another form, or text that holds one of the reserved <|...|> tokens, which would
+        forge a turn or a picture.
     """
     waiting = list(media)
+    roles = [message.get("role") if isinstance(message, dict) else message for message in messages]
     pieces = []
-    for number, message in enumerate(messages):
-        role = message.get("role") if isinstance(message, dict) else message
+    offer = _offer(tools)
+    if offer and roles[:1] != ["system"]:
+        pieces.append(Piece(f"{special_tokens.IM_START}system\n{offer}{special_tokens.IM_END}\n"))
+    for number, (role, message) in enumerate(zip(roles, messages, strict=True)):
         if role not in ROLES:
             raise TemplateError(f"message {number}: role {role!r} is not one of {', '.join(ROLES)}")
         text = message_text(message, number)
+        if message.get("tool_calls") and role != "assistant":
+            raise TemplateError(
+                f"message {number}: tool_calls in the role {role}; an assistant calls"
+            )
         if role == "assistant":
+            text = _with_calls(text, message.get("tool_calls"), number)
             pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
             pieces.append(
                 Piece(text + special_tokens.IM_END, trained=message.get("loss") is not False)
             )
             pieces.append(Piece("\n"))
+        elif role == "tool":
+            text = tool_calls.response(_with_media(text, waiting, number))
+            goes_on = roles[number - 1 : number] == ["tool"]
+            ends = roles[number + 1 : number + 2] != ["tool"]
+            start = "" if goes_on else f"{special_tokens.IM_START}user"
+            end = f"{special_tokens.IM_END}\n" if ends else ""
+            pieces.append(Piece(f"{start}\n{text}{end}"))
         else:
             if role == "user":
                 text = _with_media(text, waiting, number)
+            elif offer and number == 0:
+                text = f"{text}\n\n{offer}"
             pieces.append(
                 Piece(f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n")
             )
@@ -88,6 +118,11 @@ def render(messages: Sequence[dict], media: Sequence[str], generate: bool = Fals
     if generate:
         pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
     return pieces
+
+
+def harmless(text: str) -> str:
+    """Text from outside that forges no turn, picture or result: a space breaks such tags."""
+    return _FORGING.sub(lambda match: match[0].replace("<", "< ", 1), text)
 
 
 def message_text(message: dict, number: int) -> str:
@@ -113,11 +148,44 @@ def message_text(message: dict, number: int) -> str:
             )
     text = "".join(texts)
     forged = _RESERVED.search(text)
+    if not forged and message.get("role") == "tool":
+        forged = _RESPONSE_TAGS.search(text)
     if forged:
         raise TemplateError(
             f"message {number}: the text holds the reserved token {forged[0]}; remove it"
         )
     return text
+
+
+def _offer(tools: Sequence[dict]) -> str:
+    """What the system message says of tools; nothing if there are none."""
+    if not tools:
+        return ""
+    try:
+        text = tool_calls.offer(tools)
+    except tool_calls.ToolCallError as error:
+        raise TemplateError(str(error)) from error
+    forged = _RESERVED.search(text)
+    if forged:
+        raise TemplateError(f"the tools hold the reserved token {forged[0]}; remove it")
+    return text
+
+
+def _with_calls(text: str, calls: list[dict] | None, number: int) -> str:
+    """An assistant's text with its calls, each on a line of its own."""
+    if not calls:
+        return text
+    try:
+        tool_calls.check_calls(calls)
+    except tool_calls.ToolCallError as error:
+        raise TemplateError(f"message {number}: {error}") from error
+    written = [tool_calls.render_call(call["name"], call["arguments"]) for call in calls]
+    forged = _RESERVED.search("".join(written))
+    if forged:
+        raise TemplateError(
+            f"message {number}: a tool call holds the reserved token {forged[0]}; remove it"
+        )
+    return "\n".join([text, *written] if text else written)
 
 
 def _with_media(text: str, waiting: list[str], number: int) -> str:

@@ -14,7 +14,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from ivx.text import special_tokens
 
 PATH = pathlib.Path(__file__).with_name("compact_tokenizer.json")
-VOCABULARY = 614
+VOCABULARY = 742
 
 # Qwen's splitting rule: contractions, words with one leading mark, single digits, marks, line
 # breaks, spaces.
@@ -47,7 +47,22 @@ _SENTENCES = (
         "Select the best answer from the options based on the video."
         " The event happens in 0 - 1 seconds."
     ),
-    '{"name": "inspect", "arguments": {"start": 0, "end": 1}}',
+    "Is anything seen?\nWhat is seen in the clip? nothing\na {c} {s}",
+    "<think>The shape is seen from 1.0 to 2.0 seconds.</think>1.0 to 2.0 seconds",
+    (
+        "<think>The colours are {c}, {c}, {c}. The second is {c}."
+        " It is at the letter (A).</think>{c}(A)"
+    ),
+    "<think>It moves left, so the answer is left.</think>left",
+    "<think>There are 3 {s}s in the video. Nothing is found yet, look again.</think>",
+    "# Tools\n\nYou may call one or more functions to assist with the user query.",
+    '<tool_call>\n{"name": "inspect", "arguments": {"start": 0.0, "end": 1.0}}\n</tool_call>',
+    '<tool_call>\n{"name": "search_video", "arguments": {"query": "{c} {s}"}}\n</tool_call>',
+    '{"name": "finish", "arguments": {"answer": "{c} {s}", "evidence": ["e1", "e2"]}}',
+    '<tool_response>\n{"id": "e1", "start": 0.0, "end": 1.0, "label": "{c} {s}"}\n</tool_response>',
+    '{"type": "function", "function": {"name": "inspect", "description": "", "parameters": {}}}',
+    '{"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]}',
+    '"type": "number", "items": {"type": "array"}, "enum": [], "error": "no such span"',
 )
 
 

@@ -51,13 +51,11 @@ class Tokenizer:
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
 
-@functools.cache
-def load(name: str) -> Tokenizer:
-    """Loads `compact`, or a tokenizer.json, or the folder that holds one.
+def find(name: str) -> pathlib.Path:
+    """The tokenizer.json behind `compact`, a path of one, or the folder that holds one.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the vocabulary lacks a special token.
     """
     path = compact_tokenizer.PATH if name == COMPACT else pathlib.Path(name)
     if path.is_dir():
@@ -66,4 +64,20 @@ def load(name: str) -> Tokenizer:
         raise FileNotFoundError(
             f"no tokenizer at {path}; give {COMPACT!r}, a tokenizer.json or its folder"
         )
-    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))
+    return path
+
+
+@functools.cache
+def load(name: str) -> Tokenizer:
+    """Loads `compact`, or a tokenizer.json, or the folder that holds one.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is damaged, or the vocabulary lacks a special token.
+    """
+    path = find(name)
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
+    return Tokenizer(backend)

@@ -69,8 +69,28 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_params(workdir: pathlib.Path, abstract: Params) -> tuple[Params, int]:
+def save_params(workdir: pathlib.Path, params: Params, config: str) -> None:
+    """Writes parameters that no step has changed, imported or converted, as checkpoint 0."""
+    with ocp.CheckpointManager((workdir / FOLDER).absolute()) as manager:
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave({"params": params}),
+                data=ocp.args.JsonSave({"next_batch": 0}),
+                config=ocp.args.JsonSave(json.loads(config)),
+            ),
+        )
+
+
+def load_params(
+    workdir: pathlib.Path, abstract: Params, shardings: Params | None = None
+) -> tuple[Params, int]:
     """Parameters of the newest checkpoint of a run, and its step.
+
+    Args:
+      workdir: of the run.
+      abstract: shapes and dtypes.
+      shardings: where each is to lie; None puts all on the first device.
 
     Raises:
       UserError: there is no checkpoint.
@@ -86,10 +106,10 @@ def load_params(workdir: pathlib.Path, abstract: Params) -> tuple[Params, int]:
                 " let `ivx train` run until it has saved one"
             )
         with ocp.PyTreeCheckpointer() as checkpointer:
-            sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-            wanted = {
-                "params": jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=sharding), abstract)
-            }
+            if shardings is None:
+                whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+                shardings = jax.tree.map(lambda _: whole, abstract)
+            wanted = {"params": jax.tree.map(lambda s: ocp.ArrayRestoreArgs(sharding=s), shardings)}
             found = checkpointer.restore(
                 folder / str(step) / "state",
                 args=ocp.args.PyTreeRestore(

@@ -11,13 +11,14 @@ nothing else is carried over, so that it goes on bit for bit as if it had never 
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 import optax
 from jax.sharding import Mesh
 
 from data_pipelines.loader import Loaded
-from ivx.models.definition import ModelDefinition
+from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import rules
 from ivx.stages.protocol import Stage
 from ivx.training import progress
@@ -48,6 +49,7 @@ class RunResult:
     validation_loss: float | None
     skipped_steps: int
     skipped_samples: int
+    tokens: int
     tokens_per_second: float
     parameters: int
 
@@ -60,6 +62,7 @@ def train(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     spec: RunSpec,
+    start: Callable[[Params], Params] | None = None,
 ) -> RunResult:
     """Trains until `spec.steps`, from the newest checkpoint of `workdir` if there is one.
 
@@ -71,14 +74,17 @@ def train(
       optimizer: of optax.
       mesh: devices.
       spec: length and intervals.
+      start: from shardings to the first parameters; None initialises new ones from the seed.
     """
     # ------------------------------------------------------------------------------------ state
     state_shardings = _state_shardings(definition, optimizer, mesh)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
+        params = start(state_shardings.params) if start else None
         state = jax.jit(
-            lambda: init_state(definition.init(spec.seed), optimizer), out_shardings=state_shardings
-        )()
+            lambda given: init_state(given or definition.init(spec.seed), optimizer),
+            out_shardings=state_shardings,
+        )(params)
         done = 0
     else:
         restored = checkpoints.restore(_abstract_state(definition, optimizer, state_shardings))
@@ -97,21 +103,24 @@ def train(
     )
     validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
+    frozen = stage.frozen(mesh)
 
     # ------------------------------------------------------------------------------------ loop
     writer = make_writer(workdir, done)
     producer = stage.producer(done)
     bar = progress.TrainingBar(spec.steps, done)
-    meter = _Meter()
+    # What a resumed run had seen stands in the last row before its checkpoint.
+    meter = _Meter(int(_last_numbers(workdir).get("tokens/seen", 0)))
     for number in range(done, spec.steps):
         # A resumed run has validated and saved its first state already.
         if number != done and number % spec.validate_every == 0:
-            _validate(validation_loss, state, validation, writer, number)
+            _validate(validation_loss, state, frozen, validation, writer, number)
         if number != done and number % spec.save_every == 0:
+            writer.write_scalars(number, {"tokens/seen": meter.seen})
             writer.flush()
             checkpoints.save(state, number)
         loaded = meter.wait_for(producer, state.params)
-        state, metrics = step(state, rules.put_batch(loaded.batch, mesh))
+        state, metrics = step(state, frozen, rules.put_batch(loaded.batch, mesh))
         meter.count(loaded)
         bar.advance()
         if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
@@ -122,7 +131,7 @@ def train(
 
     # ------------------------------------------------------------------------------------ end
     if done < spec.steps:
-        _validate(validation_loss, state, validation, writer, spec.steps)
+        _validate(validation_loss, state, frozen, validation, writer, spec.steps)
         writer.flush()
         checkpoints.save(state, spec.steps)
     bar.close()
@@ -135,16 +144,17 @@ def train(
         validation_loss=recorded.get("validation/loss"),
         skipped_steps=int(state.skipped),
         skipped_samples=meter.skipped,
+        tokens=int(recorded["tokens/seen"]),
         tokens_per_second=meter.mean_speed(),
         parameters=parameters,
     )
 
 
 class _Meter:
-    """Counts tokens, waiting and skipped samples between two readings."""
+    """Counts tokens, waiting and skipped samples; `seen` are the tokens of all starts of a run."""
 
-    def __init__(self):
-        self.skipped = 0
+    def __init__(self, seen: int):
+        self.skipped, self.seen = 0, seen
         self._tokens_in_all, self._seconds_in_all = 0, 0.0
         self._reset()
 
@@ -157,7 +167,11 @@ class _Meter:
 
     def count(self, loaded: Loaded) -> None:
         self._steps += 1
-        self._tokens += int((loaded.batch.segments > 0).sum())
+        for name, value in loaded.numbers.items():
+            self._numbers.setdefault(name, []).append(value)
+        tokens = int((loaded.batch.segments > 0).sum())
+        self._tokens += tokens
+        self.seen += tokens
         self.skipped += len(loaded.skipped)
         for sentence in loaded.skipped:
             progress.note(f"skipped {sentence}")
@@ -166,11 +180,12 @@ class _Meter:
         """Numbers of the steps since the last reading."""
         seconds = time.monotonic() - self._since
         numbers = {
+            "tokens/seen": self.seen,
             "tokens/sec": self._tokens / seconds,
             "step/ms": 1e3 * seconds / self._steps,
             "data/wait_ms": 1e3 * self._wait / self._steps,
             "data/skipped_samples": self.skipped,
-        }
+        } | {name: sum(values) / len(values) for name, values in self._numbers.items()}
         self._tokens_in_all += self._tokens
         self._seconds_in_all += seconds
         self._reset()
@@ -182,11 +197,14 @@ class _Meter:
 
     def _reset(self) -> None:
         self._since, self._steps, self._tokens, self._wait = time.monotonic(), 0, 0, 0.0
+        self._numbers: dict[str, list[float]] = {}
 
 
-def _validate(validation_loss, state: TrainState, batches, writer, step: int) -> None:
+def _validate(
+    validation_loss, state: TrainState, frozen: Params, batches, writer, step: int
+) -> None:
     """Writes the loss over all validation batches as one quotient; without batches, nothing."""
-    losses = [validation_loss(state.params, batch) for batch in batches]
+    losses = [validation_loss(state.params, frozen, batch) for batch in batches]
     if losses:
         loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
         writer.write_scalars(step, {"validation/loss": float(loss)})

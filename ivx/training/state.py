@@ -50,19 +50,21 @@ def make_step(
     stage: Stage,
     optimizer: optax.GradientTransformation,
     accumulation: int,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    """The training step as a pure function.
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+    """The training step as a pure function of state, the stage's frozen parameters and a batch.
 
     Numerator, denominator and gradient of the loss are summed over `accumulation` micro-batches
     before the division, so that their number changes nothing but memory. A step whose gradient is
     not finite leaves parameters and optimizer as they were and is counted.
     """
 
-    def total(params: Params, batch: Batch) -> tuple[Array, Loss]:
-        loss = stage.loss(definition.bind(params), batch)
-        return loss.total, loss
+    def step(
+        state: TrainState, frozen: Params, batch: Batch
+    ) -> tuple[TrainState, dict[str, Array]]:
+        def total(params: Params, batch: Batch) -> tuple[Array, Loss]:
+            loss = stage.loss(definition.bind(params), batch, frozen)
+            return loss.total, loss
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         gradient = jax.grad(total, has_aux=True)
         if accumulation == 1:
             grads, loss = gradient(state.params, batch)
@@ -97,22 +99,20 @@ def make_step(
             "grad/norm": norm,
             "grad/skipped_steps": new.skipped,
         }
-        return new, metrics | _averages(loss)
+        return new, metrics | _reported(loss)
 
     return step
 
 
 def make_validation_loss(
     definition: ModelDefinition, stage: Stage
-) -> Callable[[Params, Batch], Loss]:
-    """The loss of one batch as a pure function of the parameters."""
-    return lambda params, batch: stage.loss(definition.bind(params), batch)
+) -> Callable[[Params, Params, Batch], Loss]:
+    """The loss of one batch as a pure function of parameters and frozen parameters."""
+    return lambda params, frozen, batch: stage.loss(definition.bind(params), batch, frozen)
 
 
-def _averages(loss: Loss) -> dict[str, Array]:
-    """The stage's sums as reported: `.../x_sum` becomes `.../x`, divided by the trained tokens."""
-    tokens = jnp.maximum(loss.sums["tokens/trained"], 1)
-    return {
-        name.removesuffix("_sum"): value / tokens if name.endswith("_sum") else value
-        for name, value in loss.sums.items()
+def _reported(loss: Loss) -> dict[str, Array]:
+    """What the stage reports: its sums, and its quotients divided."""
+    return loss.sums | {
+        name: total / jnp.maximum(weight, 1e-12) for name, (total, weight) in loss.means.items()
     }

@@ -8,36 +8,28 @@ import ml_collections
 from jax.sharding import Mesh
 
 from data_pipelines import loader, packing, plan, sources
+from data_pipelines.batch import Batch
 from data_pipelines.layout import LayoutRule
 from data_pipelines.video.frames import FrameRule
 from data_pipelines.video.resize import PixelBudget
 from ivx.assistant import Assistant
+from ivx.build import stored
 from ivx.errors import UserError
-from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition
+from ivx.parallel import rules
 from ivx.parallel.mesh import AXES, make_mesh
 from ivx.sampling.sampler import Sampler
-from ivx.stages.language_model import LanguageModelStage
-from ivx.stages.protocol import Stage
 from ivx.text import tokenizer
-from ivx.training import checkpoint, progress
+from ivx.training import progress
 from ivx.training.loop import RunSpec
 from ivx.training.optimizer import OptimizerSpec
 
 Config = ml_collections.ConfigDict
 
 
-def model_spec(config: Config) -> specs.ModelSpec:
-    """Sizes of the model."""
-    model = config.model
-    return dataclasses.replace(
-        specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat
-    )
-
-
 def model_definition(config: Config) -> ModelDefinition:
     """The model without parameters."""
-    return ModelDefinition(model_spec(config))
+    return ModelDefinition(stored.model_spec(config))
 
 
 def mesh(config: Config) -> Mesh:
@@ -69,7 +61,7 @@ def layout_rule(config: Config) -> LayoutRule:
         budget = PixelBudget(data.min_pixels, data.max_pixels)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
-    rows = model_spec(config).text.vocab
+    rows = stored.model_spec(config).text.vocab
     if words.vocab_size > rows:
         raise UserError(
             f"data.tokenizer has {words.vocab_size} tokens,"
@@ -143,6 +135,10 @@ def samples(
     Raises:
       UserError: the mixture or an annotation is not usable.
     """
+    if not config.data.mixture:
+        raise UserError(
+            "this model knows of no data; name a mixture file, as `ivx data synthesize` makes it"
+        )
     try:
         return [
             (member, sources.read_samples(member))
@@ -152,56 +148,52 @@ def samples(
         raise UserError(str(error)) from error
 
 
-def stage(config: Config) -> Stage:
-    """The stage, its training data planned and its validation batches read.
+def validation_batches(config: Config) -> list[Batch]:
+    """The batches on which a loss is watched: whole ones, about `run.validate_packs` packs."""
+    packs = config.data.batch_packs
+    if not config.data.validation:
+        return []
+    rounds = max(1, config.run.validate_packs // packs)
+    return first_batches(config, tuple(config.data.validation), rounds)
+
+
+def first_batches(config: Config, names: tuple[str, ...], count: int) -> list[Batch]:
+    """The first `count` batches of the named data sets, read without worker processes."""
+    packs = config.data.batch_packs
+    options = dataclasses.replace(loader_options(config), workers=0)
+    planned = plan_of(config, names, count * packs)
+    loaded = loader.batches(planned, layout_rule(config), pack_shape(config), packs, 0, options)
+    return [part.batch for part in loaded]
+
+
+def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sampler, int]:
+    """A sampler with the parameters of a stored model, and their step; over a mesh if there is one.
 
     Raises:
-      UserError: the data are not usable.
+      UserError: there is no checkpoint.
     """
-    rule, shape, data = layout_rule(config), pack_shape(config), config.data
-    steps, packs = config.run.steps, data.batch_packs
-    training = _plan(config, tuple(data.train), rule, shape, steps * packs)
-    progress.note(
-        f"planned {steps * packs:,} packs over {training.epochs} epochs,"
-        f" {training.token_fill:.0%} of tokens and {training.patch_fill:.0%} of patches used"
-    )
-    options = loader_options(config)
-    validation = []
-    if data.validation:
-        rounds = max(1, config.run.validate_packs // packs)
-        watched = _plan(config, tuple(data.validation), rule, shape, rounds * packs)
-        loaded = loader.batches(
-            watched, rule, shape, packs, 0, dataclasses.replace(options, workers=0)
-        )
-        validation = [part.batch for part in loaded]
-    return LanguageModelStage(
-        lambda start: loader.batches(training, rule, shape, packs, start, options),
-        validation,
-        config.stage.reduction,
-    )
+    shardings = rules.parameter_shardings(model.definition.abstract, mesh) if mesh else None
+    params, step = model.load(shardings)
+    end = tokenizer.load(model.config.data.tokenizer).end_of_turn
+    return Sampler(model.definition, params, end, mesh), step
 
 
-def sampler(config: Config, workdir: pathlib.Path) -> tuple[Sampler, int]:
-    """A sampler with the newest parameters of a run, and their step.
+def assistant(model: stored.StoredModel) -> Assistant:
+    """A stored model, ready to be asked.
 
     Raises:
-      UserError: the run has no checkpoint.
+      UserError: there is no checkpoint.
     """
-    definition = model_definition(config)
-    params, step = checkpoint.load_params(workdir, definition.abstract_params)
-    return Sampler(definition, params, tokenizer.load(config.data.tokenizer).end_of_turn), step
+    return Assistant(layout_rule(model.config), sampler(model)[0])
 
 
-def assistant(config: Config, workdir: pathlib.Path) -> Assistant:
-    """The newest checkpoint of a run, ready to be asked.
+def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
+    """A plan of `count` packs from the named data sets; says what does not fit.
 
     Raises:
-      UserError: the run has no checkpoint.
+      UserError: nothing is left to train on.
     """
-    return Assistant(layout_rule(config), sampler(config, workdir)[0])
-
-
-def _plan(config: Config, names: tuple[str, ...], rule: LayoutRule, shape, count: int) -> plan.Plan:
+    rule, shape = layout_rule(config), pack_shape(config)
     members = []
     for data_set, found in samples(config, names):
         measured = plan.measure(found, rule, shape)

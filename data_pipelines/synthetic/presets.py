@@ -1,0 +1,101 @@
+"""Which data sets are written: their splits, and what each split is made of.
+
+tiny    the walk from files to answers: training, validation and test, all families
+base    captions and short questions, from which the recipe's base model learns
+recipe  what the stages of the recipe train on, and the videos on which all are compared
+test    a handful of clips of every family
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One data set.
+
+    Attributes:
+      clips: how many.
+      shares: family -> relative share of the clips.
+      asked: `conversation`, all questions of a clip one after another; `one`, a sample for each
+        question of the clip's own family; `both`, such samples openly and as multiple choice;
+        `traces`, an agent's search for a needle and the labels it needs; `agent`, the question that
+        such a search would answer.
+      choices: the share of each family's questions that is asked as multiple choice; where samples
+        are asked `both` ways it is not looked at.
+      thinking: the share of questions that ask for a thought before the answer.
+    """
+
+    clips: int
+    shares: dict[str, float]
+    asked: str = "both"
+    choices: dict[str, float] = dataclasses.field(default_factory=dict)
+    thinking: float = 0.0
+
+
+Preset = dict[str, Split]
+
+_TINY = {
+    "attribute": 0.17,
+    "counting": 0.15,
+    "motion": 0.20,
+    "order": 0.18,
+    "grounding": 0.14,
+    "needle": 0.05,
+    "caption": 0.11,
+}
+# To find the letter of an option is learnt on what is easily seen; what is hard to see is learnt
+# sooner from open questions.
+_TINY_CHOICES = {"attribute": 0.3, "counting": 0.3, "motion": 0.06, "order": 0.06, "needle": 0.06}
+_BASE = {"attribute": 0.18, "counting": 0.16, "motion": 0.24, "order": 0.22, "caption": 0.20}
+_LONG = {"long_grounding": 0.3, "long_needle": 0.3, "grounding": 0.2, "order": 0.1, "motion": 0.1}
+_AGENT = {"agent": 1.0}
+_JUDGED = {"attribute": 0.1, "counting": 0.1, "motion": 0.1, "order": 0.1, "grounding": 0.6}
+
+
+def _recipe(scale: float) -> Preset:
+    """The splits of the recipe, with `scale` times as many clips to train on."""
+
+    def clips(count: int) -> int:
+        return round(scale * count)
+
+    return {
+        "cpt": Split(clips(2400), _BASE, "conversation", _half(_BASE)),
+        "short": Split(clips(4000), _TINY, "conversation", _half(_TINY), thinking=0.2),
+        "long": Split(clips(1200), _LONG, "conversation", _half(_LONG), thinking=0.1),
+        "traces": Split(clips(600), _AGENT, "traces"),
+        "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
+        "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
+        "validation": Split(140, _TINY),
+        "test": Split(280, _TINY),
+        "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
+        "test_agent": Split(40, _AGENT, "agent"),
+    }
+
+
+def _evenly(families) -> dict[str, float]:
+    return dict.fromkeys(families, 1.0)
+
+
+def _half(families) -> dict[str, float]:
+    return dict.fromkeys(families, 0.5)
+
+
+PRESETS: dict[str, Preset] = {
+    "tiny": {
+        "train": Split(8000, _TINY, "conversation", _TINY_CHOICES),
+        "validation": Split(140, _TINY),
+        "test": Split(420, _TINY),
+    },
+    "base": {
+        "train": Split(24000, _BASE, "conversation", _half(_BASE)),
+        "validation": Split(240, _BASE),
+        "test": Split(600, _BASE),
+    },
+    "recipe": _recipe(1.0),
+    "recipe_quick": _recipe(0.05),
+    "test": {
+        "train": Split(14, _evenly(_TINY), "conversation", dict.fromkeys(_TINY, 0.3)),
+        "validation": Split(7, _evenly(_TINY)),
+        "test": Split(7, _evenly(_TINY)),
+    },
+}

@@ -1,0 +1,56 @@
+"""The whole recipe, each stage from the checkpoint of the one before.
+
+    ivx recipe --config=experiments/recipe.py:tiny --workdir=DIR
+
+    base -> convert -> cpt -> sft_short -> sft_long -> rl_gspo -> opd -> agent -> export
+
+tiny   on the synthetic world, which it writes first: about 25 minutes on two CPU cores.
+quick  the same stages with few steps, to see that all of them run: under 5 minutes.
+8b     the published sizes and numbers; needs a pod, the folder of Qwen3-VL-8B-Instruct
+       (--config.base), a teacher (--config.teacher) and a mixture with the data sets that the
+       experiments name (--config.mixture).
+
+Started again with the same command, it goes on where it stopped.
+"""
+
+import ml_collections
+
+from ivx.errors import UserError
+
+STAGES = ("base", "convert", "cpt", "sft_short", "sft_long", "rl_gspo", "opd", "agent", "export")
+
+
+def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
+    """The config of a preset.
+
+    Raises:
+      UserError: there is no such preset.
+    """
+    if preset not in ("tiny", "quick", "8b"):
+        raise UserError(f"recipe has no preset {preset!r}; there are tiny, quick, 8b")
+    config = ml_collections.ConfigDict()
+    config.preset = "8b" if preset == "8b" else "tiny"  # of every stage's experiment
+    config.seed = 0
+    config.stages = STAGES
+    config.base = ""  # Hugging Face folder or workdir of a model with grouped attention
+    config.teacher = ""  # the same of the distillation's teacher
+    config.synthesize = ""  # preset of synthetic data to write; "": the mixture is the user's
+    config.mixture = ""
+    config.calibration_packs = 0  # 0: as the experiment says
+    config.steps = dict.fromkeys(("base", "cpt", "sft_short", "sft_long", "rl_gspo", "opd"), 0)
+    config.evaluate = {
+        "splits": ("synthetic_test", "synthetic_test_long"),
+        "questions": 0,  # of each split; 0: all
+        "batch": 32,
+        "max_new_tokens": 48,
+    }
+    config.agent = {"split": "synthetic_test_agent", "questions": 40}
+    if preset != "8b":
+        config.base, config.teacher = "assets/tiny-base", "assets/tiny-teacher"
+        config.synthesize = "recipe" if preset == "tiny" else "recipe_quick"
+    if preset == "quick":
+        config.calibration_packs = 24
+        config.steps.update(base=8, cpt=8, sft_short=8, sft_long=6, rl_gspo=4, opd=4)
+        config.evaluate.questions = 48
+        config.agent.questions = 4
+    return config.lock()

@@ -1,0 +1,66 @@
+"""Supervised fine-tuning on long videos (InternVideo3_sft/configs/internvideo3_sft_long.py).
+
+    ivx train --config=experiments/sft_long.py:tiny --workdir=DIR --config.run.start=SHORT \\
+        --config.data.mixture=DATA/data.json
+
+8b    the published numbers: 262,144 tokens a pack, 8 packs a step, 4 frames a second up to 2,048.
+tiny  longer clips of the synthetic world, twice as many frames, and agent traces written by an
+      oracle: about four minutes on two CPU cores.
+
+Started again with the same command, a run goes on from its last checkpoint.
+"""
+
+import ml_collections
+
+from ivx import config as configs
+from ivx.errors import UserError
+
+
+def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
+    """The config of a preset.
+
+    Raises:
+      UserError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"sft_long has no preset {preset!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[preset]()
+
+
+def _published() -> ml_collections.ConfigDict:
+    config = configs.base()
+    config.model.update(preset="8b", dtype="bfloat16")
+    config.optim.update(learning_rate=1e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
+    config.data.update(
+        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        train=("sft_long",),
+        validation=(),
+        fps=4.0,
+        max_frames=2048,
+        max_pixels=4 * 32768 * 4 * 32 * 32,
+        pack_tokens=262144,
+        pack_patches=1048576,
+        batch_packs=8,
+    )
+    # 379 K videos; the length in steps is not published. Ours.
+    config.run.update(steps=2000, save_every=100, validate_every=100)
+    return config
+
+
+def _tiny() -> ml_collections.ConfigDict:
+    config = configs.tiny()
+    config.optim.update(learning_rate=3e-4, floor=1e-5, warmup=0.05)
+    config.data.update(
+        train=("synthetic_long", "synthetic_traces"),
+        validation=("synthetic_validation",),
+        max_frames=32,
+        max_pixels=32 * 64 * 64,
+        pack_tokens=1024,
+        pack_patches=864,
+        batch_packs=4,
+    )
+    config.run.update(steps=200, log_every=5, save_every=50, validate_every=50, validate_packs=40)
+    return config
+
+
+PRESETS = {"tiny": _tiny, "8b": _published}

@@ -1,0 +1,142 @@
+"""From a config to its stage: batches, loss and what trains."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from data_pipelines import loader, plan
+from ivx import build
+from ivx.build import stored
+from ivx.errors import UserError
+from ivx.evaluation import runner
+from ivx.models.definition import ModelDefinition, Params
+from ivx.parallel import rules
+from ivx.sampling.sampler import Sampler
+from ivx.stages.distillation import DistillationStage
+from ivx.stages.gspo import GspoSpec, GspoStage
+from ivx.stages.language_model import LanguageModelStage
+from ivx.stages.protocol import Stage
+from ivx.stages.rollouts import Roller, RolloutSpec
+from ivx.training import progress
+
+Config = ml_collections.ConfigDict
+
+
+def start(config: Config, definition: ModelDefinition) -> Callable[[Params], Params] | None:
+    """From shardings to the parameters that a run begins with; None where it makes new ones.
+
+    Raises:
+      UserError: `run.start` holds no checkpoint, or one of another architecture.
+    """
+    if not config.run.start:
+        return None
+    found = stored.open_model(config.run.start)
+    stored.check_same_architecture(found, definition.spec)
+    return lambda shardings: found.load(shardings)[0]
+
+
+def stage(config: Config, mesh: Mesh) -> Stage:
+    """The stage, its training data planned and its validation batches read.
+
+    Raises:
+      UserError: the data or the teacher are not usable.
+    """
+    if config.stage.name == "sft":
+        return _language_model(config)
+    if config.stage.name == "gspo":
+        return _gspo(config, mesh)
+    if config.stage.name == "opd":
+        return _distillation(config, mesh)
+    raise UserError(f"stage.name = {config.stage.name} is not trained; `ivx convert` runs it")
+
+
+def _language_model(config: Config) -> LanguageModelStage:
+    rule, shape, packs = (
+        build.layout_rule(config),
+        build.pack_shape(config),
+        config.data.batch_packs,
+    )
+    steps = config.run.steps
+    training = build.plan_of(config, tuple(config.data.train), steps * packs)
+    progress.note(
+        f"planned {steps * packs:,} packs over {training.epochs} epochs,"
+        f" {training.token_fill:.0%} of tokens and {training.patch_fill:.0%} of patches used"
+    )
+    options = build.loader_options(config)
+    return LanguageModelStage(
+        lambda first: loader.batches(training, rule, shape, packs, first, options),
+        build.validation_batches(config),
+        config.stage.reduction,
+    )
+
+
+def _gspo(config: Config, mesh: Mesh) -> GspoStage:
+    stage, packs = config.stage, config.data.batch_packs
+    return GspoStage(
+        _roller(config, mesh),
+        build.model_definition(config),
+        build.pack_shape(config),
+        packs,
+        GspoSpec(stage.minibatches, stage.clip_low, stage.clip_high),
+        stage.group,
+        mesh,
+    )
+
+
+def _distillation(config: Config, mesh: Mesh) -> DistillationStage:
+    teacher = stored.open_model(config.stage.teacher)
+    vocab = teacher.definition.spec.text.vocab
+    if vocab != stored.model_spec(config).text.vocab or teacher.config.data.tokenizer != (
+        config.data.tokenizer
+    ):
+        raise UserError(
+            f"stage.teacher={config.stage.teacher} has another vocabulary than the student;"
+            " take a teacher with the same tokenizer"
+        )
+
+    def load(mesh: Mesh) -> Params:
+        return teacher.load(rules.parameter_shardings(teacher.definition.abstract, mesh))[0]
+
+    return DistillationStage(
+        _roller(config, mesh),
+        teacher.definition,
+        load,
+        build.pack_shape(config),
+        config.data.batch_packs,
+        build.validation_batches(config),
+    )
+
+
+def _roller(config: Config, mesh: Mesh) -> Roller:
+    """Draws answers to the training questions whose prompt and answer fit into a pack."""
+    if jax.process_count() > 1:
+        raise UserError("gspo and opd run on one host so far; start them on one")
+    stage, shape, rule = config.stage, build.pack_shape(config), build.layout_rule(config)
+    share = mesh.shape["replica"] * mesh.shape["fsdp"]
+    if stage.prompts % share or stage.prompts % stage.minibatches:
+        raise UserError(
+            f"stage.prompts = {stage.prompts} must be a multiple of replica x fsdp = {share}"
+            f" and of stage.minibatches = {stage.minibatches}"
+        )
+    room = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
+    questions = []
+    for _, found in build.samples(config, tuple(config.data.train)):
+        measured = plan.measure(found, rule, room)
+        for sentence in measured.dropped:
+            progress.note(f"left out {sentence}")
+        questions += [sample for sample in measured.samples if len(sample.truths) == 1]
+    if not questions:
+        raise UserError(
+            f"data.train={','.join(config.data.train)} holds no sample of one question with its"
+            " truth that fits; rollouts need such"
+        )
+    progress.note(f"{len(questions):,} questions, {stage.prompts} a rollout, {stage.group} answers")
+    sampler = Sampler(build.model_definition(config), {}, rule.tokenizer.end_of_turn, mesh)
+    spec = RolloutSpec(
+        stage.prompts, stage.group, stage.temperature, stage.max_new_tokens, config.run.seed
+    )
+    prompts = [runner.as_prompt(sample) for sample in questions]
+    return Roller(prompts, rule, sampler, spec, build.loader_options(config).cache_bytes)

@@ -1,0 +1,90 @@
+"""Stored models: a workdir with checkpoints, or a Hugging Face folder, opened in the same way."""
+
+import dataclasses
+import pathlib
+
+import jax
+import ml_collections
+
+from ivx import config as configs
+from ivx.build import hugging_face
+from ivx.errors import UserError
+from ivx.models import spec as specs
+from ivx.models.definition import ModelDefinition, Params
+from ivx.training import checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredModel:
+    """A model on disk.
+
+    Attributes:
+      folder: the workdir or Hugging Face folder.
+      config: of the run; of a Hugging Face folder, one that lays samples out as it asks for.
+      definition: the model.
+    """
+
+    folder: pathlib.Path
+    config: ml_collections.ConfigDict
+    definition: ModelDefinition
+
+    def load(self, shardings: Params | None = None) -> tuple[Params, int]:
+        """Its newest parameters, float32, and their step; without shardings, on one device.
+
+        Raises:
+          UserError: there is no whole checkpoint.
+        """
+        if not hugging_face.is_model(self.folder):
+            return checkpoint.load_params(self.folder, self.definition.abstract_params, shardings)
+        from ivx.hf import read
+
+        params = read.read_params(self.folder, self.definition)
+        return jax.device_put(params, shardings) if shardings else jax.device_put(params), 0
+
+
+def open_model(path: str | pathlib.Path) -> StoredModel:
+    """Opens a workdir or a Hugging Face folder.
+
+    Raises:
+      UserError: the path holds neither.
+    """
+    folder = pathlib.Path(path)
+    hugging = hugging_face.is_model(folder)
+    config = hugging_face.config_of(folder) if hugging else configs.load_workdir(folder)
+    return StoredModel(folder, config, ModelDefinition(model_spec(config)))
+
+
+def model_spec(config: ml_collections.ConfigDict) -> specs.ModelSpec:
+    """Sizes of the model of a config."""
+    model = config.model
+    return dataclasses.replace(
+        specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat
+    )
+
+
+def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None:
+    """Refuses to start a run from a model of other sizes.
+
+    Raises:
+      UserError: says what differs, and which command makes what is needed.
+    """
+    found = model.definition.spec
+    if found.text.attention != wanted.text.attention:
+        raise UserError(
+            f"run.start={model.folder} has {found.text.attention} attention, this run trains"
+            f" {wanted.text.attention}; `ivx convert` turns gqa into m2la"
+        )
+    if (found.vision, found.text) != (wanted.vision, wanted.text):
+        differing = [
+            f"{part}.{field.name} {getattr(mine, field.name)} against {getattr(theirs, field.name)}"
+            for part, mine, theirs in (
+                ("vision", found.vision, wanted.vision),
+                ("text", found.text, wanted.text),
+            )
+            for field in dataclasses.fields(mine)
+            if getattr(mine, field.name) != getattr(theirs, field.name)
+        ]
+        raise UserError(
+            f"run.start={model.folder} is of another architecture: {', '.join(differing)};"
+            " start from a checkpoint of the same model.preset"
+        )

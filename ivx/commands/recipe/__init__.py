@@ -1,0 +1,58 @@
+"""`ivx recipe`: runs every stage in a row and shows what came of them."""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+from ml_collections import config_flags
+
+from ivx.errors import UserError
+
+SUMMARY = "Run the whole recipe: convert, train, reward, distil, agent, export; then the table."
+EXAMPLE = """\
+  ivx recipe --config=experiments/recipe.py:tiny --workdir=/tmp/ivx/recipe
+  ivx recipe --config=experiments/recipe.py:quick --workdir=/tmp/ivx/quick"""
+# Its keys are not those of a training run.
+OWN_CONFIG = True
+
+
+def define_flags() -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "experiments/recipe.py:preset; --config.section.key=value changes a value."
+    )
+    flags.DEFINE_string(
+        "workdir", "", "Folder of the recipe; a folder for each stage goes into it."
+    )
+    flags.DEFINE_bool("from_scratch", False, "Train the base model instead of importing it.")
+
+
+def run(given, words: list[str]) -> dict:
+    del words
+    from ivx import build
+    from ivx import config as configs
+    from ivx.commands.recipe import outcome, page
+    from ivx.commands.recipe.stages import Recipe
+
+    if given.config is None:
+        raise UserError("no --config was given; take --config=experiments/recipe.py:tiny")
+    path = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0])
+    if "stages" not in given.config:
+        raise UserError(f"--config={path} is no recipe; take experiments/recipe.py")
+    workdir = build.workdir(given.workdir)
+    configs.check_workdir(workdir, given.config)
+    recipe = Recipe(given.config, path.parent, workdir, given.from_scratch)
+    recipe.check()
+    configs.claim_workdir(workdir, given.config)
+    stages, aims, teacher = recipe.run(lambda what: print(f"\n== {what}", flush=True))
+    print("\n" + outcome.render([*stages, *([teacher] if teacher else [])], aims))
+    report = page.write(workdir, stages, teacher, aims)
+    print(f"\nreport: {report}")
+    for done in stages:
+        if "page" in done.facts:
+            print(f"a trace: {workdir / done.name / done.facts['page']}")
+    return {
+        "workdir": str(workdir),
+        "stages": [dataclasses.asdict(done) for done in stages],
+        "aims": [dataclasses.asdict(aim) for aim in aims],
+        "report": str(report),
+    }

@@ -1,0 +1,78 @@
+"""QK-norm as an affine map of the input: the one step that nothing makes exact.
+
+    q = scale * (W x) / rms(W x)   ~   V [x; 1]
+
+The norm divides every head by a number that differs from token to token, so that no linear map
+equals it. Of all maps the fit takes
+
+    V = argmin  sum |q - V [x; 1]|^2 + lambda |V - V0|^2,    lambda = ridge * mean diagonal of A
+
+V0 is the fold: scale and, for each head, one number for its 1 / rms (by least squares) are
+multiplied into W. Where tokens are too few to say better the fit falls back on it, and it is all of
+the answer when the rms of a head never changes.
+
+Shapes: E = D + 1, O = heads * H; sums as in `ivx.conversion.statistics`, float64.
+"""
+
+import numpy as np
+
+from ivx.errors import UserError
+
+
+def fit(
+    kernel_do: np.ndarray,
+    scale_h: np.ndarray,
+    inputs_ee: np.ndarray,
+    outputs_eo: np.ndarray,
+    ridge: float,
+) -> np.ndarray:
+    """The affine map, float64 [E, O]; its last row is the bias.
+
+    Args:
+      kernel_do: W of q_proj or k_proj.
+      scale_h: of q_norm or k_norm, shared by all heads.
+      inputs_ee: A.
+      outputs_eo: B_q or B_k.
+      ridge: share of the mean diagonal of A; 0 is plain least squares.
+
+    Raises:
+      UserError: plain least squares has no single answer.
+    """
+    folded_eo = fold(kernel_do, scale_h, inputs_ee, outputs_eo)
+    size = len(inputs_ee)
+    damped_ee = inputs_ee + ridge * np.trace(inputs_ee) / size * np.eye(size)
+    try:
+        return folded_eo + np.linalg.solve(damped_ee, outputs_eo - inputs_ee @ folded_eo)
+    except np.linalg.LinAlgError as error:
+        raise UserError(
+            f"stage.ridge = {ridge} and calibration tokens that do not span the {size - 1} inputs"
+            " of a layer leave the QK-norm fit open; take a ridge of 1e-3 or more"
+            " stage.calibration_packs"
+        ) from error
+
+
+def fold(
+    kernel_do: np.ndarray, scale_h: np.ndarray, inputs_ee: np.ndarray, outputs_eo: np.ndarray
+) -> np.ndarray:
+    """V0, float64 [E, O]: scale and one number a head multiplied into the kernel, no bias."""
+    heads = kernel_do.shape[1] // len(scale_h)
+    scaled_eo = np.vstack([kernel_do * np.tile(scale_h, heads), np.zeros(kernel_do.shape[1])])
+
+    def per_head(values_eo: np.ndarray) -> np.ndarray:
+        return values_eo.sum(0).reshape(heads, -1).sum(1)
+
+    along = per_head(scaled_eo * outputs_eo)
+    energy = per_head(scaled_eo * (inputs_ee @ scaled_eo))
+    share = np.divide(along, energy, out=np.zeros(heads), where=energy > 0)
+    return scaled_eo * np.repeat(share, len(scale_h))
+
+
+def relative_error(
+    map_eo: np.ndarray, inputs_ee: np.ndarray, outputs_eo: np.ndarray, energy: float
+) -> float:
+    """sqrt(sum |q - V [x; 1]|^2 / sum |q|^2), from the sums.
+
+    The sums come from float32, so that an error under about 1e-3 is not told from 0.
+    """
+    missed = energy - 2 * np.vdot(map_eo, outputs_eo) + np.vdot(map_eo, inputs_ee @ map_eo)
+    return float(np.sqrt(max(missed, 0.0) / energy)) if energy > 0 else 0.0

@@ -1,0 +1,63 @@
+"""The model as it was and after each approximation, to be measured one by one.
+
+base     grouped attention with QK-norm
+qk_norm  the fit instead of the norm             `affine_attention`
+rope     and rope on one virtual key head        a latent as wide as all it stands for
+latent   and a latent of R numbers               the result
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ivx.conversion import affine_attention, convert
+from ivx.conversion.latent_layer import AffineLayer
+from ivx.conversion.statistics import Statistics
+from ivx.models.definition import ModelDefinition, Params
+from ivx.models.model import VideoLanguageModel
+
+
+class Step(NamedTuple):
+    """A name, and `bind(weights)`, which gives the model of this step inside a jitted function."""
+
+    name: str
+    bind: Callable[[Any], VideoLanguageModel]
+    weights: Any
+
+
+def steps(
+    definition: ModelDefinition,
+    params: Params,
+    fitted: list[AffineLayer],
+    statistics: Statistics,
+    balance: float,
+    converted: Params,
+) -> Iterator[Step]:
+    """All four, made when they are asked for: the weights of one need not outlive its turn.
+
+    Args:
+      definition: of the model with grouped attention.
+      params: its parameters.
+      fitted: from `convert.without_norm`.
+      statistics: of its calibration pass.
+      balance: as in `convert.convert`.
+      converted: the parameters that `convert.convert` gave.
+    """
+    yield Step("base", definition.bind, params)
+    yield Step(
+        "qk_norm",
+        lambda weights: affine_attention.bind(definition, *weights),
+        (params, affine_attention.maps(fitted)),
+    )
+    text = definition.spec.text
+    whole = latent_definition(definition, (2 * text.kv_heads - 1) * text.head_dim)
+    roped = convert.to_latent(whole, params, fitted, statistics, balance).params
+    yield Step("rope", whole.bind, roped)
+    yield Step("latent", latent_definition(definition, text.kv_rank).bind, converted)
+
+
+def latent_definition(definition: ModelDefinition, rank: int) -> ModelDefinition:
+    """The same model with latent attention of this rank."""
+    spec = definition.spec
+    text = dataclasses.replace(spec.text, attention="m2la", kv_rank=rank)
+    return ModelDefinition(dataclasses.replace(spec, text=text))

@@ -1,0 +1,87 @@
+"""README.md of an exported folder: what the model is, and how it is loaded."""
+
+from collections.abc import Mapping
+
+from ivx.models.spec import ModelSpec
+
+_ATTENTION = {
+    "m2la": (
+        "latent attention (M2LA): {rank} + {head} numbers a token and layer in the cache",
+        "AutoModelForCausalLM",
+        "FOLDER, trust_remote_code=True",
+        "`trust_remote_code=True` reads `modeling_internvideo3.py` of this folder: look at it"
+        " first, it is short.",
+    ),
+    "gqa": (
+        "grouped attention with QK-norm, as in Qwen3-VL",
+        "AutoModelForImageTextToText",
+        "FOLDER",
+        "No code of this folder is run.",
+    ),
+}
+
+_CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: video-text-to-text
+tags:
+- video-understanding
+- {model_type}
+---
+
+# {title}
+
+A video language model: a vision tower of {vision_depth} blocks, a decoder of {text_depth} layers
+with {attention}. Exported by ivx.
+
+| | |
+| --- | --- |
+{facts}
+
+## Use
+
+```python
+from transformers import {auto_class}, AutoProcessor
+
+model = {auto_class}.from_pretrained({arguments})
+processor = AutoProcessor.from_pretrained({arguments})
+messages = [
+    {{
+        "role": "user",
+        "content": [
+            {{"type": "video", "video": "clip.mp4"}},
+            {{"type": "text", "text": "What happens?"}},
+        ],
+    }}
+]
+inputs = processor.apply_chat_template(
+    messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+)
+answer = model.generate(**inputs, max_new_tokens=64)[:, inputs["input_ids"].shape[1] :]
+print(processor.batch_decode(answer, skip_special_tokens=True)[0])
+```
+
+{note}
+"""
+
+
+def render(title: str, spec: ModelSpec, facts: Mapping[str, object]) -> str:
+    """The card; `facts` are its table, in order."""
+    attention, auto_class, arguments, note = _ATTENTION[spec.text.attention]
+    return _CARD.format(
+        title=title,
+        model_type="internvideo3" if spec.text.attention == "m2la" else "qwen3_vl",
+        vision_depth=spec.vision.depth,
+        text_depth=spec.text.depth,
+        attention=attention.format(rank=spec.text.kv_rank, head=spec.text.head_dim),
+        facts="\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items()),
+        auto_class=auto_class,
+        arguments=arguments,
+        note=note,
+    )
+
+
+def _cell(value: object) -> str:
+    """One cell of a table, in one line."""
+    return " ".join(str(value).split()).replace("|", "\\|")

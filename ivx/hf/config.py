@@ -1,0 +1,241 @@
+"""config.json of a folder to the sizes of a model, and back.
+
+Read tolerantly, since several programs write it: text sizes under `text_config` or at the top,
+rope under `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (5), one
+`kv_lora_rank` or a list of one a layer. Written as transformers 4.57 does, which 5 reads too;
+4.57 cannot read what 5 writes.
+"""
+
+import math
+import pathlib
+
+from ivx.errors import UserError
+from ivx.hf import json_file, text_files
+from ivx.models import spec as specs
+from ivx.text import special_tokens
+from ivx.text.tokenizer import Tokenizer
+
+# Our attention: model_type, class.
+_KINDS = {
+    "gqa": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
+    "m2la": ("internvideo3", "InternVideo3ForConditionalGeneration"),
+}
+# What our model does not vary: part, key, the one value; an absent key means that value.
+_FIXED = (
+    ("text", "hidden_act", "silu"),
+    ("text", "rope_interleave", True),
+    ("rope", "rope_type", "default"),
+    ("rope", "type", "default"),
+    ("rope", "mrope_interleaved", True),
+    ("vision", "hidden_act", "gelu_pytorch_tanh"),
+    ("vision", "patch_size", 16),
+    ("vision", "temporal_patch_size", 2),
+    ("vision", "spatial_merge_size", 2),
+    ("vision", "in_channels", 3),
+)
+# Our fields and their keys.
+_TEXT = {
+    "depth": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "vocab": "vocab_size",
+}
+_VISION = {
+    "depth": "depth",
+    "width": "hidden_size",
+    "heads": "num_heads",
+    "mlp": "intermediate_size",
+}
+
+
+def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
+    """Sizes of the model in a folder.
+
+    What its attention does not use (K of M2LA, R of GQA) is set to N and 0. `dtype` is that of the
+    weights, float32 or bfloat16.
+
+    Raises:
+      UserError: no config.json, a model of another kind, or sizes that ivx does not have; all that
+        is wrong is said at once.
+    """
+    path = folder / "config.json"
+    config = json_file.read(path)
+    known = {model_type: attention for attention, (model_type, _) in _KINDS.items()}
+    attention = known.get(config.get("model_type"))
+    if attention is None:
+        raise UserError(
+            f"{path}: model_type {config.get('model_type')!r} is not one that ivx reads;"
+            f" there are {', '.join(known)}"
+        )
+    text = _part(config.get("text_config", config))
+    parts = {
+        "text": text,
+        "vision": _part(config.get("vision_config")),
+        "rope": _part(text.get("rope_parameters") or text.get("rope_scaling")),
+    }
+    try:
+        wrong = _unlike(config, parts)
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        dtype = config.get("dtype") or config.get("torch_dtype") or text.get("dtype")
+        return specs.ModelSpec(
+            _vision(parts["vision"]),
+            _text(attention, text, parts["rope"]),
+            "float32" if dtype == "float32" else "bfloat16",
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} describes a model that ivx cannot build: {error}") from error
+
+
+def write_config(spec: specs.ModelSpec, tokenizer: Tokenizer, dtype: str = "bfloat16") -> dict:
+    """config.json for a model of these sizes, with weights of `dtype`."""
+    text, attention = spec.text, spec.text.attention
+    model_type, model_class = _KINDS[attention]
+    config = {
+        "architectures": [model_class],
+        "model_type": model_type,
+        "dtype": dtype,
+        "image_token_id": tokenizer.id_of(special_tokens.IMAGE_PAD),
+        "video_token_id": tokenizer.video_pad,
+        "vision_start_token_id": tokenizer.id_of(special_tokens.VISION_START),
+        "vision_end_token_id": tokenizer.id_of(special_tokens.VISION_END),
+        "tie_word_embeddings": False,
+        # 4.57.3 to 4.57.6 doubt the splitting rule of any tokenizer saved by a later version.
+        "transformers_version": "4.57.1",
+        "text_config": {
+            "model_type": "qwen3_vl_text",
+            "dtype": dtype,
+            **{key: getattr(text, field) for field, key in _TEXT.items()},
+            # Latent attention has keys for all of its heads.
+            "num_key_value_heads": text.kv_heads if attention == "gqa" else text.heads,
+            "head_dim": text.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": text.norm_eps,
+            "rope_theta": text.rope_theta,
+            "rope_scaling": {
+                "rope_type": "default",
+                "mrope_interleaved": True,
+                "mrope_section": list(text.mrope_sections),
+            },
+            "max_position_embeddings": text_files.CONTEXT,
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "initializer_range": 0.02,
+            "tie_word_embeddings": False,
+            "use_cache": True,
+            **text_files.token_ids(tokenizer),
+        },
+        "vision_config": {
+            "model_type": "qwen3_vl",
+            **{key: getattr(spec.vision, field) for field, key in _VISION.items()},
+            "out_hidden_size": text.width,
+            "num_position_embeddings": spec.vision.table_side**2,
+            "deepstack_visual_indexes": list(spec.vision.taps),
+            "hidden_act": "gelu_pytorch_tanh",
+            "in_channels": 3,
+            "patch_size": 16,
+            "temporal_patch_size": 2,
+            "spatial_merge_size": 2,
+            "initializer_range": 0.02,
+        },
+    }
+    if attention == "m2la":
+        config["auto_map"] = {
+            "AutoConfig": "configuration_internvideo3.InternVideo3Config",
+            **dict.fromkeys(
+                ("AutoModelForCausalLM", "AutoModelForImageTextToText"),
+                f"modeling_internvideo3.{model_class}",
+            ),
+        }
+        config["text_config"] |= {
+            "kv_lora_rank": text.kv_rank,
+            "q_lora_rank": None,
+            "qk_nope_head_dim": text.head_dim,
+            "qk_rope_head_dim": text.head_dim,
+            "v_head_dim": text.head_dim,
+            "qk_latent_layernorm": False,
+            "rope_interleave": True,
+        }
+    return config
+
+
+def _part(found) -> dict:
+    """A part of the config; one that is no object has nothing in it."""
+    return found if isinstance(found, dict) else {}
+
+
+def _unlike(config: dict, parts: dict[str, dict]) -> list[str]:
+    """What differs from our model, or cannot be made out."""
+    wrong = [
+        f"{key} is {parts[part][key]!r}, ivx has {value!r} only"
+        for part, key, value in _FIXED
+        if parts[part].get(key, value) != value
+    ]
+    text, vision = parts["text"], parts["vision"]
+    if config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)):
+        wrong.append("tie_word_embeddings is true, ivx keeps lm_head apart from embed_tokens")
+    needed = [("text_config", text, key) for key in _TEXT.values()]
+    needed += [("vision_config", vision, key) for key in _VISION.values()]
+    needed.append(("vision_config", vision, "num_position_embeddings"))
+    if config["model_type"] == "qwen3_vl":
+        needed.append(("text_config", text, "num_key_value_heads"))
+    wrong += [
+        f"{part}.{key} must be a positive whole number, not {values.get(key)!r}"
+        for part, values, key in needed
+        if type(values.get(key)) is not int or values[key] < 1
+    ]
+    width = text.get("hidden_size")
+    if vision.get("out_hidden_size", width) != width:
+        wrong.append(
+            f"the tower gives {vision['out_hidden_size']!r} numbers, the text takes {width!r}"
+        )
+    taps = vision.get("deepstack_visual_indexes")
+    if not isinstance(taps, list) or any(type(tap) is not int for tap in taps):
+        wrong.append(f"deepstack_visual_indexes must be a list of blocks, not {taps!r}")
+    return wrong
+
+
+def _vision(vision: dict) -> specs.VisionSpec:
+    side = math.isqrt(vision["num_position_embeddings"])
+    if side * side != vision["num_position_embeddings"]:
+        raise ValueError(
+            f"num_position_embeddings = {vision['num_position_embeddings']} is no square"
+        )
+    return specs.VisionSpec(
+        **{field: vision[key] for field, key in _VISION.items()},
+        taps=tuple(vision["deepstack_visual_indexes"]),
+        table_side=side,
+    )
+
+
+def _text(attention: str, text: dict, rope: dict) -> specs.TextSpec:
+    theta = rope.get("rope_theta", text.get("rope_theta"))
+    if not isinstance(theta, int | float) or theta <= 0:
+        # Versions of transformers differ in what they take when it is absent.
+        raise ValueError(f"rope_theta must be a positive number, not {theta!r}")
+    heads = text["num_attention_heads"]
+    if attention == "gqa":
+        head_dim = text.get("head_dim", 128)
+        kv_heads, kv_rank = text["num_key_value_heads"], 0
+    else:
+        widths = [text.get(f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")]
+        ranks = text.get("kv_lora_rank_list") or [text.get("kv_lora_rank")]
+        if len(set(widths)) > 1 or len(set(ranks)) > 1:
+            raise ValueError(
+                f"widths (qk_nope, qk_rope, v) {widths} and ranks {ranks} must be the same"
+                " for all parts of a head and all layers"
+            )
+        head_dim, kv_heads, kv_rank = widths[0], heads, ranks[0]
+    if any(type(size) is not int for size in (head_dim, kv_heads, kv_rank)) or head_dim < 2:
+        raise ValueError(f"a head of {head_dim!r} numbers, a latent of {kv_rank!r}")
+    return specs.TextSpec(
+        attention=attention,
+        **{field: text[key] for field, key in _TEXT.items()},
+        head_dim=head_dim,
+        kv_heads=kv_heads,
+        kv_rank=kv_rank,
+        rope_theta=float(theta),
+        mrope_sections=tuple(rope.get("mrope_section", (24, 20, 20))),
+        norm_eps=float(text.get("rms_norm_eps", 1e-6)),
+    )

@@ -1,0 +1,258 @@
+"""Reinforcement by rules: group sequence policy optimization (GSPO, arXiv 2507.18071, eq. 5-7).
+
+For each question a group of G answers y_i is drawn from the old policy and rewarded by rule:
+
+    A_i = (r_i - mean r) / std r                                  std over the group
+    s_i = exp(1/|y_i| sum_t log pi(y_it) - log pi_old(y_it))
+    L   = -mean_i min(s_i A_i, clip(s_i, 1 - low, 1 + high) A_i)
+
+The release names its method R-GSPO and its rewards, and shows neither loss nor numbers: this one
+is ours. Answers of a rollout are split into minibatches, one optimizer step each; old
+log-probabilities are the trainer's own before the first of them. Groups whose rewards are all equal
+have A = 0 and are left out of the packs, yet counted in the mean.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from data_pipelines import packing
+from data_pipelines.batch import Batch
+from data_pipelines.loader import Loaded
+from ivx.models.definition import ModelDefinition, Params
+from ivx.models.model import VideoLanguageModel
+from ivx.parallel import rules
+from ivx.stages.language_model import token_nll
+from ivx.stages.protocol import Loss
+from ivx.stages.rewards import reward_of
+from ivx.stages.rollouts import Roller, Rollout, pack, per_token
+
+_EPS = 1e-6
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GspoBatch:
+    """Packed answers.
+
+    Attributes:
+      batch: prompts with answers, weight 1 where an answer's token is predicted.
+      old_logps: float32 [B, T], log pi_old of the target of each token.
+      advantages: float32 [B, T], A_i at the tokens of answer i.
+      answers: float32 [B], answers a pack stands for, those left out of the packs among them.
+    """
+
+    batch: Batch
+    old_logps: np.ndarray
+    advantages: np.ndarray
+    answers: np.ndarray
+
+    @property
+    def segments(self) -> Array:
+        """Those of the packs."""
+        return self.batch.segments
+
+
+@dataclasses.dataclass(frozen=True)
+class GspoSpec:
+    """Numbers of the method.
+
+    Attributes:
+      minibatches: optimizer steps a rollout.
+      clip_low: eps of the lower bound of the ratio.
+      clip_high: eps of the upper bound.
+    """
+
+    minibatches: int
+    clip_low: float
+    clip_high: float
+
+
+def advantages(rewards: Sequence[float]) -> np.ndarray:
+    """A_i of one group, float64; all zero where the rewards are equal."""
+    rewards = np.asarray(rewards, np.float64)
+    centred = rewards - rewards.mean()
+    return centred / (rewards.std() + _EPS) if np.ptp(rewards) > _EPS else np.zeros_like(rewards)
+
+
+def gspo_loss(
+    logps_bt: Float[Array, "b t"],
+    old_logps_bt: Float[Array, "b t"],
+    advantages_bt: Float[Array, "b t"],
+    weights_bt: Float[Array, "b t"],
+    segments_bt: Int[Array, "b t"],
+    clip_low: float,
+    clip_high: float,
+) -> dict[str, Array]:
+    """Sums over all answers: `loss` (not yet divided), `ratio`, `clipped` and `count`."""
+
+    def of_pack(logps, old, advantage, weights, segments):
+        count = segments.shape[0] + 1
+        length = jax.ops.segment_sum(weights, segments, count)
+        change = jax.ops.segment_sum(weights * (logps - old), segments, count)
+        ratio = jnp.exp(change / jnp.maximum(length, 1))
+        # The same at all tokens of an answer.
+        value = jax.ops.segment_max(jnp.where(weights > 0, advantage, -jnp.inf), segments, count)
+        real = length > 0
+        value = jnp.where(real, value, 0)
+        clipped = jnp.clip(ratio, 1 - clip_low, 1 + clip_high)
+        loss = -jnp.minimum(ratio * value, clipped * value)
+        outside = real & (clipped * value < ratio * value)
+        return {
+            "loss": jnp.where(real, loss, 0).sum(),
+            "ratio": jnp.where(real, ratio, 0).sum(),
+            "clipped": outside.sum().astype(jnp.float32),
+            "count": real.sum().astype(jnp.float32),
+        }
+
+    sums = jax.vmap(of_pack)(logps_bt, old_logps_bt, advantages_bt, weights_bt, segments_bt)
+    return jax.tree.map(jnp.sum, sums)
+
+
+class GspoProducer:
+    """Rolls out every `minibatches` steps, and hands the answers out in as many batches."""
+
+    def __init__(self, stage: "GspoStage", start: int):
+        self._stage, self._number, self._ready = stage, start, []
+
+    def next(self, params: Params) -> Loaded:
+        count = self._stage.spec.minibatches
+        if not self._ready:
+            self._ready = self._stage.roll(params, self._number // count)
+        self._number += 1
+        return self._ready.pop(0)
+
+
+class GspoStage:
+    """GSPO on questions whose answers a rule can judge.
+
+    Args:
+      roller: draws answers.
+      definition: the model, for the old log-probabilities.
+      shape: room in a pack.
+      packs: packs of a minibatch, over all hosts.
+      spec: numbers of the method.
+      group: answers to a question.
+      mesh: devices.
+    """
+
+    def __init__(
+        self,
+        roller: Roller,
+        definition: ModelDefinition,
+        shape: packing.PackShape,
+        packs: int,
+        spec: GspoSpec,
+        group: int,
+        mesh: Mesh,
+    ):
+        self.spec = spec
+        self._roller, self._shape, self._packs = roller, shape, packs
+        self._group, self._mesh = group, mesh
+        self._logps = jax.jit(lambda params, batch: -token_nll(definition.bind(params), batch))
+
+    def producer(self, start: int) -> GspoProducer:
+        if start % self.spec.minibatches:
+            raise ValueError(
+                f"batch {start} lies within a rollout of {self.spec.minibatches} minibatches"
+            )
+        return GspoProducer(self, start)
+
+    def validation(self) -> list[Batch]:
+        return []
+
+    def frozen(self, mesh: Mesh) -> Params:
+        del mesh
+        return {}
+
+    def roll(self, params: Params, number: int) -> list[Loaded]:
+        """One rollout, rewarded, as minibatches."""
+        rollouts, skipped = self._roller.roll(params, number)
+        groups = [rollouts[i : i + self._group] for i in range(0, len(rollouts), self._group)]
+        values, rewards = {}, collections.defaultdict(list)
+        for group in groups:
+            truth = group[0].sample.truths[-1]
+            judge = reward_of(truth)
+            points = [judge(rollout.text, truth) for rollout in group]
+            rewards[f"rl/reward_{truth['family']}"] += points
+            values |= dict(zip(map(id, group), advantages(points), strict=True))
+        told = {name: float(np.mean(points)) for name, points in rewards.items()}
+        told["rl/reward"] = float(np.mean([p for points in rewards.values() for p in points]))
+        told["rl/answer_tokens"] = float(np.mean([len(r.answer.tokens) for r in rollouts]))
+        told["rl/unfinished"] = float(np.mean([not r.ended for r in rollouts]))
+        told["rl/equal_groups"] = float(
+            np.mean([not any(values[id(r)] for r in group) for group in groups])
+        )
+        count = self.spec.minibatches
+        share = -(-len(groups) // count)
+        return [
+            self._minibatch(
+                params,
+                [rollout for group in groups[i * share : (i + 1) * share] for rollout in group],
+                values,
+                tuple(skipped) if i == 0 else (),
+                told,
+            )
+            for i in range(count)
+        ]
+
+    def _minibatch(
+        self,
+        params: Params,
+        rollouts: list[Rollout],
+        values: dict[int, float],
+        skipped: tuple[str, ...],
+        told: dict[str, float],
+    ) -> Loaded:
+        telling = [rollout for rollout in rollouts if values[id(rollout)]]
+        packed = pack(telling, self._shape, self._packs)
+        old = np.array(self._logps(params, rules.put_batch(packed.batch, self._mesh)))
+        told = told | {
+            "rl/left_out": float(packed.left_out),
+            "rl/sampler_difference": _sampler_difference(packed, old),
+        }
+        answers = np.full(self._packs, (len(rollouts) - packed.left_out) / self._packs, np.float32)
+        batch = GspoBatch(packed.batch, old, per_token(packed, values), answers)
+        return Loaded(batch, skipped, told)
+
+    def loss(self, model: VideoLanguageModel, batch: GspoBatch, frozen: Params) -> Loss:
+        del frozen
+        inner = batch.batch
+        found = gspo_loss(
+            -token_nll(model, inner),
+            batch.old_logps,
+            batch.advantages,
+            inner.weights,
+            inner.segments,
+            self.spec.clip_low,
+            self.spec.clip_high,
+        )
+        sums = {
+            "tokens/trained": inner.weights.sum(),
+            "tokens/text_and_video": (inner.segments > 0).sum().astype(jnp.float32),
+        }
+        means = {
+            "rl/ratio": (found["ratio"], found["count"]),
+            "rl/clipped": (found["clipped"], found["count"]),
+        }
+        return Loss(found["loss"], batch.answers.sum(), sums, means)
+
+    def trains(self, path: tuple[str, ...]) -> bool:
+        del path
+        return True
+
+
+def _sampler_difference(packed, old: np.ndarray) -> float:
+    """Mean |log-probability of the sampler - of the trainer| over the answers' tokens."""
+    differences = []
+    for row, placed in enumerate(packed.places):
+        for segment, rollout in enumerate(placed, 1):
+            here = (packed.batch.segments[row] == segment) & (packed.batch.weights[row] > 0)
+            differences.append(np.abs(old[row][here] - rollout.answer.logps))
+    return float(np.concatenate(differences).mean()) if differences else 0.0

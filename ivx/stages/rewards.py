@@ -1,0 +1,38 @@
+"""Rewards by rule: a choice is right or wrong, a span is worth its overlap with the true one.
+
+    choice   1 if the letter is the right one of those offered, else 0
+    span     temporal IoU; 0 for an answer that is no span, ends before it starts or starts after
+             the video has ended
+    words    1 if the words are those expected, else 0
+
+What stands before </think> is not looked at. Every reward is finite and lies in [0, 1]
+(InternVideo3 README names the two rewards; the edge cases are ours).
+"""
+
+from collections.abc import Callable
+
+from ivx.evaluation import answers, metrics
+
+Reward = Callable[[str, dict], float]
+
+
+def choice(text: str, truth: dict) -> float:
+    """1 for the letter `truth["answer"]` out of `truth["options"]`."""
+    return float(answers.letter(text, len(truth["options"])) == truth["answer"])
+
+
+def span(text: str, truth: dict) -> float:
+    """IoU with `truth["span"]`, (start, end) in seconds."""
+    return metrics.temporal_iou(answers.span(text), tuple(truth["span"]))
+
+
+def words(text: str, truth: dict) -> float:
+    """1 for the words of `truth["answer"]`."""
+    return float(answers.words(text) == answers.words(truth["answer"]))
+
+
+def reward_of(truth: dict) -> Reward:
+    """The rule that judges answers to a question with this truth."""
+    if truth["format"] == "choice":
+        return choice
+    return span if "span" in truth else words

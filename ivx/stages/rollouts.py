@@ -1,0 +1,183 @@
+"""Rollouts: the model under training answers questions, and the answers become its training batch.
+
+    questions --(permuted by seed and epoch)--> prompts of rollout k
+    prompts --(Sampler at the current parameters, `group` answers each)--> Rollout
+    rollouts --(first fit)--> Batch whose loss falls on the answers alone
+
+Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from data_pipelines import packing
+from data_pipelines.batch import Batch
+from data_pipelines.frame_cache import FrameCache
+from data_pipelines.layout import Layout, LayoutRule
+from data_pipelines.loader import Loaded, stack
+from data_pipelines.sources import Sample
+from data_pipelines.video.info import VideoError
+from ivx.models.definition import Params
+from ivx.sampling.sampler import Answer, Sampler
+
+_SHUFFLE, _DRAW = 2, 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSpec:
+    """How answers are drawn.
+
+    Attributes:
+      prompts: questions a rollout; the hosts and their devices share them evenly.
+      group: answers to each.
+      temperature: of the draw; 1 is the model's own distribution.
+      limit: tokens an answer may have, the closing one among them.
+      seed: of the order of questions and of the draws.
+    """
+
+    prompts: int
+    group: int
+    temperature: float
+    limit: int
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """One answer to one question; `ended` tells whether the model closed its turn in time."""
+
+    sample: Sample
+    prompt: Layout
+    pixels: tuple
+    answer: Answer
+    text: str
+    ended: bool
+
+
+class Roller:
+    """Draws rollouts.
+
+    Args:
+      questions: samples that end with an open question, each with one truth.
+      rule: how they are laid out.
+      sampler: with any parameters; they are replaced by those under training.
+      spec: see there.
+      cache_bytes: limit of decoded patches kept in memory.
+    """
+
+    def __init__(
+        self,
+        questions: Sequence[Sample],
+        rule: LayoutRule,
+        sampler: Sampler,
+        spec: RolloutSpec,
+        cache_bytes: int,
+    ):
+        self._questions, self._rule, self._sampler = questions, rule, sampler
+        self._spec, self._cache = spec, FrameCache(cache_bytes)
+
+    def roll(self, params: Params, number: int) -> tuple[list[Rollout], list[str]]:
+        """Rollout `number`: groups of answers side by side, and a sentence for each bad video.
+
+        A question whose video cannot be read gives its place to the next in order.
+        """
+        layouts, pixels, asked, skipped = [], [], [], []
+        for sample in self._in_order(number * self._spec.prompts):
+            try:
+                layout = self._rule(sample, generate=True)
+                pixels.append(self._cache.read(layout))
+            except VideoError as error:
+                skipped.append(f"sample {sample.id}: {error}")
+                if len(skipped) > len(self._questions):
+                    raise
+                continue
+            layouts.append(layout)
+            asked.append(sample)
+            if len(asked) == self._spec.prompts:
+                break
+        key = jax.random.fold_in(jax.random.key(self._spec.seed), number)
+        spec, tokenizer = self._spec, self._rule.tokenizer
+        answers = self._sampler.at(params).sample(
+            layouts,
+            pixels,
+            spec.limit,
+            spec.group,
+            spec.temperature,
+            jax.random.fold_in(key, _DRAW),
+        )
+        rollouts = []
+        for i, answer in enumerate(answers):
+            k = i // spec.group
+            ended = answer.tokens[-1] == tokenizer.end_of_turn
+            text = tokenizer.decode(answer.tokens)
+            rollouts.append(Rollout(asked[k], layouts[k], pixels[k], answer, text, ended))
+        return rollouts, skipped
+
+    def _in_order(self, first: int):
+        """Questions from place `first` on, epoch after epoch, each in an order of its own."""
+        size = len(self._questions)
+        while True:
+            rng = np.random.default_rng([self._spec.seed, _SHUFFLE, first // size])
+            for index in rng.permutation(size)[first % size :]:
+                yield self._questions[index]
+            first += size - first % size
+
+
+def with_answer(rollout: Rollout) -> Layout:
+    """The prompt and its answer as one sample; loss on the answer."""
+    prompt, added = rollout.prompt, len(rollout.answer.tokens)
+    after = int(prompt.positions[:, -1].max()) + 1 + np.arange(added)
+    return Layout(
+        prompt.sample_id,
+        np.concatenate([prompt.tokens, np.asarray(rollout.answer.tokens, np.int32)]),
+        np.concatenate([np.zeros(len(prompt.tokens), bool), np.ones(added, bool)]),
+        np.concatenate([prompt.positions, np.tile(after, (3, 1)).astype(np.int32)], 1),
+        np.concatenate([prompt.is_visual, np.zeros(added, bool)]),
+        prompt.clips,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Rollouts in a batch of fixed size.
+
+    Attributes:
+      batch: the arrays.
+      places: for each pack the rollouts in it, the first being segment 1.
+      left_out: rollouts for which there was no room.
+    """
+
+    batch: Batch
+    places: list[list[Rollout]]
+    left_out: int
+
+
+def pack(rollouts: Sequence[Rollout], shape: packing.PackShape, packs: int) -> Packed:
+    """Packs rollouts first-fit into exactly `packs` packs; empty ones are padding."""
+    layouts = [with_answer(rollout) for rollout in rollouts]
+    sizes = [packing.Size(len(one.tokens), tuple(one.slice_sizes)) for one in layouts]
+    fitting = [i for i, size in enumerate(sizes) if packing.misfit(size, shape) is None]
+    bins = packing.first_fit([sizes[i] for i in fitting], shape, open_packs=packs)
+    # The fullest first, should there be more than fit.
+    bins = sorted(bins, key=len, reverse=True)[:packs]
+    chosen = [[fitting[i] for i in bin_] for bin_ in bins]
+    chosen += [[] for _ in range(packs - len(chosen))]
+    rows = [
+        packing.assemble([layouts[i] for i in row], [rollouts[i].pixels for i in row], shape)
+        for row in chosen
+    ]
+    batch = stack([Loaded(row, ()) for row in rows]).batch
+    places = [[rollouts[i] for i in row] for row in chosen]
+    return Packed(batch, places, len(rollouts) - sum(map(len, places)))
+
+
+def per_token(packed: Packed, values: dict[int, float]) -> np.ndarray:
+    """A number of each rollout (by `id`) at all its tokens, 0 elsewhere: float32 [B, T]."""
+    out = np.zeros(packed.batch.segments.shape, np.float32)
+    for row, placed in enumerate(packed.places):
+        for segment, rollout in enumerate(placed, 1):
+            out[row][packed.batch.segments[row] == segment] = values[id(rollout)]
+    return out

@@ -1,0 +1,83 @@
+"""`ivx agent` from flags to files."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from data_pipelines.synthetic.write import encode
+from experiments import sft_short
+from ivx import config as configs
+from ivx.agent import trace
+from ivx.commands import agent
+from ivx.errors import UserError
+from ivx.models import spec
+from ivx.models.definition import ModelDefinition
+from ivx.training import checkpoint
+
+DEFAULTS = {
+    "max_steps": 8,
+    "max_frames": 64,
+    "max_tokens": 16384,
+    "max_seconds": 600.0,
+    "max_new_tokens": 8,
+    "overview_frames": 4,
+    "shot_seconds": 6.0,
+    "dense_fps": 2.0,
+    "dense_frames": 12,
+    "batch": 4,
+}
+
+
+def given(**values) -> types.SimpleNamespace:
+    return types.SimpleNamespace(**{"video": "", "question": "", "out": ""} | DEFAULTS | values)
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    encode(path, np.full((20, 64, 64, 3), 90, np.uint8), rate=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A tiny model that was never trained."""
+    folder = tmp_path_factory.mktemp("agent") / "run"
+    config = sft_short.get_config("tiny")
+    config.data.mixture = "none.json"
+    configs.claim_workdir(folder, config)
+    params = ModelDefinition(spec.tiny()).init(seed=0)
+    checkpoint.save_params(folder, params, configs.snapshot(config))
+    return folder
+
+
+def test_a_question_is_answered_traced_and_shown(workdir, film, tmp_path, capsys):
+    """What an untrained model says is no call; its first step is its last."""
+    out = tmp_path / "found"
+    result = agent.run(
+        given(workdir=str(workdir), video=str(film), question="What?", out=str(out), max_steps=1),
+        [],
+    )
+    episode = trace.read(out / trace.FILE)
+    assert result["forced"] == "steps" and result["steps"] == 1 and json.dumps(result)
+    assert result["answer"] == episode.answer.text and result["evidence"] == []
+    assert episode.instruction.video == str(film.resolve())
+    assert (out / "trace.html").read_text().count("data:image/jpeg;base64,") == 4
+    assert "steps: 1 at the limit of steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({}, "no --video was given"),
+        ({"video": "a.mp4"}, "no --question was given"),
+        ({"video": "a.mp4", "question": "?"}, "no --out was given"),
+        ({"video": "a.mp4", "question": "?", "out": "out"}, "a.mp4: no such file"),
+        ({"video": "a.mp4", "question": "?", "out": __file__}, "is a file; give a folder"),
+    ],
+)
+def test_bad_input_gets_one_sentence(values, sentence):
+    with pytest.raises(UserError, match=sentence):
+        agent.run(given(**values), [])

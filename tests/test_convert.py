@@ -1,0 +1,258 @@
+"""Whole models before and after the conversion, and the command that does it.
+
+The algebra of a layer is in test_conversion.py.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from data_pipelines.batch import Batch
+from experiments import base
+from experiments import convert as convert_experiment
+from ivx import build, config
+from ivx.conversion import convert, statistics, steps
+from ivx.errors import UserError
+from ivx.models.definition import ModelDefinition
+from ivx.parallel.mesh import AXES
+from ivx.stages.language_model import LanguageModelStage
+from ivx.training import checkpoint
+from tests.conftest import pack, small_spec
+from tests.test_commands import ivx, refused
+from tests.test_conversion import distance, normed, orthogonal
+
+
+@pytest.fixture(scope="module")
+def mesh() -> jax.sharding.Mesh:
+    """Packs spread over two devices."""
+    return jax.sharding.Mesh(np.array(jax.devices()[:2]).reshape(2, 1, 1, 1), AXES)
+
+
+@pytest.fixture(scope="module")
+def batch(layouts, shape) -> Batch:
+    return jax.tree.map(
+        lambda *packs: np.concatenate(packs), pack(layouts[:3], shape), pack(layouts[3:6], shape)
+    )
+
+
+@pytest.fixture(scope="module")
+def grouped_model() -> ModelDefinition:
+    return ModelDefinition(small_spec("gqa"))
+
+
+class KeepsInput(nnx.Module):
+    """Attention that keeps its input where the cache was."""
+
+    def __init__(self, attention):
+        self.attention = attention
+
+    def __call__(self, x_btd, rope, segments_bt):
+        return self.attention(x_btd, rope, segments_bt)[0], x_btd
+
+
+def test_the_statistics_are_those_of_the_hidden_states(grouped_model, batch, mesh):
+    params = grouped_model.init(1)
+
+    @jax.jit
+    def run(params):
+        model = grouped_model.bind(params)
+        layers = model.language_model.layers
+        layers.self_attn = KeepsInput(layers.self_attn)
+        plain = grouped_model.bind(params)(batch).hidden
+        watched = statistics.watch(grouped_model.bind(params))(batch, keep_cache=True).hidden
+        return model(batch, keep_cache=True).cache, plain, watched
+
+    x_lbtd, plain, watched = (np.asarray(a, np.float64) for a in run(params))
+    np.testing.assert_allclose(watched, plain, atol=1e-6)
+
+    found = statistics.collect(grouped_model, params, [batch, batch], mesh)
+    real = batch.segments > 0
+    assert found.tokens == 2 * real.sum() < 2 * real.size
+    attention = jax.tree.map(
+        lambda a: np.asarray(a, np.float64), params["language_model"]["layers"]["self_attn"]
+    )
+    for number, x in enumerate(x_lbtd[:, real]):
+        q, k = (
+            normed(
+                x, attention[f"{n}_proj"]["kernel"][number], attention[f"{n}_norm"]["scale"][number]
+            )
+            for n in ("q", "k")
+        )
+        x = np.hstack([x, np.ones((len(x), 1))])
+        for name, expected in {
+            "inputs": x.T @ x,
+            "queries": x.T @ q,
+            "keys": x.T @ k,
+            "query_energy": np.vdot(q, q),
+            "key_energy": np.vdot(k, k),
+        }.items():
+            assert distance(getattr(found, name)[number], 2 * expected) < 1e-5, name
+
+
+def exact_model(rank: int, alike: bool) -> tuple[ModelDefinition, dict]:
+    """A model whose QK-norm is linear: one orthogonal matrix a head, as wide as the model.
+
+    With `alike`, the keys of all heads differ by signs of their rope pairs only.
+    """
+    spec = small_spec("gqa")
+    text = dataclasses.replace(spec.text, width=16, norm_eps=1e-10, kv_rank=rank)
+    definition = ModelDefinition(dataclasses.replace(spec, text=text))
+    params, rng = definition.init(2), np.random.default_rng(5)
+    attention = params["language_model"]["layers"]["self_attn"]
+    for name, count in (("q", text.heads), ("k", text.kv_heads)):
+        kernels = np.stack(
+            [[3 * orthogonal(rng, 16) for _ in range(count)] for _ in range(text.depth)]
+        )
+        if alike and name == "k":
+            signs = rng.choice([-1.0, 1.0], (text.depth, count, 1, 8))
+            kernels = kernels[:, :1] * np.concatenate([signs, signs], -1)
+        flat = np.moveaxis(kernels, 1, 2).reshape(text.depth, 16, -1)
+        attention[f"{name}_proj"]["kernel"] = flat.astype(np.float32)
+        scale = rng.uniform(0.5, 2, (text.depth, 16)).astype(np.float32)
+        attention[f"{name}_norm"]["scale"] = scale
+    return definition, params
+
+
+def hidden_after_each_step(definition, params, batch, mesh) -> dict[str, np.ndarray]:
+    """Final hidden states of the base and after each approximation, real tokens only."""
+    sums = statistics.collect(definition, params, [batch], mesh)
+    fitted = convert.without_norm(definition, params, sums, ridge=1e-3)
+    result = convert.to_latent(definition, params, fitted, sums, balance=1.0)
+    return {
+        step.name: np.asarray(
+            jax.jit(lambda w, step=step: step.bind(w)(batch).hidden)(step.weights)
+        )[batch.segments > 0]
+        for step in steps.steps(definition, params, fitted, sums, 1.0, result.params)
+    }
+
+
+def test_a_whole_model_converts_exactly_where_it_can(batch, mesh):
+    """Constant rms, keys of one direction, rank for the values: the same hidden states at every
+    step, video, three-axis positions and all."""
+    found = hidden_after_each_step(*exact_model(rank=16, alike=True), batch, mesh)
+    for name in ("qk_norm", "rope", "latent"):
+        assert distance(found[name], found["base"]) < 1e-5, name
+
+
+def test_a_whole_model_without_turns_converts_exactly_at_full_rank(batch, mesh):
+    """Heads that have nothing in common, all tokens at position 0."""
+    definition, params = exact_model(rank=48, alike=False)
+    still = dataclasses.replace(batch, positions=np.zeros_like(batch.positions))
+    found = hidden_after_each_step(definition, params, still, mesh)
+    for name in ("qk_norm", "rope", "latent"):
+        assert distance(found[name], found["base"]) < 1e-5, name
+    # The same model where positions count: only the fit is exact, the loss of rope shows.
+    found = hidden_after_each_step(definition, params, batch, mesh)
+    assert distance(found["qk_norm"], found["base"]) < 1e-5
+    assert distance(found["rope"], found["base"]) > 0.1
+
+
+def test_a_converted_model_is_whole_and_its_report_makes_sense(grouped_model, batch, mesh):
+    params = grouped_model.init(3)
+    sums = statistics.collect(grouped_model, params, [batch], mesh)
+    result = convert.convert(grouped_model, params, sums, ridge=1e-3, balance=1.0)
+
+    latent_model = ModelDefinition(small_spec("m2la"))
+    expected = jax.tree.map(lambda a: (a.shape, a.dtype), latent_model.abstract_params)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), result.params) == expected
+    before = dict(jax.tree_util.tree_leaves_with_path(params))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(result.params):
+        name = jax.tree_util.keystr(path)
+        if "self_attn" not in name or "o_proj" in name:
+            np.testing.assert_array_equal(leaf, before[path], name)
+
+    assert len(result.report) == 3
+    for layer in result.report:
+        assert 0 < layer.query_error < 1 and 0 < layer.key_error < 1
+        assert 0.5 <= layer.rope_energy <= 1  # the better of two heads has half at least
+        assert 0 < layer.latent_energy <= 1 and layer.balance_ratio > 0
+    stage = LanguageModelStage(None, [], "token")
+    loss = jax.jit(lambda p: stage.loss(latent_model.bind(p), batch, {}))(result.params)
+    assert np.isfinite(float(loss.total))
+
+
+def test_a_latent_model_is_not_converted_again(batch, mesh):
+    definition = ModelDefinition(small_spec("m2la"))
+    with pytest.raises(UserError, match="attention m2la has no QK-norm"):
+        convert.without_norm(definition, {}, None, 1e-3)
+
+
+# ------------------------------------------------------------------- the command
+
+
+def test_tiny_sees_videos_as_its_base_does():
+    mine, its = (dict(e.get_config("tiny").data) for e in (convert_experiment, base))
+    for other in ("train", "cache_gib"):
+        mine.pop(other), its.pop(other)
+    assert mine == its
+
+
+@pytest.fixture(scope="module")
+def base_workdir(tmp_path_factory, data_folder) -> pathlib.Path:
+    """A base of random parameters."""
+    workdir = tmp_path_factory.mktemp("base")
+    experiment = base.get_config("tiny")
+    experiment.data.mixture = str(data_folder / "data.json")
+    config.claim_workdir(workdir, experiment)
+    params = build.model_definition(experiment).init(0)
+    checkpoint.save_params(workdir, params, config.snapshot(experiment))
+    return workdir
+
+
+def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data_folder, tmp_path):
+    arguments = [
+        "convert",
+        "--config=experiments/convert.py:tiny",
+        f"--workdir={tmp_path / 'm2la'}",
+        f"--config.run.start={base_workdir}",
+        f"--config.data.mixture={data_folder / 'data.json'}",
+        "--config.data.train=('synthetic_train',)",
+        "--config.data.batch_packs=2",
+        "--config.stage.calibration_packs=4",
+        "--config.run.validate_packs=2",
+        "--json",
+    ]
+    first = ivx(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "grouped attention" in first.stdout and "rope energy" in first.stdout
+    result = json.loads(first.stdout.splitlines()[-1])
+    assert list(result["losses"]) == ["base", "qk_norm", "rope", "latent"]
+    assert all(np.isfinite(loss) for loss in result["losses"].values())
+    assert len(result["layers"]) == 4 and result["tokens"] > 0
+
+    again = ivx(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "holds this conversion already" in again.stdout
+    assert json.loads(again.stdout.splitlines()[-1]) == result
+
+    experiment = config.load_workdir(tmp_path / "m2la")
+    definition = build.model_definition(experiment)
+    params, step = checkpoint.load_params(tmp_path / "m2la", definition.abstract_params)
+    assert step == 0 and definition.spec.text.attention == "m2la"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (["--config.run.start="], "no --config.run.start was given"),
+        (["--config.run.start=/nonexistent"], "is not a workdir"),
+        (["--config.model.preset=8b"], "is of another architecture"),
+        (["--config.model.attention=gqa"], "cannot run stage convert with attention gqa"),
+    ],
+)
+def test_bad_input_gets_one_sentence(base_workdir, tmp_path, changes, sentence):
+    arguments = [
+        "convert",
+        "--config=experiments/convert.py:tiny",
+        f"--workdir={tmp_path / 'm2la'}",
+        f"--config.run.start={base_workdir}",
+        "--config.data.mixture=data.json",
+    ]
+    assert sentence in refused(ivx(*arguments, *changes))
+    assert not (tmp_path / "m2la").exists()

@@ -1,0 +1,179 @@
+"""Group sequence policy optimization: the formula by hand, and rollouts that can be drawn again."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipelines import packing, sources
+from ivx.evaluation import runner
+from ivx.models.definition import ModelDefinition
+from ivx.parallel.mesh import make_mesh
+from ivx.sampling.sampler import Sampler
+from ivx.stages import gspo, rewards, rollouts
+from ivx.stages.language_model import token_nll
+from ivx.training.state import init_state, make_step
+from tests.conftest import small_spec
+
+# Two packs: answers of 2 and 3 tokens, then one of 1; segments hold prompts too; 0 is padding.
+SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 0, 0, 0, 0, 0]], np.int32)
+WEIGHTS = np.array([[0, 1, 1, 0, 1, 1, 1, 0], [0, 0, 1, 0, 0, 0, 0, 0]], np.float32)
+LOGPS = np.array([[0, -0.5, -1.1, 0, -0.2, -2.0, -0.3, 0], [0, 0, -0.7, 0, 0, 0, 0, 0]])
+OLD = np.array([[0, -0.9, -1.0, 0, -0.1, -1.7, -0.3, 0], [0, 0, -0.65, 0, 0, 0, 0, 0]])
+ADVANTAGE = {(0, 1): 1.5, (0, 2): -0.5, (1, 1): -1.0}
+
+
+def by_hand(logps: np.ndarray, low: float, high: float) -> tuple[float, np.ndarray]:
+    """The loss and its gradient in float64, answer by answer, from equations 5 to 7."""
+    loss, gradient = 0.0, np.zeros_like(logps)
+    for (row, segment), value in ADVANTAGE.items():
+        here = (SEGMENTS[row] == segment) & (WEIGHTS[row] > 0)
+        length = here.sum()
+        ratio = np.exp((logps[row] - OLD[row])[here].sum() / length)
+        clipped = np.clip(ratio, 1 - low, 1 + high)
+        loss -= min(ratio * value, clipped * value)
+        if ratio * value <= clipped * value:
+            gradient[row][here] -= value * ratio / length
+    return loss, gradient
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.9, 9.0), (0.05, 0.08), (0.2, 0.05)])
+def test_loss_and_gradient_equal_the_formula(low, high):
+    values = np.zeros(SEGMENTS.shape, np.float32)
+    for (row, segment), value in ADVANTAGE.items():
+        values[row][SEGMENTS[row] == segment] = value
+
+    def loss(logps):
+        return gspo.gspo_loss(logps, OLD, values, WEIGHTS, SEGMENTS, low, high)["loss"]
+
+    found, gradient = jax.value_and_grad(loss)(jnp.asarray(LOGPS, jnp.float32))
+    expected, expected_gradient = by_hand(LOGPS, low, high)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_clipping_is_counted_where_it_bites():
+    """Answer 1 rises (ratio e^0.15) with A > 0; answers 2 and 3 fall with A < 0."""
+    values = np.zeros(SEGMENTS.shape, np.float32)
+    for (row, segment), value in ADVANTAGE.items():
+        values[row][SEGMENTS[row] == segment] = value
+    logps = jnp.asarray(LOGPS, jnp.float32)
+
+    def count(low: float, high: float) -> float:
+        return float(gspo.gspo_loss(logps, OLD, values, WEIGHTS, SEGMENTS, low, high)["clipped"])
+
+    assert count(0.9, 9.0) == 0
+    assert count(0.9, 0.1) == 1
+    assert count(0.01, 0.1) == 3
+
+
+def test_advantages_of_a_group():
+    np.testing.assert_allclose(gspo.advantages([1, 0, 0, 1]), [1, -1, -1, 1], atol=1e-5)
+    assert not gspo.advantages([0.7, 0.7, 0.7]).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "truth", "points"),
+    [
+        ("red(B)", {"format": "choice", "answer": "B", "options": ["a", "red", "c"]}, 1.0),
+        ("red(C)", {"format": "choice", "answer": "B", "options": ["a", "red", "c"]}, 0.0),
+        ("(D)", {"format": "choice", "answer": "D", "options": ["a", "red", "c"]}, 0.0),
+        ("4.0 to 8.0 seconds", {"format": "open", "span": [4, 12]}, 0.5),
+        ("<think>1 to 2</think>4.0 to 12.0", {"format": "open", "span": [4, 12]}, 1.0),
+        ("8.0 to 4.0 seconds", {"format": "open", "span": [4, 8]}, 0.0),
+        ("no idea", {"format": "open", "span": [4, 8]}, 0.0),
+        ("Red.", {"format": "open", "answer": "red", "values": ["red"]}, 1.0),
+    ],
+)
+def test_rewards_follow_the_rule(text, truth, points):
+    assert rewards.reward_of(truth)(text, truth) == pytest.approx(points)
+
+
+@pytest.fixture(scope="module")
+def questions(data_folder) -> list[sources.Sample]:
+    [member] = sources.read_mixture(data_folder / "data.json", ("synthetic_test",))
+    return [runner.as_prompt(sample) for sample in sources.read_samples(member)]
+
+
+MODEL = ModelDefinition(small_spec())
+SPEC = rollouts.RolloutSpec(prompts=4, group=3, temperature=1.0, limit=6, seed=7)
+ROOM = packing.PackShape(tokens=512, patches=480, slice_block=48)
+
+
+def make_roller(questions, rule, mesh=None) -> rollouts.Roller:
+    sampler = Sampler(MODEL, {}, rule.tokenizer.end_of_turn, mesh)
+    return rollouts.Roller(questions, rule, sampler, SPEC, cache_bytes=2**26)
+
+
+@pytest.fixture(scope="module")
+def rolled(questions, rule):
+    params = MODEL.init(0)
+    found, skipped = make_roller(questions, rule).roll(params, 2)
+    assert not skipped
+    return params, found
+
+
+def test_a_rollout_can_be_drawn_again(rolled, questions, rule):
+    """From seed, number and parameters alone, by a roller that has done nothing before."""
+    params, found = rolled
+    again, _ = make_roller(questions, rule).roll(params, 2)
+    assert [r.answer.tokens for r in again] == [r.answer.tokens for r in found]
+    other, _ = make_roller(questions, rule).roll(params, 3)
+    assert [r.answer.tokens for r in other] != [r.answer.tokens for r in found]
+
+
+def test_every_question_comes_once_an_epoch(questions, rule):
+    order = make_roller(questions, rule)._in_order(0)
+    epochs = [[next(order).id for _ in questions] for _ in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(one.id for one in questions)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_video_that_cannot_be_read_gives_its_place_to_the_next(questions, rule):
+    video = dataclasses.replace(questions[0].videos[0], path="/nowhere.mp4")
+    broken = [dataclasses.replace(one, videos=(video,)) for one in questions[:2]]
+    found, skipped = make_roller([*broken, *questions[2:]], rule).roll(MODEL.init(0), 0)
+    assert len(found) == SPEC.prompts * SPEC.group
+    assert all("nowhere.mp4" in sentence for sentence in skipped)
+
+
+def test_the_samplers_log_probabilities_are_the_trainers(rolled):
+    params, found = rolled
+    packed = rollouts.pack(found, ROOM, packs=4)
+    assert packed.left_out == 0
+    logps = -np.asarray(jax.jit(lambda p, b: token_nll(MODEL.bind(p), b))(params, packed.batch))
+    for row, placed in enumerate(packed.places):
+        for segment, rollout in enumerate(placed, 1):
+            here = (packed.batch.segments[row] == segment) & (packed.batch.weights[row] > 0)
+            np.testing.assert_allclose(logps[row][here], rollout.answer.logps, atol=2e-5)
+
+
+def test_a_step_makes_rewarded_answers_likelier(questions, rule):
+    """One on-policy step on rewards that a rule invents: ratio 1 before it, higher reward after."""
+    mesh = make_mesh({"replica": 4, "fsdp": 1, "tensor": 2, "context": 1})
+    stage = gspo.GspoStage(
+        make_roller(questions, rule, mesh), MODEL, ROOM, 4, gspo.GspoSpec(1, 3e-4, 4e-4), 3, mesh
+    )
+    params = MODEL.init(0)
+    rollouts_, _ = stage._roller.roll(params, 0)
+    values = {id(r): 1.0 if r.answer.tokens[0] % 2 else -1.0 for r in rollouts_}
+    loaded = stage._minibatch(params, rollouts_, values, (), {})
+    optimizer = optax.sgd(0.5)
+    step = jax.jit(make_step(MODEL, stage, optimizer, 1))
+    state, metrics = step(init_state(params, optimizer), {}, loaded.batch)
+    assert float(metrics["rl/ratio"]) == pytest.approx(1.0, abs=1e-4)
+    assert float(metrics["rl/clipped"]) == 0
+    after = stage.loss(MODEL.bind(state.params), loaded.batch, {})
+    assert float(after.total) < float(metrics["loss/total"]) * float(after.weight)
+    assert loaded.numbers["rl/sampler_difference"] < 2e-5
+
+
+def test_a_run_cannot_resume_inside_a_rollout(questions, rule):
+    stage = gspo.GspoStage(
+        make_roller(questions, rule), MODEL, ROOM, 4, gspo.GspoSpec(4, 3e-4, 4e-4), 3, None
+    )
+    with pytest.raises(ValueError, match="within a rollout"):
+        stage.producer(6)

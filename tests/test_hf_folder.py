@@ -1,0 +1,236 @@
+"""What stands around the weights: sizes, frames, template, model card."""
+
+import dataclasses
+import json
+
+import jinja2
+import pytest
+
+from ivx.errors import UserError
+from ivx.hf import card, config, preset, processor, text_files, write
+from ivx.models import spec
+from ivx.text import chat_template, special_tokens, tokenizer
+from tests.conftest import small_spec
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tokenizer.load("compact")
+
+
+def written(folder, content: dict):
+    (folder / "config.json").write_text(json.dumps(content))
+    return folder
+
+
+def used(found: spec.ModelSpec) -> spec.ModelSpec:
+    """Without what its attention does not look at."""
+    unused = "kv_heads" if found.text.attention == "m2la" else "kv_rank"
+    return dataclasses.replace(found, text=dataclasses.replace(found.text, **{unused: 1}))
+
+
+@pytest.mark.parametrize("attention", spec.ATTENTIONS)
+@pytest.mark.parametrize("make", [small_spec, spec.tiny, spec.base_8b])
+def test_sizes_come_back(words, tmp_path, make, attention):
+    wanted = make(attention)
+    found = config.read_spec(written(tmp_path, config.write_config(wanted, words, wanted.dtype)))
+    assert used(found) == used(wanted)
+
+
+def test_ids_are_those_of_the_tokenizer(words):
+    content = config.write_config(spec.tiny(), words)
+    assert content["video_token_id"] == words.encode(special_tokens.VIDEO_PAD)[0]
+    assert content["vision_start_token_id"] == words.encode(special_tokens.VISION_START)[0]
+    [end] = words.encode(special_tokens.IM_END)
+    assert content["text_config"]["eos_token_id"] == end
+    assert text_files.generation_config(words)["eos_token_id"][0] == end
+
+
+def as_transformers_5(content):
+    text = content["text_config"]
+    text["rope_parameters"] = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
+
+
+def as_one_level(content):
+    content.update(content.pop("text_config") | {"model_type": content["model_type"]})
+
+
+def as_older(content):
+    content["torch_dtype"] = content.pop("dtype")
+    rank = content["text_config"].pop("kv_lora_rank")
+    content["text_config"]["kv_lora_rank_list"] = [rank] * 3
+
+
+@pytest.mark.parametrize("rewrite", [as_transformers_5, as_one_level, as_older])
+def test_other_spellings_are_read(words, tmp_path, rewrite):
+    content = config.write_config(small_spec(), words)
+    before = config.read_spec(written(tmp_path, content))
+    rewrite(content)
+    assert config.read_spec(written(tmp_path, content)) == before
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "complaint"),
+    [
+        (None, {"model_type": "llava"}, "model_type 'llava'"),
+        (None, {"tie_word_embeddings": True}, "tie_word_embeddings is true"),
+        ("vision_config", {"patch_size": 14}, "patch_size is 14, ivx has 16 only"),
+        ("vision_config", {"spatial_merge_size": 3}, "spatial_merge_size is 3"),
+        ("vision_config", {"temporal_patch_size": 1}, "temporal_patch_size is 1"),
+        ("vision_config", {"num_position_embeddings": 50}, "50 is no square"),
+        ("vision_config", {"out_hidden_size": 7}, "gives 7 numbers"),
+        ("vision_config", {"deepstack_visual_indexes": [0, 9]}, "must be blocks of a tower"),
+        ("text_config", {"num_hidden_layers": "3"}, "num_hidden_layers must be a positive whole"),
+        ("text_config", {"rope_theta": None}, "rope_theta must be a positive number"),
+        ("text_config", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+        ("text_config", {"kv_lora_rank_list": [24, 16, 24]}, "the same for all parts"),
+        ("text_config", {"v_head_dim": 8}, "the same for all parts"),
+        ("text_config", {"kv_lora_rank": None}, "a latent of None"),
+    ],
+)
+def test_what_ivx_cannot_build_is_refused_in_one_sentence(words, tmp_path, part, change, complaint):
+    content = config.write_config(small_spec(), words)
+    (content[part] if part else content).update(change)
+    with pytest.raises(UserError, match=complaint) as refused:
+        config.read_spec(written(tmp_path, content))
+    assert "\n" not in str(refused.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(words, tmp_path):
+    content = config.write_config(small_spec(), words)
+    content["vision_config"].update(patch_size=14, depth=None)
+    content["text_config"].update(hidden_act="gelu")
+    with pytest.raises(UserError, match=r"hidden_act.*patch_size.*depth"):
+        config.read_spec(written(tmp_path, content))
+
+
+@pytest.mark.parametrize("attention", spec.ATTENTIONS)
+def test_a_preset_is_recognised_by_its_sizes(words, tmp_path, attention):
+    for name, make in spec.PRESETS.items():
+        found = config.read_spec(
+            written(tmp_path, config.write_config(make(attention), words, "float32"))
+        )
+        assert preset.preset_of(found) == name
+    with pytest.raises(UserError, match=r"no preset \(tiny, 8b\).*text.width = 48 instead of 192"):
+        preset.preset_of(small_spec(attention))
+
+
+def test_frame_rules_come_back_and_absent_ones_are_those_of_qwen(tmp_path):
+    rules = processor.FrameRules(1.5, 2, 16, 4096, 65536)
+    for name, content in processor.processor_files(rules).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert processor.read_frame_rules(tmp_path) == rules
+    path = tmp_path / processor.VIDEO_FILE
+    path.write_text("{}")
+    assert processor.read_frame_rules(tmp_path) == processor.FrameRules()
+    for value in ("many", -1, 2.5, float("inf"), True):
+        path.write_text(json.dumps({"max_frames": value}))
+        with pytest.raises(UserError, match=r"max_frames = .*, expected a positive whole"):
+            processor.read_frame_rules(tmp_path)
+
+
+def rendered(messages, **given) -> str:
+    """Written by the exported template, in an environment like that of transformers."""
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    return environment.from_string(write.TEMPLATE.read_text()).render(messages=messages, **given)
+
+
+# What a processor replaces by the slices of a video, each after its time.
+VIDEO = "<|video_pad|>"
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "look", "description": "zoom 看 <in>", "parameters": {}},
+    }
+]
+CALLS = [{"name": "look", "arguments": {"start": 0.5}}, {"name": "look", "arguments": {}}]
+# Ours (a video is a placeholder in the text), theirs (a video is an item), tools.
+CONVERSATIONS = {
+    "plain": (
+        [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "<VIDEO_CONTEXT>Who?\n\nAnd why?"},
+            {"role": "assistant", "content": "A cat.\n"},
+            {"role": "user", "content": "  Sure? "},
+        ],
+        [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [{"type": "video"}, {"type": "text", "text": "Who?\n\nAnd why?"}],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "A cat.\n"}]},
+            {"role": "user", "content": "  Sure? "},
+        ],
+        (),
+    ),
+    "no system": (
+        [{"role": "user", "content": "One <VIDEO_CONTEXT> two <VIDEO_CONTEXT>?"}],
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "One "},
+                    {"type": "video", "video": "a.mp4"},
+                    {"type": "text", "text": " two "},
+                    {"type": "video_url", "video_url": {"url": "b.mp4"}},
+                    {"type": "text", "text": "?"},
+                ],
+            }
+        ],
+        (),
+    ),
+    "tools": (
+        [
+            {"role": "system", "content": "Look twice."},
+            {"role": "user", "content": "<VIDEO_CONTEXT>Who?"},
+            {"role": "assistant", "content": "I look.", "tool_calls": CALLS},
+            {"role": "tool", "content": "nothing"},
+            {"role": "tool", "content": "<VIDEO_CONTEXT>"},
+            {"role": "assistant", "content": "", "tool_calls": CALLS[:1]},
+            {"role": "tool", "content": "a cat"},
+            {"role": "assistant", "content": "A cat."},
+        ],
+        [
+            {"role": "system", "content": "Look twice."},
+            {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Who?"}]},
+            {
+                "role": "assistant",
+                "content": "I look.",
+                "tool_calls": [{"type": "function", "function": call} for call in CALLS],
+            },
+            {"role": "tool", "content": "nothing"},
+            {"role": "tool", "content": [{"type": "video"}]},
+            {"role": "assistant", "content": None, "tool_calls": CALLS[:1]},
+            {"role": "tool", "content": "a cat"},
+            {"role": "assistant", "content": "A cat."},
+        ],
+        TOOLS,
+    ),
+    "tools without system": (
+        [{"role": "user", "content": "Who?"}],
+        [{"role": "user", "content": "Who?"}],
+        TOOLS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+@pytest.mark.parametrize("generate", [False, True])
+def test_the_exported_template_writes_what_ours_writes(name, generate):
+    ours, theirs, tools = CONVERSATIONS[name]
+    videos = sum(str(message["content"]).count("<VIDEO_CONTEXT>") for message in ours)
+    pieces = chat_template.render(ours, [VIDEO] * videos, generate, tools)
+    text = rendered(theirs, tools=list(tools) or None, add_generation_prompt=generate)
+    assert text == "".join(piece.text for piece in pieces)
+
+
+@pytest.mark.parametrize("attention", spec.ATTENTIONS)
+def test_the_card_has_a_head_and_a_table(attention):
+    text = card.render("kitten", spec.tiny(attention), {"step": 960, "odd": "a|b\nc"})
+    head = text.split("---\n")[1]
+    assert "license: apache-2.0\nlibrary_name: transformers\n" in head
+    assert "# kitten\n" in text
+    assert "| step | 960 |\n| odd | a\\|b c |\n" in text
+    assert ("trust_remote_code=True" in text) == (attention == "m2la")

@@ -1,0 +1,92 @@
+"""The table of names: complete, as long as the published checkpoints, and right about layouts."""
+
+import collections
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines.video import patches
+from ivx.hf import names
+from ivx.models import spec
+from ivx.models.definition import ModelDefinition
+
+
+def test_every_parameter_has_its_row_and_every_row_its_parameter(definition):
+    leaves = {
+        tuple(entry.key for entry in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(definition.abstract_params)
+    }
+    found = collections.defaultdict(list)
+    for weight in names.weights(definition):
+        found[weight.path].append(weight)
+    assert found.keys() == leaves.keys()
+    for path, weights in found.items():
+        layers = [weight.layer for weight in weights]
+        assert layers == ([None] if layers == [None] else list(range(leaves[path][0])))
+        sizes = sum(int(np.prod(weight.shape)) for weight in weights)
+        assert sizes == np.prod(leaves[path]), path
+
+
+@pytest.mark.parametrize(
+    ("attention", "parameters", "some"),
+    [
+        (
+            "m2la",
+            9_484_672_240,
+            {
+                "self_attn.q_proj.weight": (8192, 4096),
+                "self_attn.q_proj.bias": (8192,),
+                "self_attn.kv_a_proj_with_mqa.weight": (1024, 4096),
+                "self_attn.kv_a_proj_with_mqa.bias": (1024,),
+                "self_attn.kv_b_proj.weight": (8192, 896),
+                "self_attn.o_proj.weight": (4096, 4096),
+            },
+        ),
+        (
+            "gqa",
+            8_767_123_696,
+            {
+                "self_attn.q_proj.weight": (4096, 4096),
+                "self_attn.k_proj.weight": (1024, 4096),
+                "self_attn.k_norm.weight": (128,),
+                "mlp.down_proj.weight": (4096, 12288),
+            },
+        ),
+    ],
+)
+def test_the_released_sizes_come_out(attention, parameters, some):
+    """750 tensors each: counts of the released Qwen3-VL-8B and of InternVideo3's training code."""
+    weights = {w.name: w.shape for w in names.weights(ModelDefinition(spec.base_8b(attention)))}
+    assert len(weights) == 750
+    assert sum(int(np.prod(shape)) for shape in weights.values()) == parameters
+    for name, shape in some.items():
+        assert weights[f"model.language_model.layers.35.{name}"] == shape
+    assert weights["model.visual.patch_embed.proj.weight"] == (1152, 3, 2, 16, 16)
+    assert weights["model.visual.deepstack_merger_list.2.norm.weight"] == (4608,)
+    assert weights["lm_head.weight"] == (151936, 4096)
+
+
+def test_the_patch_matrix_is_the_convolution():
+    """Conv3d with kernel = stride = (2, 16, 16) over frames, in float64, equals rows @ matrix."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 64, 32, 3), dtype=np.uint8)
+    kernel = rng.standard_normal((5, 3, 2, 16, 16))
+    rows = patches.patchify(frames).astype(np.float64)
+    ours = rows @ names.CONV.to_ours(kernel)
+    grid = patches.patch_grid(4, 2)
+    for slice_, (first, second) in enumerate(((0, 1), (2, 3))):
+        for row, (y, x, _, _) in enumerate(grid):
+            square = np.s_[16 * y : 16 * y + 16, 16 * x : 16 * x + 16]
+            seen = np.stack([frames[first][square], frames[second][square]]).astype(np.float64)
+            theirs = np.einsum("fyxc,dcfyx->d", seen, kernel)
+            np.testing.assert_allclose(ours[slice_, row], theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [(names.PLAIN, (4, 6)), (names.LINEAR, (4, 6)), (names.CONV, (4, 3, 2, 16, 16))],
+)
+def test_a_form_there_and_back_is_the_same(form, shape):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    np.testing.assert_array_equal(form.to_theirs(form.to_ours(array)), array)

@@ -1,0 +1,191 @@
+"""Weights out and in again: bit for bit, by the index, and with everything amiss said at once."""
+
+import json
+import pathlib
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from ivx.errors import UserError
+from ivx.hf import processor, read, shards, write
+from ivx.text import compact_tokenizer
+
+SMALL_SHARD = 100_000
+
+
+@pytest.fixture(scope="module")
+def noisy(params):
+    """Parameters without a zero or a one in them, so that nothing can be mistaken."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda a: (np.asarray(a) + 0.1 * rng.standard_normal(a.shape)).astype(np.float32), params
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(definition, noisy, tmp_path_factory) -> pathlib.Path:
+    """The model in float32, in many shards."""
+    folder = tmp_path_factory.mktemp("hf") / "model"
+    export(folder, definition, noisy, dtype="float32", shard_bytes=SMALL_SHARD)
+    return folder
+
+
+def export(folder, definition, params, **options) -> None:
+    rules = processor.FrameRules()
+    write.export(folder, definition, params, compact_tokenizer.PATH, rules, {}, **options)
+
+
+def single(folder, definition, params) -> pathlib.Path:
+    """The weights alone, in one file."""
+    folder.mkdir()
+    shards.write_params(folder, definition, params, np.dtype(np.float32), 1e12)
+    return folder / read.SINGLE
+
+
+def same(a, b) -> None:
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert left.dtype == right.dtype == np.float32
+        np.testing.assert_array_equal(left, right)
+
+
+def test_float32_comes_back_bit_for_bit(definition, noisy, exported):
+    same(read.read_params(exported, definition), noisy)
+
+
+def test_shards_keep_to_their_size_and_the_index_adds_up(exported, definition, noisy):
+    index = json.loads((exported / read.INDEX).read_text())
+    files = sorted(path.name for path in exported.glob("*.safetensors"))
+    count = len(files)
+    assert count > 3 and files[0] == f"model-00001-of-{count:05d}.safetensors"
+    assert sorted(set(index["weight_map"].values())) == files
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(noisy))
+    assert index["metadata"] == {"total_parameters": parameters, "total_size": 4 * parameters}
+    for file in files:
+        tensors = load_file(exported / file)
+        assert sum(a.nbytes for a in tensors.values()) <= SMALL_SHARD or len(tensors) == 1
+        with safe_open(exported / file, "np") as shard:
+            assert shard.metadata() == {"format": "pt"}
+
+
+def test_bfloat16_comes_back_bit_for_bit_in_both_directions(definition, noisy, tmp_path):
+    """bf16 folder -> our tree -> folder: the same bytes; rounded parameters -> folder: the same."""
+    export(tmp_path / "first", definition, noisy)
+    tree = read.read_params(tmp_path / "first", definition)
+    same(tree, jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), noisy))
+    export(tmp_path / "second", definition, tree)
+    first, second = (tmp_path / name / read.SINGLE for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_linear_weights_are_written_transposed(definition, noisy, tmp_path):
+    """Looked at from outside: a writer that ignored strides would scramble every one of them."""
+    tensors = load_file(single(tmp_path / "x", definition, noisy))
+    gate = noisy["language_model"]["layers"]["mlp"]["gate_proj"]["kernel"]
+    np.testing.assert_array_equal(
+        tensors["model.language_model.layers.2.mlp.gate_proj.weight"], gate[2].T
+    )
+    np.testing.assert_array_equal(tensors["lm_head.weight"], noisy["lm_head"]["kernel"].T)
+
+
+def test_the_index_is_followed_whatever_shards_are_called(definition, noisy, exported, tmp_path):
+    index = json.loads((exported / read.INDEX).read_text())
+    for number, file in enumerate(sorted(set(index["weight_map"].values()))):
+        odd = f"model-language-{number:04d}-fused-save_rank0.safetensors"
+        (tmp_path / odd).write_bytes((exported / file).read_bytes())
+        for name, place in index["weight_map"].items():
+            if place == file:
+                index["weight_map"][name] = odd
+    # A file that the index does not name is none of our business.
+    (tmp_path / "model-00001-of-00009.safetensors").write_bytes(b"not a shard")
+    (tmp_path / read.INDEX).write_text(json.dumps({"weight_map": index["weight_map"]}))
+    same(read.read_params(tmp_path, definition), noisy)
+
+
+def test_everything_amiss_is_said_at_once(definition, noisy, tmp_path):
+    path = single(tmp_path / "x", definition, noisy)
+    tensors = load_file(path)
+    layer = "model.language_model.layers"
+    del tensors[f"{layer}.0.mlp.up_proj.weight"], tensors[f"{layer}.2.mlp.up_proj.weight"]
+    del tensors["lm_head.weight"]
+    tensors["model.visual.extra.weight"] = np.zeros(3, np.float32)
+    tensors[f"{layer}.1.mlp.down_proj.weight"] = np.zeros((2, 3), np.float32)
+    tensors[f"{layer}.1.input_layernorm.weight"] = np.zeros(48, np.int8)
+    save_file(tensors, path)
+    with pytest.raises(UserError) as refused:
+        read.read_params(path.parent, definition)
+    sentence = str(refused.value)
+    for part in (
+        f"missing lm_head.weight, {layer}.{{0,2}}.mlp.up_proj.weight",
+        "unexpected model.visual.extra.weight",
+        f"{layer}.1.mlp.down_proj.weight is [2, 3], expected [48, 64]",
+        f"{layer}.1.input_layernorm.weight is of type I8",
+    ):
+        assert part in sentence
+    assert "\n" not in sentence
+
+
+def test_a_tensor_that_its_shard_lacks_is_missing(definition, noisy, tmp_path):
+    path = single(tmp_path / "x", definition, noisy)
+    places = {name: path.name for name in load_file(path)} | {"model.ghost": path.name}
+    (path.parent / read.INDEX).write_text(json.dumps({"weight_map": places}))
+    tensors = load_file(path)
+    del tensors["lm_head.weight"]
+    save_file(tensors, path)
+    with pytest.raises(UserError, match=r"missing lm_head\.weight; unexpected model\.ghost"):
+        read.read_params(path.parent, definition)
+
+
+@pytest.mark.parametrize("damage", ["header", "cut", "empty"])
+def test_a_damaged_shard_gives_one_sentence(definition, noisy, tmp_path, damage):
+    path = single(tmp_path / "x", definition, noisy)
+    whole = path.read_bytes()
+    path.write_bytes({"header": b"\xff" * 64 + whole[64:], "cut": whole[:-9], "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: .*; fetch it again"):
+        read.read_params(path.parent, definition)
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "c:\\x.safetensors", "x.bin"],
+)
+def test_an_index_cannot_lead_out_of_its_folder(definition, tmp_path, place):
+    (tmp_path / read.INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": place}}))
+    with pytest.raises(UserError, match=r"expected a \.safetensors file of the same"):
+        read.read_params(tmp_path, definition)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("pytorch_model.bin", "", "can run code when it is opened"),
+        ("notes.txt", "", "neither model.safetensors.index.json nor model.safetensors"),
+        (read.INDEX, "{", "is damaged"),
+        (read.INDEX, "[]", "holds no JSON object"),
+        (read.INDEX, '{"weight_map": {"a": 1}}', "does not say where tensors lie"),
+        (read.INDEX, '{"weight_map": {"a": "b.safetensors"}}', "b.safetensors is missing"),
+    ],
+)
+def test_a_folder_without_weights_is_explained(definition, tmp_path, file, content, sentence):
+    (tmp_path / file).write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read.read_params(tmp_path, definition)
+
+
+def test_an_export_overwrites_nothing_and_leaves_nothing_half_done(
+    definition, noisy, tmp_path, monkeypatch
+):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty"):
+        export(tmp_path / "taken", definition, noisy)
+    with pytest.raises(UserError, match="'int4' is not one of bfloat16, float32"):
+        export(tmp_path / "typed", definition, noisy, dtype="int4")
+    monkeypatch.setattr(write.cards, "render", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(tmp_path / "cut", definition, noisy)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
