@@ -67,7 +67,7 @@ def _tiny(config: ml_collections.ConfigDict) -> None:
         cache_gib=1.0,
     )
     config.run.update(
-        steps=900, seed=0, log_every=10, save_every=150, validate_every=150, validate_packs=60
+        steps=1000, seed=0, log_every=10, save_every=150, validate_every=150, validate_packs=60
     )
 
 

@@ -12,7 +12,11 @@ def annotate(split: str, count: int):
     """Samples of a split without their clips, by the code that writes them."""
     from data_pipelines.sources import Sample
 
-    preset = write.Preset({split: count}, write.PRESETS["tiny"].shares, choice_share=0.2)
+    preset = write.Preset(
+        {split: count},
+        write.PRESETS["tiny"].shares,
+        dict.fromkeys(write.PRESETS["tiny"].shares, 0.2),
+    )
     found = []
     for job in write._jobs(None, preset, split, seed=0):
         for record in write.annotate(job).samples:

@@ -119,6 +119,6 @@ def _mask(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarr
     if shape == "circle":
         return dx**2 + dy**2 <= radius**2
     if shape == "square":
-        return (np.abs(dx) <= 0.92 * radius) & (np.abs(dy) <= 0.92 * radius)
+        return (np.abs(dx) <= radius) & (np.abs(dy) <= radius)
     # A triangle that points up, its width growing from nothing at -radius to two radii at +radius.
     return (np.abs(dy) <= radius) & (np.abs(dx) <= (dy + radius) / 2)
