@@ -51,7 +51,7 @@ def _scratch() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=7e-4, floor=3e-5, warmup=0.06)
     config.run.update(
-        steps=960, log_every=10, save_every=150, validate_every=150, validate_packs=60
+        steps=1000, log_every=10, save_every=150, validate_every=150, validate_packs=60
     )
     return config
 
