@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 # Where the demo lives: data, run and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test test-slow lint format clean
 
 help:
 	@echo "make setup    create $(VENV) and install ivx with what its tests need"
 	@echo "make demo     synthesize videos, train, evaluate, ask, report (about 15 minutes on two cores)"
 	@echo "make test     run the tests"
+	@echo "make test-slow  kill the recipe in every stage (about 15 minutes)"
 	@echo "make lint     check format and style"
 	@echo "make format   apply them"
 	@echo "make clean    remove $(VENV) and the demo"
@@ -30,6 +31,9 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest
+
+test-slow: setup
+	@$(BIN)/python -m pytest -m slow
 
 lint: setup
 	@$(BIN)/ruff format --check .

@@ -23,7 +23,9 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     """
     if preset not in PRESETS:
         raise UserError(f"cpt has no preset {preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[preset]()
+    config = PRESETS[preset]()
+    config.run.follows = "`ivx convert`"
+    return config
 
 
 def _published() -> ml_collections.ConfigDict:

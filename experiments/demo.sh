@@ -11,7 +11,7 @@ say "1/5 synthesize a labelled data set of real mp4 files in $DEMO/data"
 [ -f "$mixture" ] || ivx data synthesize --out="$DEMO/data" --preset=tiny
 
 say "2/5 train from scratch (started again, it goes on where it stopped)"
-ivx train --config=experiments/sft_short.py:tiny --workdir="$run" --config.data.mixture="$mixture"
+ivx train --config=experiments/sft_short.py:scratch --workdir="$run" --config.data.mixture="$mixture"
 
 say "3/5 evaluate on unseen videos"
 ivx evaluate --workdir="$run" --split=synthetic_test

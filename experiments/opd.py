@@ -25,7 +25,9 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     """
     if preset not in PRESETS:
         raise UserError(f"opd has no preset {preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[preset]()
+    config = PRESETS[preset]()
+    config.run.follows = "`ivx train --config=experiments/rl_gspo.py`"
+    return config
 
 
 def _published() -> ml_collections.ConfigDict:
@@ -56,9 +58,9 @@ def _tiny() -> ml_collections.ConfigDict:
         validation=(),
         max_frames=32,
         max_pixels=32 * 64 * 64,
-        pack_tokens=512,
-        pack_patches=288,
-        batch_packs=8,
+        pack_tokens=1024,
+        pack_patches=864,
+        batch_packs=4,
     )
     config.stage.update(
         name="opd", teacher="assets/tiny-teacher", prompts=24, group=1, minibatches=1

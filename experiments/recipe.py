@@ -6,11 +6,12 @@
 
 tiny   on the synthetic world, which it writes first: about 25 minutes on two CPU cores.
 quick  the same stages with few steps, to see that all of them run: under 5 minutes.
-8b     the published sizes and numbers; needs a pod, the folder of Qwen3-VL-8B-Instruct
-       (--config.base), a teacher (--config.teacher) and a mixture with the data sets that the
-       experiments name (--config.mixture).
+8b     the published sizes and numbers. Needs a pod, the folder of Qwen3-VL-8B-Instruct
+       (--config.base, which also brings the tokenizer), a teacher (--config.teacher), and a mixture
+       (--config.mixture) with the data sets that the experiments and `evaluate.splits` name.
 
-Started again with the same command, it goes on where it stopped.
+Distillation is left out where no teacher is named. Started again with the same command, a recipe
+goes on where it stopped.
 """
 
 import ml_collections
@@ -32,22 +33,30 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     config.preset = "8b" if preset == "8b" else "tiny"  # of every stage's experiment
     config.seed = 0
     config.stages = STAGES
-    config.base = ""  # Hugging Face folder or workdir of a model with grouped attention
-    config.teacher = ""  # the same of the distillation's teacher
+    config.base = ""  # Hugging Face folder of a model with grouped attention
+    config.from_scratch = False  # train the base instead
+    config.teacher = ""  # Hugging Face folder of the distillation's teacher
     config.synthesize = ""  # preset of synthetic data to write; "": the mixture is the user's
     config.mixture = ""
     config.calibration_packs = 0  # 0: as the experiment says
     config.steps = dict.fromkeys(("base", "cpt", "sft_short", "sft_long", "rl_gspo", "opd"), 0)
     config.evaluate = {
-        "splits": ("synthetic_test", "synthetic_test_long"),
+        # Data set -> the experiment whose frames and sizes all models are asked it with.
+        "splits": {"test": "sft_short", "test_long": "sft_long"},
         "questions": 0,  # of each split; 0: all
         "batch": 32,
         "max_new_tokens": 48,
     }
-    config.agent = {"split": "synthetic_test_agent", "questions": 40}
+    # Both the agent and the single pass have `frames` frames in their context.
+    config.agent = {"split": "test_agent", "questions": 40, "frames": 32, "max_new_tokens": 96}
     if preset != "8b":
-        config.base, config.teacher = "assets/tiny-base", "assets/tiny-teacher"
+        config.base = "assets/tiny-base"
         config.synthesize = "recipe" if preset == "tiny" else "recipe_quick"
+        config.evaluate.splits = {
+            "synthetic_test": "sft_short",
+            "synthetic_test_long": "sft_long",
+        }
+        config.agent.split = "synthetic_test_agent"
     if preset == "quick":
         config.calibration_packs = 24
         config.steps.update(base=8, cpt=8, sft_short=8, sft_long=6, rl_gspo=4, opd=4)

@@ -7,7 +7,7 @@ The release names its rewards and publishes no numbers; those of `8b` are ours, 
 that of arXiv 2507.18071, rate and group size are what TimeLens uses for Qwen3-VL-8B.
 
 8b    64 questions a rollout, 8 answers each, 4 steps a rollout.
-tiny  16 questions a rollout: about four minutes on two CPU cores.
+tiny  8 questions a rollout: about four minutes on two CPU cores.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """
@@ -26,7 +26,9 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     """
     if preset not in PRESETS:
         raise UserError(f"rl_gspo has no preset {preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[preset]()
+    config = PRESETS[preset]()
+    config.run.follows = "`ivx train --config=experiments/sft_long.py`"
+    return config
 
 
 def _published() -> ml_collections.ConfigDict:
@@ -55,23 +57,21 @@ def _tiny() -> ml_collections.ConfigDict:
     config.data.update(
         train=("synthetic_judged",),
         validation=(),
-        max_frames=32,
-        max_pixels=32 * 64 * 64,
         pack_tokens=512,
-        pack_patches=288,
-        batch_packs=6,
+        pack_patches=480,
+        batch_packs=4,
     )
     # At this size the published clip range of 3e-4 lets hardly any answer through after one step.
     config.stage.update(
         name="gspo",
-        prompts=16,
+        prompts=8,
         group=8,
         minibatches=2,
         max_new_tokens=24,
         clip_low=0.02,
         clip_high=0.03,
     )
-    config.run.update(steps=80, log_every=4, save_every=20)
+    config.run.update(steps=80, log_every=2, save_every=20)
     return config
 
 

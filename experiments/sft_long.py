@@ -24,7 +24,9 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     """
     if preset not in PRESETS:
         raise UserError(f"sft_long has no preset {preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[preset]()
+    config = PRESETS[preset]()
+    config.run.follows = "`ivx train --config=experiments/sft_short.py`"
+    return config
 
 
 def _published() -> ml_collections.ConfigDict:
@@ -53,6 +55,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config.data.update(
         train=("synthetic_long", "synthetic_traces"),
         validation=("synthetic_validation",),
+        fps=2.0,
         max_frames=32,
         max_pixels=32 * 64 * 64,
         pack_tokens=1024,

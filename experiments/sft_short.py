@@ -41,6 +41,7 @@ def _published() -> ml_collections.ConfigDict:
         pack_tokens=65536,
         batch_packs=128,
     )
+    config.run.follows = "`ivx train --config=experiments/cpt.py`"
     # The release trains one epoch of "part of" 7.2 M samples; its length in steps is not
     # published. Ours.
     config.run.update(steps=2000, save_every=500, validate_every=500)
@@ -60,6 +61,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=3e-4, floor=1e-5, warmup=0.05)
     config.data.train = ("synthetic_short",)
+    config.run.follows = "`ivx train --config=experiments/cpt.py`"
     config.run.update(steps=280, log_every=5, save_every=70, validate_every=70, validate_packs=60)
     return config
 

@@ -72,6 +72,8 @@ def _run(name: str, arguments: list[str]) -> dict | None:
         rest = flags.FLAGS([f"ivx {name}", *arguments])[1:]
     except flags.Error as error:
         raise UserError(f"{_explain(error)}; `ivx {name} --help` shows an example") from error
+    except (KeyError, AttributeError) as error:  # of a config that is not one of a training run
+        raise UserError(f"the config has no such key: {error}") from error
     if rest and not getattr(command, "TAKES_WORDS", False):
         raise UserError(
             f"ivx {name} does not understand {' '.join(rest)!r};"

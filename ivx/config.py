@@ -80,6 +80,7 @@ def base() -> ml_collections.ConfigDict:
     }
     config.run = {
         "start": "",  # workdir or Hugging Face folder whose parameters come first; "": new ones
+        "follows": "",  # what makes the start of this stage; "": it may begin with new parameters
         "steps": 1000,
         "seed": 42,
         "log_every": 10,
@@ -174,6 +175,8 @@ _RELATIONS: tuple[tuple[str, str, Callable, str], ...] = (
     ("optim.accumulation", "data.batch_packs", lambda a, b: b % a == 0, "must divide"),
     # A run cannot go on from the middle of a rollout.
     ("stage.minibatches", "run.save_every", lambda a, b: b % a == 0, "must divide"),
+    ("stage.minibatches", "run.steps", lambda a, b: b % a == 0, "must divide"),
+    ("stage.minibatches", "stage.prompts", lambda a, b: b % a == 0, "must divide"),
 )
 
 
@@ -193,6 +196,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         a, b = _get(config, left), _get(config, right)
         if not bad & {left, right} and not test(a, b):
             errors.append(f"{left} = {a} {wrong} {right} = {b}")
+    if config.run.follows and not config.run.start:
+        errors.append(
+            f"run.start = '': this stage goes on from what {config.run.follows} made;"
+            " give its workdir"
+        )
     if errors:
         raise UserError("the config cannot be used: " + "; ".join(errors))
 
@@ -272,7 +280,10 @@ def load_workdir(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """
     path = workdir / "config.json"
     if not path.is_file():
-        raise UserError(f"{workdir} is not a workdir: it has no config.json; `ivx train` makes one")
+        raise UserError(
+            f"{workdir} is not a workdir: it has no config.json;"
+            " `ivx train`, `ivx convert` and `ivx import-hf` make one"
+        )
     config = base()
     try:
         config.update(_read(path))

@@ -45,7 +45,7 @@ def film(tmp_path_factory):
 def workdir(tmp_path_factory):
     """A tiny model that was never trained."""
     folder = tmp_path_factory.mktemp("agent") / "run"
-    config = sft_short.get_config("tiny")
+    config = sft_short.get_config("scratch")
     config.data.mixture = "none.json"
     configs.claim_workdir(folder, config)
     params = ModelDefinition(spec.tiny()).init(seed=0)

@@ -44,7 +44,7 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("trained") / "run"
     result = ivx(
         "train",
-        "--config=experiments/sft_short.py:tiny",
+        "--config=experiments/sft_short.py:scratch",
         f"--workdir={workdir}",
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.run.steps=2",
@@ -64,20 +64,20 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
         (["dance"], "no command 'dance'"),
         (
             ["train", "--config=experiments/sft_short.py:huge"],
-            "no preset 'huge'; there are tiny, 8b",
+            "no preset 'huge'; there are tiny, scratch, 8b",
         ),
         (["train", "--config=nowhere.py"], "nowhere.py"),
         (["train"], "no --config was given"),
         (
-            ["train", "--config=experiments/sft_short.py:tiny", "--config.optim.learning_rat=1"],
+            ["train", "--config=experiments/sft_short.py:scratch", "--config.optim.learning_rat=1"],
             "did you mean optim.learning_rate?",
         ),
         (
-            ["train", "--config=experiments/sft_short.py:tiny", "--config.run.steps=many"],
+            ["train", "--config=experiments/sft_short.py:scratch", "--config.run.steps=many"],
             "run.steps",
         ),
         (
-            ["train", "--config=experiments/sft_short.py:tiny", "--config.data.max_pixels=10"],
+            ["train", "--config=experiments/sft_short.py:scratch", "--config.data.max_pixels=10"],
             "data.max_pixels = 10: expected at least 2048",
         ),
         (["evaluate", "--workdir=/nonexistent"], "is not a workdir"),
@@ -114,7 +114,7 @@ def test_a_workdir_of_another_config_is_left_alone(trained, data_folder):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     result = ivx(
         "train",
-        "--config=experiments/sft_short.py:tiny",
+        "--config=experiments/sft_short.py:scratch",
         f"--workdir={trained}",
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.run.steps=3",

@@ -35,8 +35,13 @@ def test_the_experiment_is_what_it_was(name):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_can_be_used(name):
-    config.validate(EXPERIMENTS[name])
+def test_every_experiment_can_be_used_once_it_has_a_start(name):
+    experiment = EXPERIMENTS[name].copy_and_resolve_references()
+    if experiment.run.follows:
+        with pytest.raises(UserError, match="this stage goes on from what"):
+            config.validate(experiment)
+    experiment.run.start = "somewhere"
+    config.validate(experiment)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +76,7 @@ def test_the_8b_model_has_the_published_number_of_parameters():
 
 
 def test_all_errors_are_listed_at_once():
-    bad = sft_short.get_config("tiny")
+    bad = sft_short.get_config("scratch")
     bad.stage.prompts = 0
     bad.optim.warmup = 2.0
     bad.data.min_frames = 99
@@ -82,7 +87,7 @@ def test_all_errors_are_listed_at_once():
 
 
 def test_a_budget_smaller_than_one_slice_is_refused():
-    bad = sft_short.get_config("tiny")
+    bad = sft_short.get_config("scratch")
     bad.data.update(mixture="x", min_pixels=0, max_pixels=1000)
     with pytest.raises(UserError, match=r"data\.max_pixels = 1000: expected at least 2048"):
         config.validate(bad)
@@ -100,7 +105,7 @@ def test_a_misspelt_key_gets_the_nearest():
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
-    first = sft_short.get_config("tiny")
+    first = sft_short.get_config("scratch")
     first.data.mixture = "data.json"
     config.claim_workdir(tmp_path, first)
     config.claim_workdir(tmp_path, first)

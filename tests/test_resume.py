@@ -27,7 +27,7 @@ SETTINGS = (
 
 
 def start(workdir: pathlib.Path, data: pathlib.Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ivx", "train", "--config=experiments/sft_short.py:tiny"]
+    command = [sys.executable, "-m", "ivx", "train", "--config=experiments/sft_short.py:scratch"]
     command += [f"--config.{setting}" for setting in SETTINGS]
     command += [f"--config.data.mixture={data / 'data.json'}", f"--workdir={workdir}", "--json"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}

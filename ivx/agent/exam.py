@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import tqdm
 
 from data_pipelines.sources import Sample
+from data_pipelines.video.info import VideoError
 from data_pipelines.views import Footage, Looks
 from ivx.agent import loop
 from ivx.agent.asker import Asker
@@ -21,7 +22,7 @@ def take(
     samples: Sequence[Sample],
     budget: Budget,
     looks: Looks,
-    keep: Callable[[Sample, Episode], None],
+    keep: Callable[[int, Episode], None],
 ) -> tuple[list[Prediction], list[str]]:
     """Answers each sample's question about its video.
 
@@ -30,10 +31,10 @@ def take(
       samples: one video and one question with its truth each.
       budget: of every episode.
       looks: how densely to look.
-      keep: told every episode.
+      keep: told every episode, with the number of its question.
 
     Returns:
-      predictions, and a sentence for each video that could not be used.
+      predictions in the order of the samples, and a sentence for each that could not be put.
     """
     predictions, skipped = [], []
     for sample in tqdm.tqdm(samples, "agent", unit=" questions", mininterval=1.0):
@@ -42,11 +43,13 @@ def take(
         try:
             footage = Footage(path.name, sample.videos[0].resolved())
             asker = asker_at(path.parent)
-            episode = loop.run(asker, footage, question, (*loop.TOOLS,), budget, looks, str(path))
-        except (UserError, ValueError) as error:
+            episode = loop.run(asker, footage, question, loop.TOOLS, budget, looks, str(path))
+        except (UserError, VideoError) as error:
+            # Counted as unanswered, so that two models are compared on the same questions.
             skipped.append(f"sample {sample.id}: {error}")
-            continue
-        keep(sample, episode)
-        text = episode.answer.text
+            text = ""
+        else:
+            keep(len(predictions), episode)
+            text = episode.answer.text
         predictions.append(Prediction(sample.id, truth["family"], question, truth, str(path), text))
     return predictions, skipped

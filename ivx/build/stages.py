@@ -11,7 +11,7 @@ from data_pipelines import loader, plan
 from ivx import build
 from ivx.build import stored
 from ivx.errors import UserError
-from ivx.evaluation import runner
+from ivx.evaluation import runner, text_only
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import rules
 from ivx.sampling.sampler import Sampler
@@ -20,6 +20,7 @@ from ivx.stages.gspo import GspoSpec, GspoStage
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Stage
 from ivx.stages.rollouts import Roller, RolloutSpec
+from ivx.text import tokenizer
 from ivx.training import progress
 
 Config = ml_collections.ConfigDict
@@ -35,6 +36,7 @@ def start(config: Config, definition: ModelDefinition) -> Callable[[Params], Par
         return None
     found = stored.open_model(config.run.start)
     stored.check_same_architecture(found, definition.spec)
+    stored.check_whole(found)
     return lambda shardings: found.load(shardings)[0]
 
 
@@ -87,11 +89,16 @@ def _gspo(config: Config, mesh: Mesh) -> GspoStage:
 
 
 def _distillation(config: Config, mesh: Mesh) -> DistillationStage:
+    if not config.stage.teacher:
+        raise UserError(
+            "no --config.stage.teacher was given; name the workdir or Hugging Face folder of a"
+            " teacher with the student's tokenizer"
+        )
     teacher = stored.open_model(config.stage.teacher)
-    vocab = teacher.definition.spec.text.vocab
-    if vocab != stored.model_spec(config).text.vocab or teacher.config.data.tokenizer != (
-        config.data.tokenizer
-    ):
+    stored.check_whole(teacher)
+    words = [tokenizer.find(one.data.tokenizer).read_bytes() for one in (config, teacher.config)]
+    vocabs = [stored.model_spec(one).text.vocab for one in (config, teacher.config)]
+    if words[0] != words[1] or vocabs[0] != vocabs[1]:
         raise UserError(
             f"stage.teacher={config.stage.teacher} has another vocabulary than the student;"
             " take a teacher with the same tokenizer"
@@ -116,10 +123,9 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
         raise UserError("gspo and opd run on one host so far; start them on one")
     stage, shape, rule = config.stage, build.pack_shape(config), build.layout_rule(config)
     share = mesh.shape["replica"] * mesh.shape["fsdp"]
-    if stage.prompts % share or stage.prompts % stage.minibatches:
+    if stage.prompts % share:
         raise UserError(
             f"stage.prompts = {stage.prompts} must be a multiple of replica x fsdp = {share}"
-            f" and of stage.minibatches = {stage.minibatches}"
         )
     room = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
     questions = []
@@ -127,7 +133,7 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
         measured = plan.measure(found, rule, room)
         for sentence in measured.dropped:
             progress.note(f"left out {sentence}")
-        questions += [sample for sample in measured.samples if len(sample.truths) == 1]
+        questions += [one for one in measured.samples if len(text_only.questions(one)) == 1]
     if not questions:
         raise UserError(
             f"data.train={','.join(config.data.train)} holds no sample of one question with its"

@@ -62,6 +62,16 @@ def model_spec(config: ml_collections.ConfigDict) -> specs.ModelSpec:
     )
 
 
+def check_whole(model: StoredModel) -> None:
+    """Refuses a workdir in which no checkpoint is whole yet.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not hugging_face.is_model(model.folder):
+        checkpoint.latest_step(model.folder)
+
+
 def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None:
     """Refuses to start a run from a model of other sizes.
 
@@ -72,7 +82,12 @@ def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None
     if found.text.attention != wanted.text.attention:
         raise UserError(
             f"run.start={model.folder} has {found.text.attention} attention, this run trains"
-            f" {wanted.text.attention}; `ivx convert` turns gqa into m2la"
+            f" {wanted.text.attention}; "
+            + (
+                "`ivx convert` turns gqa into m2la"
+                if wanted.text.attention == "m2la"
+                else "take a model that was not converted"
+            )
         )
     if (found.vision, found.text) != (wanted.vision, wanted.text):
         differing = [

@@ -134,26 +134,15 @@ def _base(config):
 
 
 def _losses(config, models, mesh) -> dict[str, float]:
-    """Validation loss of each model, one quotient over all batches; without batches, none."""
-    import jax
-
+    """Validation loss of each model; without batches, none."""
     from ivx import build
-    from ivx.parallel import rules
-    from ivx.stages.language_model import LanguageModelStage
+    from ivx.evaluation import held_out
 
-    batches = [rules.put_batch(batch, mesh) for batch in build.validation_batches(config)]
-    stage = LanguageModelStage(lambda first: iter(()), [], config.stage.reduction)
-    losses = {}
-    for model in models if batches else ():
-        loss = jax.jit(
-            lambda weights, batch, bind=model.bind: stage.loss(bind(weights), batch, {}),
-            out_shardings=rules.replicated(mesh),
-        )
-        found = [loss(model.weights, batch) for batch in batches]
-        losses[model.name] = float(
-            sum(part.total for part in found) / sum(part.weight for part in found)
-        )
-    return losses
+    batches = build.validation_batches(config)
+    return {
+        model.name: held_out.loss(model.bind, model.weights, batches, mesh, config.stage.reduction)
+        for model in (models if batches else ())
+    }
 
 
 def _table(result: dict) -> str:

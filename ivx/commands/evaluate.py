@@ -9,7 +9,7 @@ from ivx.errors import UserError
 SUMMARY = "Score a run on held-out videos, family by family, beside a baseline that sees text only."
 EXAMPLE = """\
   ivx evaluate --workdir=/tmp/ivx/sft --split=synthetic_test
-  ivx evaluate --workdir=assets/tiny-base --mixture=/tmp/ivx/data/data.json"""
+  ivx evaluate --workdir=assets/tiny-base --mixture=/tmp/ivx/data/data.json --out=/tmp/ivx/base"""
 
 
 def define_flags() -> None:
@@ -26,11 +26,16 @@ def run(given, words: list[str]) -> dict:
     del words
 
     from ivx import build
-    from ivx.build import stored
+    from ivx.build import hugging_face, stored
 
     model = stored.open_model(build.workdir(given.workdir))
     if given.mixture:
         model.config.data.mixture = given.mixture
+    if not given.out and hugging_face.is_model(model.folder):
+        raise UserError(
+            f"{model.folder} is a Hugging Face folder, which is only read;"
+            " say with --out where the scores are to go"
+        )
     out = build.workdir(given.out or given.workdir)
     return evaluate(model, given.split, out, given.limit, given.batch, given.max_new_tokens)
 
@@ -81,26 +86,19 @@ def evaluate(model, split: str, out, limit: int, batch: int, max_new_tokens: int
     }
 
 
-def held_out_loss(model, config) -> float:
-    """Token loss of a stored model on the validation packs of a config, nats a token."""
-    import jax
-
+def held_out_loss(model, config) -> float | None:
+    """Token loss of a stored model on the validation packs of a config; None without such."""
     from ivx import build
+    from ivx.evaluation import held_out
     from ivx.parallel import rules, start
-    from ivx.stages.language_model import LanguageModelStage
 
     start.start(config.mesh.cpu_devices)
+    batches = build.validation_batches(config)
+    if not batches:
+        return None
     mesh = build.mesh(config)
     params, _ = model.load(rules.parameter_shardings(model.definition.abstract, mesh))
-    stage = LanguageModelStage(lambda first: iter(()), [], "token")
-    loss = jax.jit(
-        lambda params, batch: stage.loss(model.definition.bind(params), batch, {})[:2],
-        out_shardings=rules.replicated(mesh),
-    )
-    parts = [
-        loss(params, rules.put_batch(batch, mesh)) for batch in build.validation_batches(config)
-    ]
-    return float(sum(total for total, _ in parts) / sum(weight for _, weight in parts))
+    return held_out.loss(model.definition.bind, params, batches, mesh, "token")
 
 
 def _training(config) -> list:

@@ -57,7 +57,7 @@ def export_model(model, out: pathlib.Path, dtype: str, shard_gb: float) -> dict:
         "stage": config.stage.name,
         "step": f"{step:,}",
         "data": ", ".join(data.train) if data.mixture else "as imported",
-        "started from": config.run.start or "new parameters",
+        "started from": pathlib.Path(config.run.start).name or "new parameters",
         "weights": f"{dtype}, trained in float32",
         "computed in": config.model.dtype,
         "frames": f"{data.fps:g} a second, {data.min_frames} to {data.max_frames}",

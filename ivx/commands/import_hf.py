@@ -1,6 +1,7 @@
 """`ivx import-hf`: brings a model of Hugging Face in, as a workdir."""
 
 import pathlib
+import shutil
 
 from absl import flags
 
@@ -40,7 +41,10 @@ def import_model(source: pathlib.Path, workdir: pathlib.Path) -> dict:
     from ivx.parallel import start
     from ivx.training import checkpoint
 
-    if workdir.is_dir() and any(workdir.iterdir()):
+    left = {path.name for path in workdir.iterdir()} if workdir.is_dir() else set()
+    if left == {checkpoint.FOLDER}:  # of an import that was cut off
+        shutil.rmtree(workdir)
+    elif left:
         raise UserError(f"--workdir={workdir} is not empty; give a folder that is empty or absent")
     config = hugging_face.config_of(source)
     build.layout_rule(config)

@@ -1,5 +1,7 @@
 """`ivx report`: writes the page of a run."""
 
+import pathlib
+
 from absl import flags
 
 from ivx.commands import config_flag
@@ -14,8 +16,11 @@ def define_flags() -> None:
 
 def run(given, words: list[str]) -> dict:
     del words
-    workdir, config = config_flag.existing_workdir(given)
+    return report(*config_flag.existing_workdir(given))
 
+
+def report(workdir: pathlib.Path, config) -> dict:
+    """Writes report.html of a run."""
     from ivx.reporting import page
 
     facts = {

@@ -67,14 +67,16 @@ def table(predictions: Sequence[Prediction]) -> list[Row]:
     return [_row(family, kind, group) for (family, kind), group in sorted(groups.items())]
 
 
-def render(rows: Sequence[Row], baseline: Sequence[Row] = ()) -> str:
+def render(
+    rows: Sequence[Row], baseline: Sequence[Row] = (), beside_name: str = "text only"
+) -> str:
     """The table as text; with a baseline, its scores stand beside."""
     beside = {(row.family, row.format): row for row in baseline}
     head = (
         f"{'family':<16}{'asked':<8}{'n':>5}  {'metric':<9}{'score':>6}"
         f"  {'95% interval':<14}{'chance':>6}"
     )
-    lines = [head + ("  text only (95% interval)" if beside else "")]
+    lines = [head + (f"  {beside_name} (95% interval)" if beside else "")]
     for row in rows:
         line = (
             f"{row.family:<16}{row.format:<8}{row.count:>5}  {row.metric:<9}{row.score:>6.3f}"

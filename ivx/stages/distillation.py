@@ -10,7 +10,6 @@ family (Qwen3-235B) and shows no loss: this one is ours.
 from collections.abc import Callable
 
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines import packing
@@ -20,7 +19,7 @@ from ivx.kernels.reverse_kl import reverse_kl
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
 from ivx.stages.protocol import Loss
-from ivx.stages.rollouts import Roller, pack
+from ivx.stages.rollouts import Roller, lengths, pack
 
 
 class DistillationProducer:
@@ -33,12 +32,7 @@ class DistillationProducer:
         rollouts, skipped = self._roller.roll(params, self._number)
         self._number += 1
         packed = pack(rollouts, self._shape, self._packs)
-        told = {
-            "rl/answer_tokens": float(np.mean([len(r.answer.tokens) for r in rollouts])),
-            "rl/unfinished": float(np.mean([not r.ended for r in rollouts])),
-            "rl/left_out": float(packed.left_out),
-        }
-        return Loaded(packed.batch, tuple(skipped), told)
+        return Loaded(packed.batch, tuple(skipped), lengths(rollouts))
 
 
 class DistillationStage:

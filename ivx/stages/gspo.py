@@ -31,7 +31,7 @@ from ivx.parallel import rules
 from ivx.stages.language_model import token_nll
 from ivx.stages.protocol import Loss
 from ivx.stages.rewards import reward_of
-from ivx.stages.rollouts import Roller, Rollout, pack, per_token
+from ivx.stages.rollouts import Roller, Rollout, lengths, pack, per_token
 
 _EPS = 1e-6
 
@@ -45,7 +45,7 @@ class GspoBatch:
       batch: prompts with answers, weight 1 where an answer's token is predicted.
       old_logps: float32 [B, T], log pi_old of the target of each token.
       advantages: float32 [B, T], A_i at the tokens of answer i.
-      answers: float32 [B], answers a pack stands for, those left out of the packs among them.
+      answers: float32 [B], answers a pack stands for, those without advantage among them.
     """
 
     batch: Batch
@@ -179,13 +179,13 @@ class GspoStage:
         for group in groups:
             truth = group[0].sample.truths[-1]
             judge = reward_of(truth)
-            points = [judge(rollout.text, truth) for rollout in group]
+            # An answer that was cut off is no answer.
+            points = [judge(rollout.text, truth) * rollout.ended for rollout in group]
             rewards[f"rl/reward_{truth['family']}"] += points
             values |= dict(zip(map(id, group), advantages(points), strict=True))
         told = {name: float(np.mean(points)) for name, points in rewards.items()}
         told["rl/reward"] = float(np.mean([p for points in rewards.values() for p in points]))
-        told["rl/answer_tokens"] = float(np.mean([len(r.answer.tokens) for r in rollouts]))
-        told["rl/unfinished"] = float(np.mean([not r.ended for r in rollouts]))
+        told |= lengths(rollouts)
         told["rl/equal_groups"] = float(
             np.mean([not any(values[id(r)] for r in group) for group in groups])
         )
@@ -213,11 +213,10 @@ class GspoStage:
         telling = [rollout for rollout in rollouts if values[id(rollout)]]
         packed = pack(telling, self._shape, self._packs)
         old = np.array(self._logps(params, rules.put_batch(packed.batch, self._mesh)))
-        told = told | {
-            "rl/left_out": float(packed.left_out),
-            "rl/sampler_difference": _sampler_difference(packed, old),
-        }
-        answers = np.full(self._packs, (len(rollouts) - packed.left_out) / self._packs, np.float32)
+        if telling:
+            told = told | {"rl/sampler_difference": _sampler_difference(packed, old)}
+        packs = len(packed.places)
+        answers = np.full(packs, len(rollouts) / packs, np.float32)
         batch = GspoBatch(packed.batch, old, per_token(packed, values), answers)
         return Loaded(batch, skipped, told)
 
@@ -255,4 +254,4 @@ def _sampler_difference(packed, old: np.ndarray) -> float:
         for segment, rollout in enumerate(placed, 1):
             here = (packed.batch.segments[row] == segment) & (packed.batch.weights[row] > 0)
             differences.append(np.abs(old[row][here] - rollout.answer.logps))
-    return float(np.concatenate(differences).mean()) if differences else 0.0
+    return float(np.concatenate(differences).mean())

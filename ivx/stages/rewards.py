@@ -1,8 +1,7 @@
 """Rewards by rule: a choice is right or wrong, a span is worth its overlap with the true one.
 
     choice   1 if the letter is the right one of those offered, else 0
-    span     temporal IoU; 0 for an answer that is no span, ends before it starts or starts after
-             the video has ended
+    span     temporal IoU; 0 for an answer that is no span or ends before it starts
     words    1 if the words are those expected, else 0
 
 What stands before </think> is not looked at. Every reward is finite and lies in [0, 1]

@@ -20,6 +20,7 @@ from data_pipelines.layout import Layout, LayoutRule
 from data_pipelines.loader import Loaded, stack
 from data_pipelines.sources import Sample
 from data_pipelines.video.info import VideoError
+from ivx.errors import UserError
 from ivx.models.definition import Params
 from ivx.sampling.sampler import Answer, Sampler
 
@@ -92,7 +93,9 @@ class Roller:
             except VideoError as error:
                 skipped.append(f"sample {sample.id}: {error}")
                 if len(skipped) > len(self._questions):
-                    raise
+                    raise UserError(
+                        f"none of {len(self._questions)} videos can be read; the last: {error}"
+                    ) from error
                 continue
             layouts.append(layout)
             asked.append(sample)
@@ -142,36 +145,40 @@ def with_answer(rollout: Rollout) -> Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Rollouts in a batch of fixed size.
+    """Rollouts in a batch.
 
     Attributes:
       batch: the arrays.
       places: for each pack the rollouts in it, the first being segment 1.
-      left_out: rollouts for which there was no room.
     """
 
     batch: Batch
     places: list[list[Rollout]]
-    left_out: int
 
 
 def pack(rollouts: Sequence[Rollout], shape: packing.PackShape, packs: int) -> Packed:
-    """Packs rollouts first-fit into exactly `packs` packs; empty ones are padding."""
+    """Packs all rollouts first-fit; the number of packs is rounded up to a multiple of `packs`.
+
+    So no answer is left out, and few shapes are compiled. Each rollout fits into a pack by itself.
+    """
     layouts = [with_answer(rollout) for rollout in rollouts]
     sizes = [packing.Size(len(one.tokens), tuple(one.slice_sizes)) for one in layouts]
-    fitting = [i for i, size in enumerate(sizes) if packing.misfit(size, shape) is None]
-    bins = packing.first_fit([sizes[i] for i in fitting], shape, open_packs=packs)
-    # The fullest first, should there be more than fit.
-    bins = sorted(bins, key=len, reverse=True)[:packs]
-    chosen = [[fitting[i] for i in bin_] for bin_ in bins]
-    chosen += [[] for _ in range(packs - len(chosen))]
+    bins = packing.first_fit(sizes, shape, open_packs=packs)
+    bins += [[] for _ in range(-len(bins) % packs if bins else packs)]
     rows = [
         packing.assemble([layouts[i] for i in row], [rollouts[i].pixels for i in row], shape)
-        for row in chosen
+        for row in bins
     ]
     batch = stack([Loaded(row, ()) for row in rows]).batch
-    places = [[rollouts[i] for i in row] for row in chosen]
-    return Packed(batch, places, len(rollouts) - sum(map(len, places)))
+    return Packed(batch, [[rollouts[i] for i in row] for row in bins])
+
+
+def lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """How long answers are, and how many were cut off, for the log."""
+    return {
+        "rl/answer_tokens": float(np.mean([len(one.answer.tokens) for one in rollouts])),
+        "rl/unfinished": float(np.mean([not one.ended for one in rollouts])),
+    }
 
 
 def per_token(packed: Packed, values: dict[int, float]) -> np.ndarray:

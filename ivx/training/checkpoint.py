@@ -95,25 +95,34 @@ def load_params(
     Raises:
       UserError: there is no checkpoint.
     """
-    folder = (workdir / FOLDER).absolute()
-    if not folder.is_dir():
-        raise UserError(f"{workdir} holds no checkpoint; `ivx train` writes them")
-    with ocp.CheckpointManager(folder) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(
-                f"{workdir} holds no whole checkpoint yet;"
-                " let `ivx train` run until it has saved one"
-            )
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            if shardings is None:
-                whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-                shardings = jax.tree.map(lambda _: whole, abstract)
-            wanted = {"params": jax.tree.map(lambda s: ocp.ArrayRestoreArgs(sharding=s), shardings)}
-            found = checkpointer.restore(
-                folder / str(step) / "state",
-                args=ocp.args.PyTreeRestore(
-                    {"params": abstract}, restore_args=wanted, partial_restore=True
-                ),
-            )
+    step = latest_step(workdir)
+    if shardings is None:
+        whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shardings = jax.tree.map(lambda _: whole, abstract)
+    wanted = {"params": jax.tree.map(lambda s: ocp.ArrayRestoreArgs(sharding=s), shardings)}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        found = checkpointer.restore(
+            (workdir / FOLDER).absolute() / str(step) / "state",
+            args=ocp.args.PyTreeRestore(
+                {"params": abstract}, restore_args=wanted, partial_restore=True
+            ),
+        )
     return found["params"], step
+
+
+def latest_step(workdir: pathlib.Path) -> int:
+    """Step of the newest whole checkpoint of a workdir.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = (workdir / FOLDER).absolute()
+    if folder.is_dir():
+        with ocp.CheckpointManager(folder) as manager:
+            step = manager.latest_step()
+        if step is not None:
+            return step
+    raise UserError(
+        f"{workdir} holds no whole checkpoint; `ivx train`, `ivx convert` and `ivx import-hf`"
+        " write them"
+    )

@@ -107,7 +107,7 @@ def train(
 
     # ------------------------------------------------------------------------------------ loop
     writer = make_writer(workdir, done)
-    producer = stage.producer(done)
+    producer = stage.producer(done) if done < spec.steps else None
     bar = progress.TrainingBar(spec.steps, done)
     # What a resumed run had seen stands in the last row before its checkpoint.
     meter = _Meter(int(_last_numbers(workdir).get("tokens/seen", 0)))

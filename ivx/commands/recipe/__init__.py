@@ -38,11 +38,15 @@ def run(given, words: list[str]) -> dict:
     path = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0])
     if "stages" not in given.config:
         raise UserError(f"--config={path} is no recipe; take experiments/recipe.py")
+    config = given.config
+    config.from_scratch = config.from_scratch or given.from_scratch
     workdir = build.workdir(given.workdir)
-    configs.check_workdir(workdir, given.config)
-    recipe = Recipe(given.config, path.parent, workdir, given.from_scratch)
+    configs.check_workdir(workdir, config)
+    recipe = Recipe(config, path.parent, workdir)
     recipe.check()
-    configs.claim_workdir(workdir, given.config)
+    configs.claim_workdir(workdir, config)
+    if "opd" in config.stages and not config.teacher:
+        print("opd is left out: no --config.teacher was given")
     stages, aims, teacher = recipe.run(lambda what: print(f"\n== {what}", flush=True))
     print("\n" + outcome.render([*stages, *([teacher] if teacher else [])], aims))
     report = page.write(workdir, stages, teacher, aims)

@@ -1,29 +1,30 @@
 """The agent's stage: its answers to questions about long videos, beside those of a single pass."""
 
+import math
 import pathlib
 
 from ivx.errors import UserError
 
-PAGE = "trace.html"
 
-
-def examine(model, mixture: str, asked, folder: pathlib.Path, single_pass) -> dict:
+def examine(model, asked, folder: pathlib.Path) -> dict:
     """Asks both the same questions, with as many frames in the context.
 
+    The labels that the agent searches come from a look at every shot by itself, which the single
+    pass does not have: the frames of that are reported beside.
+
     Args:
-      model: an `ivx.build.stored.StoredModel`; its `max_frames` is the frames both may look at.
-      mixture: mixture file.
-      asked: `split` and `questions`.
+      model: an `ivx.build.stored.StoredModel`; its config names the mixture.
+      asked: `split`, `questions` (0: all), `frames`, and `max_new_tokens` of a turn.
       folder: for traces, pages and predictions.
-      single_pass: `batch` and `max_new_tokens` of the single pass.
 
     Returns:
-      mean scores `agent` and `single_pass`, `questions`, `frames` and the `page` of one trace.
+      mean scores `agent` and `single_pass`, `questions`, `frames`, `frames_labelled` (mean over
+      questions) and the `page` of one trace.
 
     Raises:
-      UserError: no question could be put.
+      UserError: the agent could answer no question.
     """
-    from data_pipelines.views import Looks
+    from data_pipelines.views import Footage, Looks
     from ivx import build
     from ivx.agent import exam, trace
     from ivx.agent.asker import ModelAsker
@@ -31,43 +32,50 @@ def examine(model, mixture: str, asked, folder: pathlib.Path, single_pass) -> di
     from ivx.evaluation import runner, scoring, store
     from ivx.parallel import start
     from ivx.reporting import trace_page
+    from ivx.training.progress import note
 
     config = model.config
     start.start(config.mesh.cpu_devices)
-    config.data.mixture = mixture
+    config.data.max_frames = asked.frames
     [(_, samples)] = build.samples(config, (asked.split,))
     samples = samples[: asked.questions or None]
     rule, (sampler, _) = build.layout_rule(config), build.sampler(model, build.mesh(config))
-    budget = Budget(frames=config.data.max_frames)
+    # Scores must not depend on how busy the machine is.
+    budget, looks = Budget(frames=asked.frames, seconds=math.inf), Looks()
 
-    def keep(sample, episode) -> None:
-        place = folder / "traces" / sample.id
-        place.mkdir(parents=True, exist_ok=True)
-        trace.write(place / trace.FILE, episode)
-        trace_page.write(place, episode)
+    def place(number: int) -> pathlib.Path:
+        return pathlib.Path("traces") / f"{number:04d}"
+
+    def keep(number: int, episode) -> None:
+        (folder / place(number)).mkdir(parents=True, exist_ok=True)
+        trace.write(folder / place(number) / trace.FILE, episode)
+        trace_page.write(folder / place(number), episode)
 
     askers = {}
 
     def asker_at(root: pathlib.Path) -> ModelAsker:
         if root not in askers:
-            askers[root] = ModelAsker(rule, sampler, root, limit=96, batch=single_pass.batch)
+            askers[root] = ModelAsker(rule, sampler, root, asked.max_new_tokens, batch=32)
         return askers[root]
 
-    found, skipped = exam.take(asker_at, samples, budget, Looks(), keep)
-    if not found:
+    found, skipped = exam.take(asker_at, samples, budget, looks, keep)
+    for sentence in skipped:
+        note(f"skipped {sentence}")
+    if len(skipped) == len(samples):
         raise UserError(f"the agent could answer no question; the first: {skipped[0]}")
-    outcome = runner.run(sampler, rule, samples, single_pass.max_new_tokens, single_pass.batch)
-    rows = {"agent": scoring.table(found), "single_pass": scoring.table(outcome.predictions)}
-    for name, predictions in (("agent", found), ("single_pass", outcome.predictions)):
-        store.save(folder, name, predictions, rows[name], ())
-    print(scoring.render(rows["agent"], rows["single_pass"]).replace("text only", "one pass "))
-    means = {
-        name: sum(scoring.score(p) for p in predictions) / len(predictions)
-        for name, predictions in (("agent", found), ("single_pass", outcome.predictions))
-    }
-    right = [p for p in found if scoring.score(p) > 0.5] or found
-    return means | {
-        "questions": len(found),
-        "frames": budget.frames,
-        "page": str(pathlib.Path("traces") / right[0].sample_id / PAGE),
+    alone = runner.run(sampler, rule, samples, asked.max_new_tokens, 32).predictions
+    tables = {"agent": scoring.table(found), "single_pass": scoring.table(alone)}
+    for name, predictions in (("agent", found), ("single_pass", alone)):
+        store.save(folder, name, predictions, tables[name], ())
+    print(scoring.render(tables["agent"], tables["single_pass"], beside_name="single pass"))
+    points = [scoring.score(prediction) for prediction in found]
+    best = points.index(max(points))
+    shots = [Footage("", one.videos[0].resolved()).shots(looks) for one in samples]
+    return {
+        "agent": sum(points) / len(samples),
+        "single_pass": sum(scoring.score(prediction) for prediction in alone) / len(samples),
+        "questions": len(samples),
+        "frames": asked.frames,
+        "frames_labelled": looks.shot_frames * sum(map(len, shots)) / len(samples),
+        "page": str(place(best) / trace_page.FILE),
     }

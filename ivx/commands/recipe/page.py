@@ -32,7 +32,7 @@ def write(
         aims=aims,
         lines=[_line(key, compared) for key in outcome.columns(compared)],
         pictures=_pictures(models),
-        reports=[d.name for d in stages if (workdir / d.name / "metrics.jsonl").is_file()],
+        reports=[d.name for d in stages if (workdir / d.name / FILE).is_file()],
         trace=next((f"{d.name}/{d.facts['page']}" for d in stages if "page" in d.facts), ""),
         agent=next((d.facts for d in stages if d.name == "agent"), None),
     )
@@ -62,18 +62,17 @@ def _line(key: tuple[str, str, str], compared: Sequence[Done]) -> dict:
 
 
 def _pictures(models: Sequence[Done]) -> list[str]:
-    """Scores over the stages, one picture for each way of asking."""
-    pictures = []
-    for title, wanted in (
-        ("Short videos, asked openly", (outcome.SHORT, "open")),
-        ("Short videos, multiple choice", (outcome.SHORT, "choice")),
-        ("Long videos", (outcome.LONG, "open")),
-    ):
-        keys = [key for key in outcome.columns(models) if (key[0], key[2]) == wanted]
-        lines = {key[1]: [outcome.score(done, *key) for done in models] for key in keys}
-        if lines and len(models) > 1:
-            pictures.append(_picture(title, [done.name for done in models], lines))
-    return pictures
+    """Scores over the stages, a picture for each data set and way of asking."""
+    groups = {}
+    for key in outcome.columns(models):
+        scores = [outcome.score(done, *key) for done in models]
+        groups.setdefault((key[0], key[2]), {})[key[1]] = scores
+    names = [done.name for done in models]
+    return [
+        _picture(f"{split}, {kind}", names, lines)
+        for (split, kind), lines in groups.items()
+        if len(models) > 1
+    ]
 
 
 def _picture(title: str, names: list[str], lines: dict[str, list[float | None]]) -> str:

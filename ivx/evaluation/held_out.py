@@ -1,0 +1,41 @@
+"""The loss of a model on held-out batches, as one quotient over all of them."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import tqdm
+from jax.sharding import Mesh
+
+from data_pipelines.batch import Batch
+from ivx.models.definition import Params
+from ivx.models.model import VideoLanguageModel
+from ivx.parallel import rules
+from ivx.stages.language_model import LanguageModelStage
+
+
+def loss(
+    bind: Callable[[Params], VideoLanguageModel],
+    weights: Params,
+    batches: Sequence[Batch],
+    mesh: Mesh,
+    reduction: str,
+) -> float:
+    """Next-token loss in nats.
+
+    Args:
+      bind: from weights to the model, inside a jitted function.
+      weights: its parameters.
+      batches: at least one.
+      mesh: devices over which packs are spread.
+      reduction: token, square or sample.
+    """
+    stage = LanguageModelStage(lambda first: iter(()), [], reduction)
+    one = jax.jit(
+        lambda weights, batch: stage.loss(bind(weights), batch, {})[:2],
+        out_shardings=rules.replicated(mesh),
+    )
+    total = weight = 0.0
+    for batch in tqdm.tqdm(batches, "held-out loss", unit=" batches", mininterval=1.0):
+        part = one(weights, rules.put_batch(batch, mesh))
+        total, weight = total + float(part[0]), weight + float(part[1])
+    return total / weight
