@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 # Where the demo lives: data, run and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo demo-quick test test-slow lint format clean
 
 help:
 	@echo "make setup    create $(VENV) and install ivx with what its tests need"
-	@echo "make demo     synthesize videos, train, evaluate, ask, report (about 15 minutes on two cores)"
+	@echo "make demo     run the whole recipe at tiny size (about 25 minutes on two cores)"
+	@echo "make demo-quick  the same stages with few steps (under 5 minutes)"
 	@echo "make test     run the tests"
 	@echo "make test-slow  kill the recipe in every stage (about 15 minutes)"
 	@echo "make lint     check format and style"
@@ -27,7 +28,10 @@ $(VENV)/.installed: setup.py
 setup: $(VENV)/.installed
 
 demo: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" DEMO="$(DEMO)" bash experiments/demo.sh
+	@$(BIN)/ivx recipe --config=experiments/recipe.py:tiny --workdir="$(DEMO)"
+
+demo-quick: setup
+	@$(BIN)/ivx recipe --config=experiments/recipe.py:quick --workdir="$(DEMO)-quick"
 
 test: setup
 	@$(BIN)/python -m pytest
@@ -44,4 +48,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) workdir/demo *.egg-info
+	rm -rf $(VENV) workdir/demo workdir/demo-quick *.egg-info

@@ -44,7 +44,8 @@ def _published() -> ml_collections.ConfigDict:
         pack_tokens=65536,
         batch_packs=8,
     )
-    config.stage.update(name="convert", calibration_packs=16, ridge=1e-3, balance=1.0)
+    # Complex: never gathers less in the roped head than TransMLA's rotation, in the same shapes.
+    config.stage.update(name="convert", calibration_packs=16, rotation="complex")
     return config
 
 
@@ -52,7 +53,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     # What is converted is healed on the same data.
     config.data.train = ("synthetic_cpt",)
-    config.stage.update(name="convert", calibration_packs=384, ridge=1e-3, balance=1.0)
+    config.stage.update(name="convert", calibration_packs=384, rotation="complex")
     config.run.validate_packs = 96
     return config
 

@@ -73,9 +73,11 @@ def base() -> ml_collections.ConfigDict:
         # opd: the workdir or Hugging Face folder of the teacher
         "teacher": "",
         # convert: packs of the statistics pass, ridge of the QK-norm fit as a share of the mean
-        # diagonal, weight of keys against values in the joint compression
+        # diagonal, rotation of the key heads (real, as TransMLA, or complex), weight of keys
+        # against values in the joint compression
         "calibration_packs": 256,
         "ridge": 1e-3,
+        "rotation": "real",
         "balance": 1.0,
     }
     config.run = {
@@ -158,6 +160,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("stage.clip_high", lambda v: v > 0, "a positive number"),
     ("stage.calibration_packs", lambda v: v >= 1, "at least 1"),
     ("stage.ridge", lambda v: v >= 0, "0 or more"),
+    ("stage.rotation", lambda v: v in ("real", "complex"), "real or complex"),
     ("stage.balance", lambda v: v > 0, "a positive number"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
     ("run.seed", lambda v: v >= 0, "0 or more"),

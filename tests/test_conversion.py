@@ -157,9 +157,10 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
-def test_the_rotation_leaves_attention_as_it_was_while_all_heads_keep_rope():
+@pytest.mark.parametrize("kind", rotation.KINDS)
+def test_the_rotation_leaves_attention_as_it_was_while_all_heads_keep_rope(kind):
     layer, x = random_layer(), inputs()
-    rotation_oo = rotation.gather((x @ layer.k).T @ (x @ layer.k), LAYER.kv_heads)
+    rotation_oo = rotation.gather((x @ layer.k).T @ (x @ layer.k), LAYER.kv_heads, kind)
     np.testing.assert_allclose(rotation_oo @ rotation_oo.T, np.eye(len(rotation_oo)), atol=EXACT)
     x = x[:TOKENS]
     all_roped = rotated(x, layer, rotation_oo, turns(), roped=LAYER.kv_heads)
@@ -178,6 +179,9 @@ def test_the_rotation_puts_more_into_head_0_than_any_head_had():
 
     after = energies(keys @ rotation_oo.T)
     assert after[0] > energies(keys).max()
+    # A unitary map has more freedom than an orthogonal one.
+    freer_oo = rotation.gather(keys.T @ keys, LAYER.kv_heads, "complex")
+    assert energies(keys @ freer_oo.T)[0] > after[0]
     assert (np.diff(after) < 0).all()
 
 

@@ -15,6 +15,7 @@ from ivx.parallel.mesh import make_mesh
 from ivx.sampling.sampler import Sampler
 from ivx.stages import gspo, rewards, rollouts
 from ivx.stages.language_model import token_nll
+from ivx.training import checkpoint, loop
 from ivx.training.state import init_state, make_step
 from tests.conftest import small_spec
 
@@ -108,6 +109,26 @@ def make_roller(questions, rule, mesh=None) -> rollouts.Roller:
     return rollouts.Roller(questions, rule, sampler, SPEC, cache_bytes=2**26)
 
 
+class Finished(rollouts.Roller):
+    """An untrained model hardly ever closes its turn: here every answer counts as closed."""
+
+    def roll(self, params, number):
+        found, skipped = super().roll(params, number)
+        return [dataclasses.replace(one, ended=True) for one in found], skipped
+
+
+def make_stage(questions, rule, mesh, minibatches: int) -> gspo.GspoStage:
+    sampler = Sampler(MODEL, {}, rule.tokenizer.end_of_turn, mesh)
+    roller = Finished(questions, rule, sampler, SPEC, cache_bytes=2**26)
+    spec = gspo.GspoSpec(minibatches, 3e-4, 4e-4)
+    return gspo.GspoStage(roller, MODEL, ROOM, 4, spec, 3, mesh)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh({"replica": 4, "fsdp": 1, "tensor": 2, "context": 1})
+
+
 @pytest.fixture(scope="module")
 def rolled(questions, rule):
     params = MODEL.init(0)
@@ -151,29 +172,79 @@ def test_the_samplers_log_probabilities_are_the_trainers(rolled):
             np.testing.assert_allclose(logps[row][here], rollout.answer.logps, atol=2e-5)
 
 
-def test_a_step_makes_rewarded_answers_likelier(questions, rule):
-    """One on-policy step on rewards that a rule invents: ratio 1 before it, higher reward after."""
-    mesh = make_mesh({"replica": 4, "fsdp": 1, "tensor": 2, "context": 1})
-    stage = gspo.GspoStage(
-        make_roller(questions, rule, mesh), MODEL, ROOM, 4, gspo.GspoSpec(1, 3e-4, 4e-4), 3, mesh
-    )
+def test_a_step_makes_rewarded_answers_likelier(questions, rule, mesh, monkeypatch):
+    """One on-policy step: the ratio is 1 before it; after it, good answers gain on bad ones."""
+    monkeypatch.setattr(gspo, "reward_of", lambda truth: lambda text, truth: len(text) % 3 / 2)
+    stage, optimizer = make_stage(questions, rule, mesh, 1), optax.sgd(0.1)
     params = MODEL.init(0)
-    rollouts_, _ = stage._roller.roll(params, 0)
-    values = {id(r): 1.0 if r.answer.tokens[0] % 2 else -1.0 for r in rollouts_}
-    loaded = stage._minibatch(params, rollouts_, values, (), {})
-    optimizer = optax.sgd(0.5)
+    [loaded] = stage.roll(params, 0)
+    assert loaded.numbers["rl/sampler_difference"] < 2e-5
     step = jax.jit(make_step(MODEL, stage, optimizer, 1))
     state, metrics = step(init_state(params, optimizer), {}, loaded.batch)
     assert float(metrics["rl/ratio"]) == pytest.approx(1.0, abs=1e-4)
     assert float(metrics["rl/clipped"]) == 0
-    after = stage.loss(MODEL.bind(state.params), loaded.batch, {})
-    assert float(after.total) < float(metrics["loss/total"]) * float(after.weight)
-    assert loaded.numbers["rl/sampler_difference"] < 2e-5
+    inner = loaded.batch.batch
+    after = -np.asarray(jax.jit(lambda p, b: token_nll(MODEL.bind(p), b))(state.params, inner))
+    gained = (after - loaded.batch.old_logps) * inner.weights
+    assert (gained * loaded.batch.advantages).sum() > 0
 
 
-def test_a_run_cannot_resume_inside_a_rollout(questions, rule):
-    stage = gspo.GspoStage(
-        make_roller(questions, rule), MODEL, ROOM, 4, gspo.GspoSpec(4, 3e-4, 4e-4), 3, None
-    )
+def test_a_run_cannot_resume_inside_a_rollout(questions, rule, mesh):
     with pytest.raises(ValueError, match="within a rollout"):
-        stage.producer(6)
+        make_stage(questions, rule, mesh, 4).producer(6)
+
+
+def test_a_rollout_is_handed_out_in_minibatches(questions, rule, mesh, monkeypatch):
+    """Every answer counts in one of them; only those with an advantage are packed."""
+    monkeypatch.setattr(gspo, "reward_of", lambda truth: lambda text, truth: len(text) % 3 / 2)
+    stage = make_stage(questions, rule, mesh, 2)
+    params = MODEL.init(0)
+    found, _ = stage._roller.roll(params, 0)
+    ready = stage.roll(params, 0)
+    assert len(ready) == 2
+    assert sum(part.batch.answers.sum() for part in ready) == pytest.approx(len(found))
+    packed = sum(len(np.unique(row[row > 0])) for part in ready for row in part.batch.segments)
+    groups = [found[i : i + 3] for i in range(0, len(found), 3)]
+    points = [[len(r.text) % 3 / 2 for r in group] for group in groups]
+    assert packed == sum(int(np.count_nonzero(gspo.advantages(p))) for p in points) > 0
+    # Old log-probabilities of both are those of the parameters that rolled out.
+    for part in ready:
+        inner = part.batch.batch
+        logps = -np.asarray(token_nll(MODEL.bind(params), inner))
+        np.testing.assert_allclose(
+            part.batch.old_logps * inner.weights, logps * inner.weights, atol=2e-5
+        )
+
+
+class CutOff(Exception):
+    """What stands for a kill."""
+
+
+def test_a_run_cut_off_in_reinforcement_ends_with_the_same_bits(
+    questions, rule, mesh, monkeypatch, tmp_path
+):
+    """Stopped in the second rollout and started again, its answers are drawn as before."""
+    monkeypatch.setattr(gspo, "reward_of", lambda truth: lambda text, truth: len(text) % 3 / 2)
+    optimizer = optax.adam(1e-3)
+    spec = loop.RunSpec(4, 0, 1, log_every=1, validate_every=4, save_every=2, keep=2)
+
+    def train(workdir, stage) -> dict:
+        workdir.mkdir(exist_ok=True)
+        loop.train(workdir, "{}", MODEL, stage, optimizer, mesh, spec)
+        return checkpoint.load_params(workdir, MODEL.abstract_params)[0]
+
+    whole = train(tmp_path / "whole", make_stage(questions, rule, mesh, 2))
+    broken = make_stage(questions, rule, mesh, 2)
+    rolled = broken.roll
+
+    def roll(params, number):
+        if number == 1:
+            raise CutOff
+        return rolled(params, number)
+
+    broken.roll = roll
+    with pytest.raises(CutOff):
+        train(tmp_path / "cut", broken)
+    again = train(tmp_path / "cut", make_stage(questions, rule, mesh, 2))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -67,11 +67,11 @@ def convert(config, workdir: pathlib.Path) -> dict:
     note(f"statistics of {base.folder} at step {step}")
     sums = statistics.collect(definition, params, batches, mesh)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    balance = config.stage.balance
+    balance, kind = config.stage.balance, config.stage.rotation
     fitted = conversion.without_norm(definition, params, sums, config.stage.ridge)
-    converted = conversion.to_latent(definition, params, fitted, sums, balance)
+    converted = conversion.to_latent(definition, params, fitted, sums, balance, kind)
     note("validation after each step")
-    models = steps.steps(definition, params, fitted, sums, balance, converted.params)
+    models = steps.steps(definition, params, fitted, sums, balance, converted.params, kind)
     result = {
         "base": str(base.folder),
         "step": step,

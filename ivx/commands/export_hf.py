@@ -63,7 +63,9 @@ def export_model(model, out: pathlib.Path, dtype: str, shard_gb: float) -> dict:
         "frames": f"{data.fps:g} a second, {data.min_frames} to {data.max_frames}",
         "pixels of a video": f"{data.min_pixels:,} to {data.max_pixels:,}",
         "vocabulary": f"{text.vocab:,} rows",
+        "seed": config.run.seed,
     }
+    card |= _history(model.folder)
     write.export(
         out,
         definition,
@@ -77,3 +79,23 @@ def export_model(model, out: pathlib.Path, dtype: str, shard_gb: float) -> dict:
     files = {path.name: path.stat().st_size for path in sorted(out.iterdir())}
     print(f"wrote {out}: {len(files)} files, {sum(files.values()):,} bytes, step {step}")
     return {"out": str(out), "step": step, "files": files}
+
+
+def _history(folder: pathlib.Path) -> dict[str, str]:
+    """Hours of training and scores, as far as the folder tells them."""
+    from ivx.evaluation import store
+    from ivx.training import writers
+
+    facts, before, milliseconds = {}, 0, 0.0
+    metrics = folder / writers.METRICS
+    for row in writers.read_metrics(metrics) if metrics.is_file() else ():
+        if "step/ms" in row:
+            milliseconds += row["step/ms"] * (row["step"] - before)
+            before = row["step"]
+    if milliseconds:
+        facts["hours of training"] = f"{milliseconds / 3.6e6:.2f}"
+    for place in sorted((folder / store.FOLDER).glob("[!.]*/")):
+        for row in store.load(place)[1]:
+            name = f"{place.name}: {row.family}, {row.format}"
+            facts[name] = f"{row.metric} {row.score:.3f} of {row.count}, chance {row.chance:.3f}"
+    return facts

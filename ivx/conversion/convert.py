@@ -51,6 +51,7 @@ def convert(
     statistics: Statistics,
     ridge: float,
     balance: float,
+    kind: str = "real",
 ) -> Converted:
     """Converts a model.
 
@@ -60,12 +61,13 @@ def convert(
       statistics: of its calibration pass.
       ridge: of the QK-norm fit, as a share of the mean diagonal.
       balance: weight of keys against values in the compression.
+      kind: of the rotation, real or complex.
 
     Raises:
       UserError: the model has no grouped attention, the fit is open, or the rank is too large.
     """
     fitted = without_norm(definition, params, statistics, ridge)
-    return to_latent(definition, params, fitted, statistics, balance)
+    return to_latent(definition, params, fitted, statistics, balance, kind)
 
 
 def without_norm(
@@ -104,6 +106,7 @@ def to_latent(
     fitted: list[AffineLayer],
     statistics: Statistics,
     balance: float,
+    kind: str = "real",
 ) -> Converted:
     """The model with latent attention, from layers without QK-norm.
 
@@ -112,7 +115,9 @@ def to_latent(
     """
     kernels, report = [], []
     for number, affine in enumerate(fitted):
-        latent = latent_layer(definition.spec.text, affine, statistics.inputs[number], balance)
+        latent = latent_layer(
+            definition.spec.text, affine, statistics.inputs[number], balance, kind
+        )
         kernels.append(_kernels(latent))
         query_error, key_error = (
             qk_norm.relative_error(

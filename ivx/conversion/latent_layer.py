@@ -52,7 +52,11 @@ class LatentLayer(NamedTuple):
 
 
 def latent_layer(
-    spec: TextSpec, affine: AffineLayer, inputs_ee: np.ndarray, balance: float
+    spec: TextSpec,
+    affine: AffineLayer,
+    inputs_ee: np.ndarray,
+    balance: float,
+    kind: str = "real",
 ) -> LatentLayer:
     """Gathers rope in one head and compresses the rest.
 
@@ -61,13 +65,14 @@ def latent_layer(
       affine: the layer.
       inputs_ee: sum [x; 1] [x; 1]^T.
       balance: weight of keys against values in the compression.
+      kind: of the rotation, real or complex.
 
     Raises:
       UserError: the rank is larger than keys and values together.
     """
     width, group = spec.head_dim, spec.heads // spec.kv_heads
     moment_oo = affine.k.T @ inputs_ee @ affine.k
-    rotation_oo = rotation.gather(moment_oo, spec.kv_heads)
+    rotation_oo = rotation.gather(moment_oo, spec.kv_heads, kind)
     rotated_eo = affine.k @ rotation_oo.T
     roped_ep, others_eo = rotated_eo[:, :width], rotated_eo[:, width:]
     key_energy = np.trace(moment_oo)

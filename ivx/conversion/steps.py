@@ -32,6 +32,7 @@ def steps(
     statistics: Statistics,
     balance: float,
     converted: Params,
+    kind: str = "real",
 ) -> Iterator[Step]:
     """All four, made when they are asked for: the weights of one need not outlive its turn.
 
@@ -41,6 +42,7 @@ def steps(
       fitted: from `convert.without_norm`.
       statistics: of its calibration pass.
       balance: as in `convert.convert`.
+      kind: likewise.
       converted: the parameters that `convert.convert` gave.
     """
     yield Step("base", definition.bind, params)
@@ -51,7 +53,7 @@ def steps(
     )
     text = definition.spec.text
     whole = latent_definition(definition, (2 * text.kv_heads - 1) * text.head_dim)
-    roped = convert.to_latent(whole, params, fitted, statistics, balance).params
+    roped = convert.to_latent(whole, params, fitted, statistics, balance, kind).params
     yield Step("rope", whole.bind, roped)
     yield Step("latent", latent_definition(definition, text.kv_rank).bind, converted)
 

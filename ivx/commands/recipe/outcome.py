@@ -67,7 +67,7 @@ def aims(stages: Mapping[str, Done], teacher: Done | None, splits: Sequence[str]
     """
     found = []
     for name, what, least in (
-        ("convert", "conversion alone keeps of the base's advantage", 0.75),
+        ("convert", "conversion alone keeps of the advantage of the base", 0.75),
         ("cpt", "continued pretraining brings it back to", 0.9),
     ):
         if {"base", name} <= stages.keys():
