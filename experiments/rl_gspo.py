@@ -53,7 +53,7 @@ def _published() -> ml_collections.ConfigDict:
 
 def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
-    config.optim.update(learning_rate=5e-5, floor=5e-5, warmup=0.0, weight_decay=0.0)
+    config.optim.update(learning_rate=1e-4, floor=1e-4, warmup=0.0, weight_decay=0.0)
     config.data.update(
         train=("synthetic_judged",),
         validation=(),
