@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 # Where the demo lives: data, run and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo demo-quick test test-slow lint format clean
+.PHONY: help setup demo recipe recipe-quick test test-slow lint format clean
 
 help:
 	@echo "make setup    create $(VENV) and install ivx with what its tests need"
-	@echo "make demo     run the whole recipe at tiny size (about 25 minutes on two cores)"
-	@echo "make demo-quick  the same stages with few steps (under 5 minutes)"
+	@echo "make demo     synthesize videos, train, evaluate, ask, report (about 15 minutes on two cores)"
+	@echo "make recipe   run every stage in a row (about 22 minutes on two cores)"
+	@echo "make recipe-quick  the same stages with few steps"
 	@echo "make test     run the tests"
-	@echo "make test-slow  kill the recipe in every stage (about 15 minutes)"
+	@echo "make test-slow  kill the recipe in every stage"
 	@echo "make lint     check format and style"
 	@echo "make format   apply them"
 	@echo "make clean    remove $(VENV) and the demo"
@@ -28,10 +29,13 @@ $(VENV)/.installed: setup.py
 setup: $(VENV)/.installed
 
 demo: setup
-	@$(BIN)/ivx recipe --config=experiments/recipe.py:tiny --workdir="$(DEMO)"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" DEMO="$(DEMO)" bash experiments/demo.sh
 
-demo-quick: setup
-	@$(BIN)/ivx recipe --config=experiments/recipe.py:quick --workdir="$(DEMO)-quick"
+recipe: setup
+	@$(BIN)/ivx recipe --config=experiments/recipe.py:tiny --workdir=workdir/recipe
+
+recipe-quick: setup
+	@$(BIN)/ivx recipe --config=experiments/recipe.py:quick --workdir=workdir/recipe-quick
 
 test: setup
 	@$(BIN)/python -m pytest
@@ -48,4 +52,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) workdir/demo workdir/demo-quick *.egg-info
+	rm -rf $(VENV) workdir/demo workdir/recipe workdir/recipe-quick *.egg-info

@@ -65,5 +65,5 @@ def test_parameters_are_read_without_the_optimizer(saved):
 
 
 def test_a_workdir_without_checkpoints_says_so(tmp_path, saved):
-    with pytest.raises(UserError, match="holds no checkpoint"):
+    with pytest.raises(UserError, match="holds no whole checkpoint"):
         checkpoint.load_params(tmp_path, saved[1].abstract_params)
