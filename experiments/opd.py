@@ -6,7 +6,7 @@
 The release names the teacher's family (Qwen3-235B) and publishes no numbers: all are ours.
 
 8b    64 questions a step; a teacher with the same tokenizer that fits beside the student.
-tiny  24 questions a step and the committed teacher: about two minutes on two CPU cores.
+tiny  24 questions a step and a teacher of your own: none is committed yet.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """
@@ -62,9 +62,7 @@ def _tiny() -> ml_collections.ConfigDict:
         pack_patches=864,
         batch_packs=4,
     )
-    config.stage.update(
-        name="opd", teacher="assets/tiny-teacher", prompts=24, group=1, minibatches=1
-    )
+    config.stage.update(name="opd", prompts=24, group=1, minibatches=1)
     config.stage.max_new_tokens = 32
     config.run.update(steps=60, log_every=3, save_every=20)
     return config

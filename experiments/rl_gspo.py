@@ -7,7 +7,7 @@ The release names its rewards and publishes no numbers; those of `8b` are ours, 
 that of arXiv 2507.18071, rate and group size are what TimeLens uses for Qwen3-VL-8B.
 
 8b    64 questions a rollout, 8 answers each, 4 steps a rollout.
-tiny  8 questions a rollout: about four minutes on two CPU cores.
+tiny  8 questions a rollout: about three minutes on two CPU cores.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """

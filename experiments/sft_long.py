@@ -5,7 +5,7 @@
 
 8b    the published numbers: 262,144 tokens a pack, 8 packs a step, 4 frames a second up to 2,048.
 tiny  longer clips of the synthetic world, twice as many frames, and agent traces written by an
-      oracle: about four minutes on two CPU cores.
+      oracle: about six minutes on two CPU cores.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """

@@ -142,7 +142,8 @@ def _tell(context: Context, result: Result) -> None:
     """What a call gave, as the context holds it from now on."""
     for label in result.written:
         context.add(events.Memory, label.text, span=label.span)
-    # Only what a tool shows may hold a placeholder; a model can get the rest of the text to.
+    # A placeholder stands for the frames of `view` and for nothing else: other text may repeat
+    # what the model wrote, and is made harmless.
     text = result.text if result.view else harmless(result.text)
     ids = tuple(evidence.id for evidence in result.evidence)
     message = _message("tool", text, result.view)

@@ -16,7 +16,7 @@ ACTIONS = ("synthesize",)
 def define_flags() -> None:
     flags.DEFINE_string("out", "", "Folder to write; must be empty or absent.")
     flags.DEFINE_string(
-        "preset", "tiny", "What to write: tiny, base, recipe, or test for a handful of clips."
+        "preset", "tiny", "What to write: tiny, base, recipe, recipe_quick, or test for a handful."
     )
     flags.DEFINE_integer("seed", 0, "Seed of the whole data set.", lower_bound=0)
     flags.DEFINE_integer("workers", 2, "Processes that draw and encode.", lower_bound=1)
