@@ -2,21 +2,20 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Where the demo lives: data, run and report.
+# Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo recipe recipe-quick test test-slow lint format clean
+.PHONY: help setup demo demo-quick test test-slow lint format clean
 
 help:
-	@echo "make setup    create $(VENV) and install ivx with what its tests need"
-	@echo "make demo     synthesize videos, train, evaluate, ask, report (about 15 minutes on two cores)"
-	@echo "make recipe   run every stage in a row (about 22 minutes on two cores)"
-	@echo "make recipe-quick  the same stages with few steps"
-	@echo "make test     run the tests"
+	@echo "make setup      create $(VENV) and install ivx with what its tests need"
+	@echo "make demo       every stage in a row, from a converted model to an agent (about 25 minutes on two cores)"
+	@echo "make demo-quick the same stages with few steps (about 3 minutes)"
+	@echo "make test       run the tests"
 	@echo "make test-slow  kill the recipe in every stage"
-	@echo "make lint     check format and style"
-	@echo "make format   apply them"
-	@echo "make clean    remove $(VENV) and the demo"
+	@echo "make lint       check format and style"
+	@echo "make format     apply them"
+	@echo "make clean      remove $(VENV) and what the demos made"
 
 $(VENV)/.installed: setup.py
 	@echo "Installing ivx into $(VENV) (about 1 GB of packages, a few minutes the first time) ..."
@@ -29,13 +28,10 @@ $(VENV)/.installed: setup.py
 setup: $(VENV)/.installed
 
 demo: setup
-	@PATH="$(CURDIR)/$(BIN):$$PATH" DEMO="$(DEMO)" bash experiments/demo.sh
+	@$(BIN)/ivx recipe --config=experiments/recipe.py:tiny --workdir=$(DEMO)
 
-recipe: setup
-	@$(BIN)/ivx recipe --config=experiments/recipe.py:tiny --workdir=workdir/recipe
-
-recipe-quick: setup
-	@$(BIN)/ivx recipe --config=experiments/recipe.py:quick --workdir=workdir/recipe-quick
+demo-quick: setup
+	@$(BIN)/ivx recipe --config=experiments/recipe.py:quick --workdir=$(DEMO)-quick
 
 test: setup
 	@$(BIN)/python -m pytest
@@ -52,4 +48,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) workdir/demo workdir/recipe workdir/recipe-quick *.egg-info
+	rm -rf $(VENV) $(DEMO) $(DEMO)-quick *.egg-info

@@ -48,10 +48,10 @@ def _published() -> ml_collections.ConfigDict:
 
 def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
-    # A fifth of the rate that the base was trained with.
-    config.optim.update(learning_rate=1.5e-4, floor=1e-5, warmup=0.05)
+    # Half the rate that the base was trained with.
+    config.optim.update(learning_rate=3.5e-4, floor=1e-5, warmup=0.05)
     config.data.train = ("synthetic_cpt",)
-    config.run.update(steps=150, log_every=5, save_every=50, validate_every=50, validate_packs=60)
+    config.run.update(steps=200, log_every=5, save_every=50, validate_every=50, validate_packs=60)
     return config
 
 

@@ -6,7 +6,7 @@
 The release names the teacher's family (Qwen3-235B) and publishes no numbers: all are ours.
 
 8b    64 questions a step; a teacher with the same tokenizer that fits beside the student.
-tiny  24 questions a step and a teacher of your own: none is committed yet.
+tiny  24 questions a step; the teacher is assets/tiny-teacher: about three minutes on two CPU cores.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """

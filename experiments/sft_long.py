@@ -51,7 +51,7 @@ def _published() -> ml_collections.ConfigDict:
 
 def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
-    config.optim.update(learning_rate=3e-4, floor=1e-5, warmup=0.05)
+    config.optim.update(learning_rate=5e-4, floor=1e-5, warmup=0.05)
     config.data.update(
         train=("synthetic_long", "synthetic_traces"),
         validation=("synthetic_validation",),
@@ -62,7 +62,7 @@ def _tiny() -> ml_collections.ConfigDict:
         pack_patches=864,
         batch_packs=4,
     )
-    config.run.update(steps=200, log_every=5, save_every=50, validate_every=50, validate_packs=40)
+    config.run.update(steps=240, log_every=5, save_every=60, validate_every=60, validate_packs=40)
     return config
 
 

@@ -125,7 +125,7 @@ STAGES = ("sft", "gspo", "opd", "convert")
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
-    ("model.preset", lambda v: v in ("tiny", "8b"), "tiny or 8b"),
+    ("model.preset", lambda v: v in ("tiny", "small", "8b"), "tiny, small or 8b"),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from experiments import base, convert, cpt, opd, rl_gspo, sft_long, sft_short
+from experiments import base, convert, cpt, opd, rl_gspo, sft_long, sft_short, teacher
 from ivx import build, config
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
@@ -21,6 +21,7 @@ EXPERIMENTS = {
     f"{module.__name__.split('.')[-1]}_{preset}": module.get_config(preset)
     for module, presets in (
         (base, ["tiny"]),
+        (teacher, ["tiny"]),
         *((module, sorted(module.PRESETS)) for module in (convert, cpt, sft_short, sft_long)),
         *((module, sorted(module.PRESETS)) for module in (rl_gspo, opd)),
     )

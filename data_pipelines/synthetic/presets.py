@@ -2,6 +2,7 @@
 
 tiny    the walk from files to answers: training, validation and test, all families
 base    captions and short questions, from which the recipe's base model learns
+teacher short and long clips of all families, for the teacher of the distillation
 recipe  what the stages of the recipe train on, and the videos on which all are compared
 test    a handful of clips of every family
 """
@@ -61,13 +62,13 @@ def _recipe(scale: float) -> Preset:
     return {
         "cpt": Split(clips(2400), _BASE, "conversation", _half(_BASE)),
         "short": Split(clips(4000), _TINY, "conversation", _half(_TINY), thinking=0.2),
-        "long": Split(clips(1200), _LONG, "conversation", _half(_LONG), thinking=0.1),
-        "traces": Split(clips(600), _AGENT, "traces"),
-        "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
+        "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
+        "traces": Split(clips(700), _AGENT, "traces"),
+        "judged": Split(clips(800), _JUDGED, "one", _half(_JUDGED)),
         "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
         "validation": Split(140, _TINY),
-        "test": Split(280, _TINY),
-        "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
+        "test": Split(210, _TINY),
+        "test_long": Split(100, _evenly(("long_grounding", "long_needle"))),
         "test_agent": Split(40, _AGENT, "agent"),
     }
 
@@ -90,6 +91,13 @@ PRESETS: dict[str, Preset] = {
         "train": Split(24000, _BASE, "conversation", _half(_BASE)),
         "validation": Split(240, _BASE),
         "test": Split(600, _BASE),
+    },
+    "teacher": {
+        "short": Split(16000, _TINY, "conversation", _half(_TINY), thinking=0.1),
+        "long": Split(1600, _LONG, "conversation", _half(_LONG), thinking=0.1),
+        "validation": Split(140, _TINY),
+        "test": Split(420, _TINY),
+        "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
     },
     "recipe": _recipe(1.0),
     "recipe_quick": _recipe(0.05),

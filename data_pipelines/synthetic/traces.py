@@ -150,11 +150,12 @@ def _look_again(seen: list[Actor], otherwise: str) -> str:
 
 
 def _label_samples(rng: np.random.Generator, film: Film) -> list[dict]:
-    """The question of the index, of every shot that shows something and of as many that do not."""
+    """The question of the index, of a shot that shows something and of one that does not."""
     labels = film.labels()
     told = [label for label in labels if label.text != NOTHING]
     empty = [label for label in labels if label.text == NOTHING]
-    chosen = told + [empty[i] for i in rng.permutation(len(empty))[: len(told)]]
+    # No more of them, or they crowd out the traces, which are harder to learn.
+    chosen = [kind[rng.integers(len(kind))] for kind in (told, empty) if kind]
     text = agent_texts.question(agent_texts.LABEL_QUESTION)
     return [
         {

@@ -46,7 +46,10 @@ def examine(model, asked, folder: pathlib.Path) -> dict:
     def place(number: int) -> pathlib.Path:
         return pathlib.Path("traces") / f"{number:04d}"
 
+    shown = []
+
     def keep(number: int, episode) -> None:
+        shown.append(number)
         (folder / place(number)).mkdir(parents=True, exist_ok=True)
         trace.write(folder / place(number) / trace.FILE, episode)
         trace_page.write(folder / place(number), episode)
@@ -69,7 +72,7 @@ def examine(model, asked, folder: pathlib.Path) -> dict:
         store.save(folder, name, predictions, tables[name], ())
     print(scoring.render(tables["agent"], tables["single_pass"], beside_name="single pass"))
     points = [scoring.score(prediction) for prediction in found]
-    best = points.index(max(points))
+    best = max(shown, key=lambda number: points[number])
     shots = [Footage("", one.videos[0].resolved()).shots(looks) for one in samples]
     return {
         "agent": sum(points) / len(samples),
