@@ -1,7 +1,8 @@
 """The teacher of the tiny distillation: larger than the student, trained from new parameters.
 
     ivx data synthesize --out=DATA --preset=teacher
-    ivx train --config=experiments/teacher.py:tiny --workdir=DIR --config.data.mixture=DATA/data.json
+    ivx train --config=experiments/teacher.py:tiny --workdir=DIR \\
+        --config.data.mixture=DATA/data.json
 
 tiny  grouped attention, all families, short and long clips at once: about an hour on two CPU cores.
       Its result is committed as assets/tiny-teacher, in the format of Hugging Face.
