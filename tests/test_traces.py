@@ -13,7 +13,7 @@ from data_pipelines.views import Footage, Looks
 from ivx.agent import context, loop
 from ivx.agent.asker import ModelAsker
 from ivx.agent.budget import Budget
-from ivx.text import agent_texts, chat_template
+from ivx.text import agent_texts, chat_template, tokenizer
 from ivx.text.tool_calls import parse
 
 SEEDS = range(40)
@@ -151,3 +151,28 @@ def test_a_trace_is_drawn_and_read_as_other_samples_are(invented, rule, tmp_path
     rows, grids = layout.read_patches()
     assert len(rows) == len(grids) == len(layout.slice_sizes)
     assert Looks().overview_frames / 2 == len(layout.clips[0].times)
+
+
+def test_what_follows_a_search_in_words_is_what_its_results_say():
+    kinds = set()
+    for seed in SEEDS:
+        sample = traces.search_in_words(np.random.default_rng(seed))
+        *_, results, last = (m for m in sample["messages"] if m["content"] != agent_texts.LAST_STEP)
+        [call] = parse(said(last)).calls
+        kinds.add(call.name)
+        if call.name == "inspect":
+            span = agent_texts.seconds((call.arguments["start"], call.arguments["end"]))
+            assert results["content"].startswith(f"e1: {span}, ")
+        elif call.arguments["evidence"]:
+            assert call.arguments["evidence"] == ["e1"]
+            assert call.arguments["answer"] in results["content"].splitlines()[0]
+    assert kinds == {"inspect", "finish"}
+
+
+def test_a_search_in_words_is_short_and_asks_for_no_thought_about_frames():
+    tokens = tokenizer.load("compact")
+    for seed in SEEDS:
+        sample = traces.search_in_words(np.random.default_rng(seed))
+        assert sample["messages"][1]["loss"] is False
+        pieces = chat_template.render(sample["messages"], [])
+        assert sum(len(tokens.encode(piece.text)) for piece in pieces) <= 256

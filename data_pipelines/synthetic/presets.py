@@ -19,8 +19,8 @@ class Split:
       shares: family -> relative share of the clips.
       asked: `conversation`, all questions of a clip one after another; `one`, a sample for each
         question of the clip's own family; `both`, such samples openly and as multiple choice;
-        `traces`, an agent's search for a needle and the labels it needs; `agent`, the question that
-        such a search would answer.
+        `traces`, an agent's search for a needle and the labels it needs; `words`, such a search
+        without frames; `agent`, the question that it would answer.
       choices: the share of each family's questions that is asked as multiple choice; where samples
         are asked `both` ways it is not looked at.
       thinking: the share of questions that ask for a thought before the answer.
@@ -62,6 +62,7 @@ def _recipe(scale: float) -> Preset:
     return {
         "cpt": Split(clips(2400), _BASE, "conversation", _half(_BASE)),
         "short": Split(clips(4000), _TINY, "conversation", _half(_TINY), thinking=0.2),
+        "words": Split(clips(1500), _AGENT, "words"),
         "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
         "traces": Split(clips(700), _AGENT, "traces"),
         "judged": Split(clips(800), _JUDGED, "one", _half(_JUDGED)),

@@ -6,7 +6,9 @@ The oracle knows the scene, and works with the agent's own tools and texts:
                        -> inspect      -> dense frames; again elsewhere if they do not show it
                        -> finish, citing the frames that did
 
-Beside its trace, a scene gives samples of the short question by which an agent labels shots.
+Beside its trace, a scene gives samples of the short question by which an agent labels shots. What
+the oracle does about the results of a search can be learnt without frames, in few tokens:
+`search_in_words`.
 """
 
 import dataclasses
@@ -62,6 +64,37 @@ def needle_trace(rng: np.random.Generator, url: str, looks: Looks | None = None)
         messages = _Oracle(film, task, labels, steps).solve()
     trace = {"messages": messages, "tools": list(agent_texts.TOOLS)}
     return Trace(film.scene, task.question, (trace, *_label_samples(rng, film)))
+
+
+def search_in_words(rng: np.random.Generator) -> dict:
+    """A sample without video or offer: a search, what it found, and the one call that follows.
+
+    That call looks at the first thing found, or if it has to be the last one, answers by it.
+
+    Args:
+      rng: decides everything.
+    """
+    film, task = needles.invent(rng, "", Looks())
+    messages = None
+    while messages is None:
+        labels = needles.mistaken(rng, film.labels())
+        messages = _Oracle(film, task, labels, rng.choice([None, 2])).solve()
+    _, search, *rest = messages
+    follows = next(
+        i for i, turn in enumerate(rest) for call in turn.get("tool_calls", ()) if _ends(call)
+    )
+    return {
+        "messages": [
+            {"role": "user", "content": task.question.text},
+            # What is thought before the first search hangs on frames that are not there.
+            search | {"loss": False},
+            *rest[: follows + 1],
+        ]
+    }
+
+
+def _ends(call: dict) -> bool:
+    return call["name"] != agent_texts.SEARCH_VIDEO["function"]["name"]
 
 
 class _Oracle:

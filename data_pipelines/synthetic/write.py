@@ -70,7 +70,7 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One clip to write: `number` of the split `name`, of this family and from this seed."""
+    """One clip or text to write: `number` of the split `name`, of this family and seed."""
 
     root: pathlib.Path
     name: str
@@ -94,18 +94,20 @@ def make_jobs(root: pathlib.Path, name: str, split: Split, seed: int) -> list[Jo
 
 @dataclasses.dataclass(frozen=True)
 class Annotated:
-    """A clip still to be drawn, its path under the root, and its samples."""
+    """A clip still to be drawn, if there is one, its path under the root, and its samples."""
 
-    clip: scene.Scene
+    clip: scene.Scene | None
     name: str
     samples: list[dict]
 
 
 def annotate(job: Job) -> Annotated:
-    """Invents one clip and the samples that ask about it."""
+    """Invents one clip, or text alone, and the samples that ask about it."""
     rng = np.random.default_rng(job.seed)
     name = f"clips/{job.name}/{job.number:06d}.mp4"
     sample_id = f"{job.name}-{job.number:06d}"
+    if job.split.asked == "words":
+        return Annotated(None, "", [traces.search_in_words(rng) | {"id": sample_id}])
     if job.split.asked in ("traces", "agent"):
         trace = traces.needle_trace(rng, name)
         asked = (
@@ -155,8 +157,10 @@ def _turn(question: families.Question, split: Split, rng: np.random.Generator) -
 
 
 def _write_clip(job: Job) -> list[dict]:
-    """Annotates, draws and encodes one clip; returns its samples."""
+    """Annotates, draws and encodes one clip, if there is one; returns its samples."""
     annotated = annotate(job)
+    if annotated.clip is None:
+        return annotated.samples
     frames = scene.render(annotated.clip)
     encode(job.root / annotated.name, frames, annotated.clip.rate)
     return annotated.samples
