@@ -4,7 +4,8 @@
         --config.data.mixture=DATA/data.json
 
 8b    the published numbers: 65,536 tokens a pack, 128 packs a step, 2 frames a second up to 768.
-tiny  captions and short questions of the synthetic world: about two minutes on two CPU cores.
+tiny  captions and short questions of the synthetic world, and searches of an agent in words alone:
+      about three minutes on two CPU cores.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """

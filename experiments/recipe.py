@@ -4,7 +4,7 @@
 
     base -> convert -> cpt -> sft_short -> sft_long -> rl_gspo -> opd -> agent -> export
 
-tiny   on the synthetic world, which it writes first: about 22 minutes on two CPU cores.
+tiny   on the synthetic world, which it writes first: about 25 minutes on two CPU cores.
 quick  the same stages with few steps, to see that all of them run: under 5 minutes.
 8b     the published sizes and numbers. Needs a pod, the folder of Qwen3-VL-8B-Instruct
        (--config.base, which also brings the tokenizer), a teacher (--config.teacher), and a mixture
@@ -51,6 +51,7 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     config.agent = {"split": "test_agent", "questions": 40, "frames": 32, "max_new_tokens": 96}
     if preset != "8b":
         config.base = "assets/tiny-base"
+        config.teacher = "assets/tiny-teacher"
         config.synthesize = "recipe" if preset == "tiny" else "recipe_quick"
         config.evaluate.splits = {
             "synthetic_test": "sft_short",
