@@ -52,7 +52,7 @@ def _tiny() -> ml_collections.ConfigDict:
     # Half the rate that the base was trained with.
     config.optim.update(learning_rate=3.5e-4, floor=1e-5, warmup=0.05)
     config.data.train = ("synthetic_cpt", "synthetic_words")
-    config.run.update(steps=200, log_every=5, save_every=50, validate_every=50, validate_packs=60)
+    config.run.update(steps=180, log_every=5, save_every=60, validate_every=60, validate_packs=60)
     return config
 
 

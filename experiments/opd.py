@@ -6,7 +6,7 @@
 The release names the teacher's family (Qwen3-235B) and publishes no numbers: all are ours.
 
 8b    64 questions a step; a teacher with the same tokenizer that fits beside the student.
-tiny  24 questions a step; the teacher is assets/tiny-teacher: about three minutes on two CPU cores.
+tiny  16 questions a step; the teacher is assets/tiny-teacher: about three minutes on two CPU cores.
 
 Started again with the same command, a run goes on from its last checkpoint.
 """
@@ -52,7 +52,7 @@ def _published() -> ml_collections.ConfigDict:
 
 def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
-    config.optim.update(learning_rate=1e-4, floor=1e-5, warmup=0.05, weight_decay=0.0)
+    config.optim.update(learning_rate=2e-4, floor=1e-5, warmup=0.05, weight_decay=0.0)
     config.data.update(
         train=("synthetic_prompts",),
         validation=(),
@@ -60,11 +60,11 @@ def _tiny() -> ml_collections.ConfigDict:
         max_pixels=32 * 64 * 64,
         pack_tokens=1024,
         pack_patches=864,
-        batch_packs=4,
+        batch_packs=3,
     )
-    config.stage.update(name="opd", prompts=24, group=1, minibatches=1)
+    config.stage.update(name="opd", prompts=16, group=1, minibatches=1)
     config.stage.max_new_tokens = 32
-    config.run.update(steps=60, log_every=3, save_every=20)
+    config.run.update(steps=48, log_every=2, save_every=16)
     return config
 
 

@@ -62,7 +62,7 @@ def _tiny() -> ml_collections.ConfigDict:
         pack_patches=864,
         batch_packs=4,
     )
-    config.run.update(steps=240, log_every=5, save_every=60, validate_every=60, validate_packs=40)
+    config.run.update(steps=220, log_every=5, save_every=55, validate_every=55, validate_packs=40)
     return config
 
 
