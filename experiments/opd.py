@@ -60,7 +60,7 @@ def _tiny() -> ml_collections.ConfigDict:
         max_pixels=32 * 64 * 64,
         pack_tokens=1024,
         pack_patches=864,
-        batch_packs=3,
+        batch_packs=2,
     )
     config.stage.update(name="opd", prompts=16, group=1, minibatches=1)
     config.stage.max_new_tokens = 32
