@@ -189,6 +189,23 @@ def test_a_changed_layer_is_found_and_the_command_says_so(folders, capsys):
     json.dumps(result)
 
 
+def test_a_model_with_a_number_that_is_none_differs(folders, capsys):
+    models = [stored.open_model(folders / name) for name in ("run", "run")]
+
+    class Broken:
+        folder, config, definition = folders / "run", models[1].config, models[1].definition
+
+        def load(self, shardings):
+            params, step = models[1].load(shardings)
+            scale = params["language_model"]["norm"]["scale"]
+            params["language_model"]["norm"]["scale"] = scale.at[0].set(np.nan)
+            return params, step
+
+    result = verify.verify(models[0], Broken(), probes.of_user("", "Why?"), max_new_tokens=2)
+    assert not result["ok"] and result["departure"] == "language_model.norm"
+    assert "NaN" not in json.dumps(result) and "Infinity" not in json.dumps(result)
+
+
 @pytest.mark.parametrize(("ok", "code"), [(True, None), (False, 1)])
 def test_a_check_that_fails_exits_1(monkeypatch, capsys, ok, code):
     monkeypatch.setattr(main, "_run", lambda name, arguments: {"ok": ok})

@@ -1,6 +1,7 @@
 """`ivx verify`: whether two models compute the same, and from which layer on they do not."""
 
 import dataclasses
+import math
 
 from absl import flags
 
@@ -104,8 +105,8 @@ def verify(first, second, samples, tolerance=None, max_new_tokens=16, peer=None)
         "models": [f"{first.folder}{f' by {peer}' if peer else ''}", str(second.folder)],
         "tolerance": tolerance,
         "departure": departure and departure.name,
-        "prompts": [dataclasses.asdict(answers) for answers in found.prompts],
-        "parts": [dataclasses.asdict(part) for part in found.parts],
+        "prompts": [_plain(answers) for answers in found.prompts],
+        "parts": [_plain(part) for part in found.parts],
     }
     print(_page(result, found, departure))
     if rules[0].frame_rule != rules[1].frame_rule or rules[0].budget != rules[1].budget:
@@ -196,6 +197,14 @@ def _observer(tokenizer, layouts, pixels, limit: int):
         return observe_peer.observe(loaded, tokenizer, layouts, pixels, limit)
 
     return lambda model, peer: theirs(model) if peer else ours(model)
+
+
+def _plain(record) -> dict:
+    """A record as JSON can hold it: None for what is not finite."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in dataclasses.asdict(record).items()
+    }
 
 
 def _page(result: dict, found, departure) -> str:
