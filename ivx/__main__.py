@@ -17,15 +17,18 @@ COMMANDS = (
     "recipe",
     "import-hf",
     "export-hf",
+    "verify",
+    "doctor",
     "evaluate",
     "chat",
     "agent",
     "report",
+    "bench",
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs `ivx <command> ...`; exits 0 only when the command did its work."""
+    """Runs `ivx <command> ...`; exits 0 only when the command did its work, 1 if a check failed."""
     argv = list(sys.argv if argv is None else argv)
     name = argv[1] if len(argv) > 1 else "--help"
     try:
@@ -37,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         result = _run(name, argv[2:])
         if result is not None and flags.FLAGS.json:
             print(json.dumps(result))
+        if result is not None and result.get("ok") is False:
+            sys.exit(1)
     except UserError as error:
         _refuse(str(error))
     except BrokenPipeError:

@@ -47,6 +47,19 @@ def read_params(folder: pathlib.Path, definition: ModelDefinition) -> Params:
     return params
 
 
+def stored_types(folder: pathlib.Path) -> dict[str, str]:
+    """Type of every tensor that the index names, as safetensors writes it (F32, BF16, F16).
+
+    Raises:
+      UserError: no weights, or a damaged or missing shard.
+    """
+    types = {}
+    for file, held in _shards(folder).items():
+        with _open(folder / file) as shard:
+            types |= {name: shard.get_slice(name).get_dtype() for name in held}
+    return types
+
+
 def _shards(folder: pathlib.Path) -> dict[str, list[str]]:
     """File -> names of the tensors that are to be read from it."""
     if not (folder / INDEX).is_file():

@@ -110,6 +110,21 @@ def load_params(
     return found["params"], step
 
 
+def stored_types(workdir: pathlib.Path) -> dict[str, str]:
+    """Type of every parameter of the newest checkpoint, by its dotted path.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    place = (workdir / FOLDER).absolute() / str(latest_step(workdir)) / "state"
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        tree = checkpointer.metadata(place).item_metadata.tree["params"]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): str(leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def latest_step(workdir: pathlib.Path) -> int:
     """Step of the newest whole checkpoint of a workdir.
 

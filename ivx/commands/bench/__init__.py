@@ -1,0 +1,35 @@
+"""`ivx bench`: how fast parts of ivx are, beside what others use; one file a bench."""
+
+import importlib
+
+from absl import flags
+
+from ivx.errors import UserError
+
+SUMMARY = "Measure speed: `ivx bench model` runs a model beside the same one of transformers."
+EXAMPLE = (
+    "  ivx bench model --peer=transformers\n"
+    "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json"
+)
+TAKES_WORDS = True
+# Each is a file here with define_flags(), for what it alone needs, and run().
+BENCHES = ("model",)
+
+
+def define_flags() -> None:
+    flags.DEFINE_integer("repeats", 5, "Times that everything is timed.", lower_bound=1)
+    flags.DEFINE_integer("threads", 0, "Cores to use; 0 for all there are.", lower_bound=0)
+    for name in BENCHES:
+        _bench(name).define_flags()
+
+
+def run(given, words: list[str]) -> dict:
+    if len(words) != 1 or words[0] not in BENCHES:
+        raise UserError(
+            f"ivx bench knows {', '.join(BENCHES)}, not {' '.join(words) or 'nothing'!r}"
+        )
+    return _bench(words[0]).run(given)
+
+
+def _bench(name: str):
+    return importlib.import_module(f"{__name__}.{name}")

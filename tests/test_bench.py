@@ -1,0 +1,63 @@
+"""`ivx bench`: everything runs at a tiny size; no test asks how long it took."""
+
+import os
+import types
+
+import jax
+import pytest
+
+from ivx.commands import bench
+from ivx.commands.bench import model, timing
+from ivx.errors import UserError
+from ivx.models.definition import ModelDefinition
+
+
+def given(**options) -> types.SimpleNamespace:
+    usual = {"peer": None, "size": "tiny", "prompt_tokens": 16, "new_tokens": 3}
+    return types.SimpleNamespace(**usual | {"threads": 0, "repeats": 2} | options)
+
+
+def test_the_model_is_timed(capsys):
+    result = bench.run(given(), ["model"])
+    rows = {(row["name"], row["attention"], row["phase"]): row for row in result["rows"]}
+    assert set(rows) == {
+        ("ivx", attention, phase) for attention in ("gqa", "m2la") for phase in model.TARGETS
+    }
+    assert all(len(row["seconds"]) == 2 for row in result["rows"])
+    assert result["machine"]["jax"] and len(result["load"]) == 2
+    printed = capsys.readouterr().out
+    assert "tokens/s" in printed and "load" in printed
+
+
+def test_beside_transformers_both_answer_the_same():
+    """The bench refuses to time a peer that answers otherwise."""
+    pytest.importorskip("transformers")
+    result = bench.run(given(peer="transformers"), ["model"])
+    assert set(result["ratios"]) == {"prefill", "decode"}
+    assert {row["name"] for row in result["rows"]} == {"ivx", "transformers"}
+
+
+def test_the_bench_has_about_64_million_parameters():
+    definition = ModelDefinition(model.spec("64m", "gqa"))
+    count = sum(leaf.size for leaf in jax.tree.leaves(definition.abstract_params))
+    assert 60e6 < count < 68e6
+    text = model.spec("64m", "m2la").text
+    assert text.kv_rank + text.head_dim == text.kv_heads * text.head_dim
+
+
+def test_contestants_take_turns_and_the_first_does_not_count():
+    turns = []
+    works = {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}
+    times = timing.take_turns(works, repeats=2)
+    assert turns == ["a", "b"] * 3
+    assert [len(times[name].turns) for name in works] == [2, 2]
+    assert timing.Times((3.0, 1.0, 2.0)).median == 2.0
+
+
+def test_bad_input_is_refused():
+    for words in ([], ["speed"], ["model", "model"]):
+        with pytest.raises(UserError, match="ivx bench knows model"):
+            bench.run(given(), words)
+    many = len(os.sched_getaffinity(0)) + 1
+    with pytest.raises(UserError, match="cores; give at most as many"):
+        bench.run(given(threads=many), ["model"])
