@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ivx.hf import json_file, names
-from ivx.hf.read import INDEX, SINGLE
+from ivx.hf.index import INDEX, SINGLE
 from ivx.models.definition import ModelDefinition, Params
 
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
