@@ -1,4 +1,4 @@
-"""What is no model of ours is refused by `ivx import-hf`: one sentence, file and key, no workdir."""
+"""What `ivx import-hf` cannot use: one sentence that names file and key, and no workdir."""
 
 import json
 import pathlib

@@ -52,8 +52,8 @@ def small() -> specs.ModelSpec:
 
 
 def large() -> specs.ModelSpec:
-    """56 M parameters, most of them in the layers of the decoder."""
-    return _with(depth=4, width=1024, mlp=4096)
+    """85 M parameters, most of them in the layers of the decoder."""
+    return _with(depth=6, width=1024, mlp=4096)
 
 
 def _with(**changes) -> specs.ModelSpec:
