@@ -120,12 +120,14 @@ def tiny() -> ml_collections.ConfigDict:
 
 
 STAGES = ("sft", "gspo", "opd", "convert")
+# As in ivx.models.spec, which is above this file.
+MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
-    ("model.preset", lambda v: v in ("tiny", "small", "8b"), "tiny, small or 8b"),
+    ("model.preset", lambda v: v in MODELS, ", ".join(MODELS)),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),

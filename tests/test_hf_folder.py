@@ -30,7 +30,7 @@ def used(found: spec.ModelSpec) -> spec.ModelSpec:
 
 
 @pytest.mark.parametrize("attention", spec.ATTENTIONS)
-@pytest.mark.parametrize("make", [small_spec, spec.tiny, spec.base_8b])
+@pytest.mark.parametrize("make", [small_spec, *spec.PRESETS.values()])
 def test_sizes_come_back(words, tmp_path, make, attention):
     wanted = make(attention)
     found = config.read_spec(written(tmp_path, config.write_config(wanted, words, wanted.dtype)))
@@ -73,7 +73,9 @@ def test_other_spellings_are_read(words, tmp_path, rewrite):
     ("part", "change", "complaint"),
     [
         (None, {"model_type": "llava"}, "model_type 'llava'"),
-        (None, {"tie_word_embeddings": True}, "tie_word_embeddings is true"),
+        (None, {"model_type": "qwen2_vl"}, "model_type 'qwen2_vl' is not one that ivx reads"),
+        (None, {"model_type": "llama"}, "model_type 'llama' is not one that ivx reads"),
+        (None, {"tie_word_embeddings": True}, r"at the top as in text_config, not \[True, False\]"),
         ("vision_config", {"patch_size": 14}, "patch_size is 14, ivx has 16 only"),
         ("vision_config", {"spatial_merge_size": 3}, "spatial_merge_size is 3"),
         ("vision_config", {"temporal_patch_size": 1}, "temporal_patch_size is 1"),
@@ -83,9 +85,10 @@ def test_other_spellings_are_read(words, tmp_path, rewrite):
         ("text_config", {"num_hidden_layers": "3"}, "num_hidden_layers must be a positive whole"),
         ("text_config", {"rope_theta": None}, "rope_theta must be a positive number"),
         ("text_config", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
-        ("text_config", {"kv_lora_rank_list": [24, 16, 24]}, "the same for all parts"),
+        ("text_config", {"kv_lora_rank_list": [24, 16]}, r"each of 3 layers, not \[24, 16\]"),
+        ("text_config", {"kv_lora_rank_list": [24, 16, 0]}, r"each of 3 layers, not \[24, 16, 0\]"),
         ("text_config", {"v_head_dim": 8}, "the same for all parts"),
-        ("text_config", {"kv_lora_rank": None}, "a latent of None"),
+        ("text_config", {"kv_lora_rank": None}, "3 layers, not None"),
     ],
 )
 def test_what_ivx_cannot_build_is_refused_in_one_sentence(words, tmp_path, part, change, complaint):
@@ -111,7 +114,7 @@ def test_a_preset_is_recognised_by_its_sizes(words, tmp_path, attention):
             written(tmp_path, config.write_config(make(attention), words, "float32"))
         )
         assert preset.preset_of(found) == name
-    with pytest.raises(UserError, match=r"no preset \(tiny, 8b\).*text.width = 48 instead of 192"):
+    with pytest.raises(UserError, match=r"no preset \(tiny, .*text.width = 48 instead of 192"):
         preset.preset_of(small_spec(attention))
 
 

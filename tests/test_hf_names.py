@@ -67,6 +67,23 @@ def test_the_released_sizes_come_out(attention, parameters, some):
     assert weights["lm_head.weight"] == (151936, 4096)
 
 
+@pytest.mark.parametrize(
+    ("preset", "parameters", "tensors"),
+    # 2b, 4b, 32b: tensors = text 11 L + 2, vision 12 depth + 3 + 6 + 18, and a head where untied.
+    [("2b", 2_127_532_032, 625), ("4b", 4_437_815_808, 713), ("32b", 33_357_390_064, 1058)],
+)
+def test_the_other_released_sizes_come_out(preset, parameters, tensors):
+    found = names.weights(ModelDefinition(spec.PRESETS[preset]("gqa")))
+    assert sum(int(np.prod(weight.shape)) for weight in found) == parameters
+    assert len(found) == tensors
+
+
+@pytest.mark.parametrize("preset", ["2b", "4b", "8b", "32b"])
+def test_the_latent_is_half_of_what_grouped_attention_keeps(preset):
+    text = spec.PRESETS[preset]("m2la").text
+    assert 2 * (text.kv_rank + text.head_dim) == 2 * text.kv_heads * text.head_dim
+
+
 def test_the_patch_matrix_is_the_convolution():
     """Conv3d with kernel = stride = (2, 16, 16) over frames, in float64, equals rows @ matrix."""
     rng = np.random.default_rng(0)
@@ -89,4 +106,7 @@ def test_the_patch_matrix_is_the_convolution():
 )
 def test_a_form_there_and_back_is_the_same(form, shape):
     array = np.arange(np.prod(shape)).reshape(shape)
-    np.testing.assert_array_equal(form.to_theirs(form.to_ours(array)), array)
+    ours = np.ascontiguousarray(form.to_ours(array))
+    np.testing.assert_array_equal(form.to_theirs(ours), array)
+    # Tensors are read straight into our tree, through this view.
+    assert np.shares_memory(form.to_theirs(ours), ours)

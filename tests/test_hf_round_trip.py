@@ -1,5 +1,6 @@
 """Weights out and in again: bit for bit, by the index, and with everything amiss said at once."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -11,8 +12,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ivx.errors import UserError
-from ivx.hf import processor, read, shards, write
+from ivx.hf import names, processor, read, shards, write
+from ivx.hf.index import INDEX, SINGLE
+from ivx.models.definition import ModelDefinition
 from ivx.text import compact_tokenizer
+from tests.conftest import small_spec
 
 SMALL_SHARD = 100_000
 
@@ -43,7 +47,7 @@ def single(folder, definition, params) -> pathlib.Path:
     """The weights alone, in one file."""
     folder.mkdir()
     shards.write_params(folder, definition, params, np.dtype(np.float32), 1e12)
-    return folder / read.SINGLE
+    return folder / SINGLE
 
 
 def same(a, b) -> None:
@@ -58,7 +62,7 @@ def test_float32_comes_back_bit_for_bit(definition, noisy, exported):
 
 
 def test_shards_keep_to_their_size_and_the_index_adds_up(exported, definition, noisy):
-    index = json.loads((exported / read.INDEX).read_text())
+    index = json.loads((exported / INDEX).read_text())
     files = sorted(path.name for path in exported.glob("*.safetensors"))
     count = len(files)
     assert count > 3 and files[0] == f"model-00001-of-{count:05d}.safetensors"
@@ -78,7 +82,7 @@ def test_bfloat16_comes_back_bit_for_bit_in_both_directions(definition, noisy, t
     tree = read.read_params(tmp_path / "first", definition)
     same(tree, jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), noisy))
     export(tmp_path / "second", definition, tree)
-    first, second = (tmp_path / name / read.SINGLE for name in ("first", "second"))
+    first, second = (tmp_path / name / SINGLE for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -92,8 +96,34 @@ def test_linear_weights_are_written_transposed(definition, noisy, tmp_path):
     np.testing.assert_array_equal(tensors["lm_head.weight"], noisy["lm_head"]["kernel"].T)
 
 
+@pytest.fixture(scope="module")
+def tied() -> ModelDefinition:
+    spec = small_spec()
+    return ModelDefinition(
+        dataclasses.replace(spec, text=dataclasses.replace(spec.text, tied=True))
+    )
+
+
+def test_a_tied_model_has_one_table(tied, tmp_path):
+    """No lm_head goes out; one that comes in all the same has to be the embedding."""
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), tied.abstract_params)
+    path = single(tmp_path / "x", tied, params)
+    tensors = load_file(path)
+    assert names.HEAD not in tensors
+    same(read.read_params(path.parent, tied), params)
+
+    save_file(tensors | {names.HEAD: tensors[names.EMBEDDING]}, path)
+    same(read.read_params(path.parent, tied), params)
+    other = tensors[names.EMBEDDING].copy()
+    other[-1, -1] += 1e-3
+    save_file(tensors | {names.HEAD: other}, path)
+    with pytest.raises(UserError, match=r"lm_head\.weight of model.safetensors differs from model"):
+        read.read_params(path.parent, tied)
+
+
 def test_the_index_is_followed_whatever_shards_are_called(definition, noisy, exported, tmp_path):
-    index = json.loads((exported / read.INDEX).read_text())
+    index = json.loads((exported / INDEX).read_text())
     for number, file in enumerate(sorted(set(index["weight_map"].values()))):
         odd = f"model-language-{number:04d}-fused-save_rank0.safetensors"
         (tmp_path / odd).write_bytes((exported / file).read_bytes())
@@ -102,7 +132,7 @@ def test_the_index_is_followed_whatever_shards_are_called(definition, noisy, exp
                 index["weight_map"][name] = odd
     # A file that the index does not name is none of our business.
     (tmp_path / "model-00001-of-00009.safetensors").write_bytes(b"not a shard")
-    (tmp_path / read.INDEX).write_text(json.dumps({"weight_map": index["weight_map"]}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": index["weight_map"]}))
     same(read.read_params(tmp_path, definition), noisy)
 
 
@@ -122,8 +152,8 @@ def test_everything_amiss_is_said_at_once(definition, noisy, tmp_path):
     for part in (
         f"missing lm_head.weight, {layer}.{{0,2}}.mlp.up_proj.weight",
         "unexpected model.visual.extra.weight",
-        f"{layer}.1.mlp.down_proj.weight is [2, 3], expected [48, 64]",
-        f"{layer}.1.input_layernorm.weight is of type I8",
+        f"{layer}.1.mlp.down_proj.weight of {SINGLE} is [2, 3], expected [48, 64]",
+        f"{layer}.1.input_layernorm.weight of {SINGLE} is of type I8",
     ):
         assert part in sentence
     assert "\n" not in sentence
@@ -132,7 +162,7 @@ def test_everything_amiss_is_said_at_once(definition, noisy, tmp_path):
 def test_a_tensor_that_its_shard_lacks_is_missing(definition, noisy, tmp_path):
     path = single(tmp_path / "x", definition, noisy)
     places = {name: path.name for name in load_file(path)} | {"model.ghost": path.name}
-    (path.parent / read.INDEX).write_text(json.dumps({"weight_map": places}))
+    (path.parent / INDEX).write_text(json.dumps({"weight_map": places}))
     tensors = load_file(path)
     del tensors["lm_head.weight"]
     save_file(tensors, path)
@@ -154,7 +184,7 @@ def test_a_damaged_shard_gives_one_sentence(definition, noisy, tmp_path, damage)
     ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "c:\\x.safetensors", "x.bin"],
 )
 def test_an_index_cannot_lead_out_of_its_folder(definition, tmp_path, place):
-    (tmp_path / read.INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": place}}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": place}}))
     with pytest.raises(UserError, match=r"expected a \.safetensors file of the same"):
         read.read_params(tmp_path, definition)
 
@@ -164,10 +194,10 @@ def test_an_index_cannot_lead_out_of_its_folder(definition, tmp_path, place):
     [
         ("pytorch_model.bin", "", "can run code when it is opened"),
         ("notes.txt", "", "neither model.safetensors.index.json nor model.safetensors"),
-        (read.INDEX, "{", "is damaged"),
-        (read.INDEX, "[]", "holds no JSON object"),
-        (read.INDEX, '{"weight_map": {"a": 1}}', "does not say where tensors lie"),
-        (read.INDEX, '{"weight_map": {"a": "b.safetensors"}}', "b.safetensors is missing"),
+        (INDEX, "{", "is damaged"),
+        (INDEX, "[]", "holds no JSON object"),
+        (INDEX, '{"weight_map": {"a": 1}}', "does not say where tensors lie"),
+        (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "b.safetensors is missing"),
     ],
 )
 def test_a_folder_without_weights_is_explained(definition, tmp_path, file, content, sentence):

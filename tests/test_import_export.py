@@ -90,6 +90,8 @@ def test_the_folder_is_whole(exported):
     }
     assert (exported / "tokenizer.json").read_bytes() == compact_tokenizer.PATH.read_bytes()
     assert exported.stat().st_mode & 0o055 == 0o055
+    modes = {path.stat().st_mode for path in exported.iterdir()}
+    assert len(modes) == 1, "some files of the folder are not as open to others as the rest"
     assert "| step | 0 |" in (exported / "README.md").read_text()
 
 

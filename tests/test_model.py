@@ -1,11 +1,14 @@
 """The invariants of the model: what must not change however a computation is laid out."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from data_pipelines import packing
+from ivx.models.definition import ModelDefinition
 from ivx.models.rope import text_rope
 from ivx.sampling import sampler
 from ivx.stages.language_model import LanguageModelStage
@@ -164,6 +167,21 @@ def test_every_parameter_gets_a_gradient(definition, params, layouts, shape):
         if not np.abs(np.asarray(grad)).max() > 0
     ]
     assert dead == []
+
+
+def test_a_tied_head_is_the_embedding(definition):
+    spec = definition.spec
+    tied = ModelDefinition(
+        dataclasses.replace(spec, text=dataclasses.replace(spec.text, tied=True))
+    )
+    shapes = tied.abstract_params
+    assert definition.abstract_params.keys() - shapes.keys() == {"lm_head"}
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
+    table_vd = params["embed_tokens"]["embedding"]
+    hidden_d = table_vd[5]
+    logits_v = jax.jit(lambda params: tied.bind(params).logits(hidden_d))(params)
+    np.testing.assert_allclose(logits_v, table_vd @ hidden_d, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_stays_near_float32(layouts, shape):

@@ -7,8 +7,9 @@ import ml_collections
 from ivx import config as configs
 from ivx.errors import UserError
 from ivx.hf import config as hf_config
-from ivx.hf import json_file, preset, processor
+from ivx.hf import json_file, preset, processor, read
 from ivx.models import spec as specs
+from ivx.models.definition import ModelDefinition, Params
 from ivx.text import tokenizer
 
 # Their names and ours are the same.
@@ -52,6 +53,15 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
     rules = processor.read_frame_rules(folder)
     config.data.update({key: getattr(rules, key) for key in _RULES})
     return config
+
+
+def read_params(folder: pathlib.Path, definition: ModelDefinition) -> Params:
+    """Parameters of a folder, numpy float32.
+
+    Raises:
+      UserError: its weights are not those of the model, or damaged.
+    """
+    return read.read_params(folder, definition, hf_config.read_ranks(folder))
 
 
 def rules_of(config: ml_collections.ConfigDict) -> processor.FrameRules:

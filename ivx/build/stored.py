@@ -36,9 +36,7 @@ class StoredModel:
         """
         if not hugging_face.is_model(self.folder):
             return checkpoint.load_params(self.folder, self.definition.abstract_params, shardings)
-        from ivx.hf import read
-
-        params = read.read_params(self.folder, self.definition)
+        params = hugging_face.read_params(self.folder, self.definition)
         return jax.device_put(params, shardings) if shardings else jax.device_put(params), 0
 
 

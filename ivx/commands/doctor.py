@@ -86,12 +86,12 @@ def _facts(model, step: int) -> dict[str, str]:
 def _types(model) -> dict[str, str]:
     """How the numbers of each array are stored, by its path; several where layers differ."""
     from ivx.build import hugging_face
-    from ivx.hf import names, read
+    from ivx.hf import index, names
     from ivx.training import checkpoint
 
     if not hugging_face.is_model(model.folder):
         return checkpoint.stored_types(model.folder)
-    stored, types = read.stored_types(model.folder), {}
+    stored, types = index.stored_types(model.folder), {}
     for weight in names.weights(model.definition):
         types.setdefault(".".join(weight.path), set()).add(stored[weight.name])
     return {path: "+".join(sorted(found)) for path, found in types.items()}

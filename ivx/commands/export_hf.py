@@ -52,12 +52,13 @@ def export_model(model, out: pathlib.Path, dtype: str, shard_gb: float) -> dict:
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     params, step = model.load(jax.tree.map(lambda _: host, definition.abstract_params))
     data, text = config.data, definition.spec.text
+    fresh = "new parameters" if data.mixture else "an import"
     card = {
         "sizes": f"{config.model.preset}, {text.depth} layers of {text.width}",
         "stage": config.stage.name,
         "step": f"{step:,}",
         "data": ", ".join(data.train) if data.mixture else "as imported",
-        "started from": pathlib.Path(config.run.start).name or "new parameters",
+        "started from": pathlib.Path(config.run.start).name or fresh,
         "weights": f"{dtype}, trained in float32",
         "computed in": config.model.dtype,
         "frames": f"{data.fps:g} a second, {data.min_frames} to {data.max_frames}",

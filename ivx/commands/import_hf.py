@@ -37,7 +37,6 @@ def import_model(source: pathlib.Path, workdir: pathlib.Path) -> dict:
     from ivx import build
     from ivx import config as configs
     from ivx.build import hugging_face
-    from ivx.hf import read
     from ivx.parallel import start
     from ivx.training import checkpoint
 
@@ -49,7 +48,7 @@ def import_model(source: pathlib.Path, workdir: pathlib.Path) -> dict:
     config = hugging_face.config_of(source)
     build.layout_rule(config)
     start.start(cpu_devices=0)
-    params = read.read_params(source, build.model_definition(config))
+    params = hugging_face.read_params(source, build.model_definition(config))
     count = sum(int(np.prod(array.shape)) for array in jax.tree.leaves(params))
     # config.json comes last: a workdir that has one is whole.
     checkpoint.save_params(workdir, params, configs.snapshot(config))

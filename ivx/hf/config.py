@@ -2,8 +2,8 @@
 
 Read tolerantly, since several programs write it: text sizes under `text_config` or at the top,
 rope under `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (5), one
-`kv_lora_rank` or a list of one a layer. Written as transformers 4.57 does, which 5 reads too;
-4.57 cannot read what 5 writes.
+`kv_lora_rank` or a list of one a layer, of which the widest is the model's (see `ivx.hf.ranks`).
+Written as transformers 4.57 does, which 5 reads too; 4.57 cannot read what 5 writes.
 """
 
 import math
@@ -81,11 +81,23 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
         dtype = config.get("dtype") or config.get("torch_dtype") or text.get("dtype")
         return specs.ModelSpec(
             _vision(parts["vision"]),
-            _text(attention, text, parts["rope"]),
+            _text(attention, text, parts["rope"], _tied(config, text)),
             "float32" if dtype == "float32" else "bfloat16",
         )
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} describes a model that ivx cannot build: {error}") from error
+
+
+def read_ranks(folder: pathlib.Path) -> tuple[int, ...]:
+    """Widths of the latents, a layer each, of a model with latent attention; none of another.
+
+    Raises:
+      UserError: as `read_spec`.
+    """
+    if read_spec(folder).text.attention != "m2la":
+        return ()
+    config = json_file.read(folder / "config.json")
+    return _ranks(_part(config.get("text_config", config)))
 
 
 def write_config(spec: specs.ModelSpec, tokenizer: Tokenizer, dtype: str = "bfloat16") -> dict:
@@ -100,7 +112,7 @@ def write_config(spec: specs.ModelSpec, tokenizer: Tokenizer, dtype: str = "bflo
         "video_token_id": tokenizer.video_pad,
         "vision_start_token_id": tokenizer.id_of(special_tokens.VISION_START),
         "vision_end_token_id": tokenizer.id_of(special_tokens.VISION_END),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": text.tied,
         # 4.57.3 to 4.57.6 doubt the splitting rule of any tokenizer saved by a later version.
         "transformers_version": "4.57.1",
         "text_config": {
@@ -122,7 +134,7 @@ def write_config(spec: specs.ModelSpec, tokenizer: Tokenizer, dtype: str = "bflo
             "attention_bias": False,
             "attention_dropout": 0.0,
             "initializer_range": 0.02,
-            "tie_word_embeddings": False,
+            "tie_word_embeddings": text.tied,
             "use_cache": True,
             **text_files.token_ids(tokenizer),
         },
@@ -165,6 +177,20 @@ def _part(found) -> dict:
     return found if isinstance(found, dict) else {}
 
 
+def _tied(config: dict, text: dict) -> bool:
+    """Whether one table embeds words and scores them.
+
+    Raises:
+      ValueError: no yes or no; transformers 5 takes that of the top level, 4 that of the text.
+    """
+    said = [part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part]
+    if any(type(value) is not bool for value in said) or len(set(said)) > 1:
+        raise ValueError(
+            f"tie_word_embeddings must be true or false, at the top as in text_config, not {said}"
+        )
+    return said[0] if said else False
+
+
 def _unlike(config: dict, parts: dict[str, dict]) -> list[str]:
     """What differs from our model, or cannot be made out."""
     wrong = [
@@ -173,8 +199,6 @@ def _unlike(config: dict, parts: dict[str, dict]) -> list[str]:
         if parts[part].get(key, value) != value
     ]
     text, vision = parts["text"], parts["vision"]
-    if config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)):
-        wrong.append("tie_word_embeddings is true, ivx keeps lm_head apart from embed_tokens")
     needed = [("text_config", text, key) for key in _TEXT.values()]
     needed += [("vision_config", vision, key) for key in _VISION.values()]
     needed.append(("vision_config", vision, "num_position_embeddings"))
@@ -209,7 +233,7 @@ def _vision(vision: dict) -> specs.VisionSpec:
     )
 
 
-def _text(attention: str, text: dict, rope: dict) -> specs.TextSpec:
+def _text(attention: str, text: dict, rope: dict, tied: bool) -> specs.TextSpec:
     theta = rope.get("rope_theta", text.get("rope_theta"))
     if not isinstance(theta, int | float) or theta <= 0:
         # Versions of transformers differ in what they take when it is absent.
@@ -220,15 +244,13 @@ def _text(attention: str, text: dict, rope: dict) -> specs.TextSpec:
         kv_heads, kv_rank = text["num_key_value_heads"], 0
     else:
         widths = [text.get(f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")]
-        ranks = text.get("kv_lora_rank_list") or [text.get("kv_lora_rank")]
-        if len(set(widths)) > 1 or len(set(ranks)) > 1:
+        if len(set(widths)) > 1:
             raise ValueError(
-                f"widths (qk_nope, qk_rope, v) {widths} and ranks {ranks} must be the same"
-                " for all parts of a head and all layers"
+                f"widths (qk_nope, qk_rope, v) {widths} must be the same for all parts of a head"
             )
-        head_dim, kv_heads, kv_rank = widths[0], heads, ranks[0]
-    if any(type(size) is not int for size in (head_dim, kv_heads, kv_rank)) or head_dim < 2:
-        raise ValueError(f"a head of {head_dim!r} numbers, a latent of {kv_rank!r}")
+        head_dim, kv_heads, kv_rank = widths[0], heads, max(_ranks(text))
+    if type(head_dim) is not int or head_dim < 2:
+        raise ValueError(f"a head of {head_dim!r} numbers")
     return specs.TextSpec(
         attention=attention,
         **{field: text[key] for field, key in _TEXT.items()},
@@ -238,4 +260,21 @@ def _text(attention: str, text: dict, rope: dict) -> specs.TextSpec:
         rope_theta=float(theta),
         mrope_sections=tuple(rope.get("mrope_section", (24, 20, 20))),
         norm_eps=float(text.get("rms_norm_eps", 1e-6)),
+        tied=tied,
     )
+
+
+def _ranks(text: dict) -> tuple[int, ...]:
+    """One a layer, from a list or one number for all."""
+    depth = text["num_hidden_layers"]
+    ranks = text.get("kv_lora_rank_list") or [text.get("kv_lora_rank")] * depth
+    if (
+        not isinstance(ranks, list)
+        or len(ranks) != depth
+        or any(type(rank) is not int or rank < 1 for rank in ranks)
+    ):
+        raise ValueError(
+            f"kv_lora_rank or kv_lora_rank_list must give a positive whole number for each of"
+            f" {depth} layers, not {text.get('kv_lora_rank_list') or text.get('kv_lora_rank')!r}"
+        )
+    return tuple(ranks)

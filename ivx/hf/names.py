@@ -38,7 +38,7 @@ class Form:
         return einops.rearrange(array, f"{self.theirs} -> {self.ours}")
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
-        """From our form to the folder's; maybe a view."""
+        """From our form to the folder's; of a whole array a view, which can be written through."""
         return einops.rearrange(array, f"{self.ours} -> {self.theirs}", **dict(self.sizes))
 
 
@@ -46,11 +46,15 @@ PLAIN = Form("...", "...")
 LINEAR = Form("o i", "i o")
 CONV = Form("o c f y x", "(c f y x) o", (("c", 3), ("f", 2), ("y", 16), ("x", 16)))
 
+# What embeds words and what scores them; one tensor, the first, where they are tied.
+EMBEDDING = "model.language_model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
 _EMBEDDING = (
-    ("model.language_model.embed_tokens.weight", "embed_tokens.embedding", PLAIN),
+    (EMBEDDING, "embed_tokens.embedding", PLAIN),
     ("model.language_model.norm.weight", "language_model.norm.scale", PLAIN),
-    ("lm_head.weight", "lm_head.kernel", LINEAR),
 )
+_HEAD = ((HEAD, "lm_head.kernel", LINEAR),)
 _LAYER = (
     ("input_layernorm.weight", "input_layernorm.scale", PLAIN),
     ("post_attention_layernorm.weight", "post_attention_layernorm.scale", PLAIN),
@@ -124,10 +128,11 @@ class Weight:
     shape: tuple[int, ...]
 
 
-def table(attention: str) -> list[tuple[str, str, Form]]:
+def table(attention: str, tied: bool) -> list[tuple[str, str, Form]]:
     """All rows for one attention: (name with {i} for the layer, dotted path, form)."""
     sections = (
         ("", "", _EMBEDDING),
+        ("", "", () if tied else _HEAD),
         ("model.language_model.layers.{i}.", "language_model.layers.", _LAYER),
         ("model.language_model.layers.{i}.", "language_model.layers.", _ATTENTION[attention]),
         ("model.visual.", "visual.", _TOWER),
@@ -145,7 +150,8 @@ def table(attention: str) -> list[tuple[str, str, Form]]:
 def weights(definition: ModelDefinition) -> list[Weight]:
     """Every tensor that a folder of this model holds, in the order of the table."""
     abstract, found = definition.abstract_params, []
-    for name, dotted, form in table(definition.spec.text.attention):
+    text = definition.spec.text
+    for name, dotted, form in table(text.attention, text.tied):
         path = tuple(dotted.split("."))
         shape = leaf(abstract, path).shape
         stacked = "{i}" in name

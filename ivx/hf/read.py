@@ -1,114 +1,70 @@
 """Weights of a folder into our parameter tree.
 
     index or single file -> headers of the shards -> everything amiss, at once
-                         -> tensor by tensor: their form -> our form, float32, into its layer
+                         -> block by block: their form -> our form, float32, into its layer
 
-Only safetensors are read: other formats of weights can run code when they are opened.
+No more of a shard than a block is held besides the parameters themselves.
 """
 
 import collections
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
-import safetensors
-from safetensors import safe_open
 
 from ivx.errors import UserError
-from ivx.hf import json_file, names
+from ivx.hf import index, names, ranks
 from ivx.models.definition import ModelDefinition, Params
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # Types that float32 holds exactly.
 _TYPES = ("F32", "BF16", "F16")
+# Bytes of a block, about.
+_BLOCK = 4 << 20
 
 
-def read_params(folder: pathlib.Path, definition: ModelDefinition) -> Params:
+def read_params(
+    folder: pathlib.Path, definition: ModelDefinition, latent_ranks: Sequence[int] = ()
+) -> Params:
     """All parameters, as numpy float32 arrays in host memory.
 
     Where a tensor lies is taken from the index, never from the names of the shards.
+
+    Args:
+      folder: of the weights.
+      definition: the model.
+      latent_ranks: of each layer, where they differ (see `ivx.hf.ranks`).
 
     Raises:
       UserError: no weights, a damaged or missing shard, or tensors that are not those of the
         model; all of these are listed at once.
     """
-    shards = _shards(folder)
-    wanted = {weight.name: weight for weight in names.weights(definition)}
-    _check(folder, shards, wanted)
+    shards = index.shards(folder)
+    wanted = {
+        weight.name: ranks.of_layer(weight, latent_ranks) for weight in names.weights(definition)
+    }
+    _check(folder, shards, wanted, definition.spec.text.tied)
     params = _empty(definition.abstract_params)
     for file, held in shards.items():
-        with _open(folder / file) as shard:
+        with index.open_shard(folder / file) as shard:
             for name in held:
-                weight = wanted[name]
-                array = weight.form.to_ours(shard.get_tensor(name))
-                target = names.leaf(params, weight.path)
-                target[... if weight.layer is None else weight.layer] = array
+                if name in wanted:
+                    _read(shard.get_slice(name), wanted[name], params, latent_ranks)
     return params
 
 
-def stored_types(folder: pathlib.Path) -> dict[str, str]:
-    """Type of every tensor that the index names, as safetensors writes it (F32, BF16, F16).
-
-    Raises:
-      UserError: no weights, or a damaged or missing shard.
-    """
-    types = {}
-    for file, held in _shards(folder).items():
-        with _open(folder / file) as shard:
-            types |= {name: shard.get_slice(name).get_dtype() for name in held}
-    return types
+def _read(tensor, weight: names.Weight, params: Params, latent_ranks: Sequence[int]) -> None:
+    """Copies one tensor into its layer, through views that lie as the tensor does."""
+    array = names.leaf(params, weight.path)
+    theirs = weight.form.to_theirs(array if weight.layer is None else array[weight.layer])
+    for view, first in ranks.rooms(weight, theirs, latent_ranks):
+        rows = max(1, _BLOCK // max(1, view[:1].nbytes))
+        for row in range(0, len(view), rows):
+            room = view[row : row + rows]
+            room[...] = tensor[first + row : first + row + len(room)]
 
 
-def _shards(folder: pathlib.Path) -> dict[str, list[str]]:
-    """File -> names of the tensors that are to be read from it."""
-    if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
-            raise UserError(_nothing_to_read(folder))
-        with _open(folder / SINGLE) as shard:
-            return {SINGLE: list(shard.keys())}
-    places = json_file.read(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
-        raise UserError(
-            f"{folder / INDEX} is damaged: its weight_map does not say where tensors lie;"
-            " fetch it again"
-        )
-    shards = collections.defaultdict(list)
-    for name, file in places.items():
-        if pathlib.PurePath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise UserError(
-                f"{folder / INDEX} places {name} in {file!r}, expected a .safetensors file of the"
-                " same folder; do not use this folder unless you know who made it"
-            )
-        shards[file].append(name)
-    return dict(shards)
-
-
-def _nothing_to_read(folder: pathlib.Path) -> str:
-    pickled = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
-    if pickled:
-        return (
-            f"{folder} keeps its weights in {pickled[0]}, a format that can run code when it is"
-            " opened; convert them to safetensors first"
-        )
-    return f"{folder} has neither {INDEX} nor {SINGLE}; give a folder with weights"
-
-
-def _open(path: pathlib.Path):
-    """A shard, its header read.
-
-    Raises:
-      UserError: there is no such file, or it is damaged.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is missing, though the index names it; fetch the folder again")
-    try:
-        return safe_open(path, framework="np")
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged: {error}; fetch it again") from error
-
-
-def _check(folder: pathlib.Path, shards: dict, wanted: dict[str, names.Weight]) -> None:
+def _check(folder: pathlib.Path, shards: dict, wanted: dict[str, names.Weight], tied: bool) -> None:
     """Compares names, shapes and types with those of the model.
 
     Raises:
@@ -116,7 +72,7 @@ def _check(folder: pathlib.Path, shards: dict, wanted: dict[str, names.Weight]) 
     """
     found, wrong = set(), []
     for file, held in shards.items():
-        with _open(folder / file) as shard:
+        with index.open_shard(folder / file) as shard:
             present = set(shard.keys())
             for name in held:
                 if name not in present or name not in wanted:
@@ -126,16 +82,22 @@ def _check(folder: pathlib.Path, shards: dict, wanted: dict[str, names.Weight]) 
                 shape, kind = tuple(view.get_shape()), view.get_dtype()
                 if shape != wanted[name].shape:
                     wrong.append(
-                        f"{name} is {_sides(shape)}, expected {_sides(wanted[name].shape)}"
+                        f"{name} of {file} is {_sides(shape)},"
+                        f" expected {_sides(wanted[name].shape)}"
                     )
                 elif kind not in _TYPES:
-                    wrong.append(f"{name} is of type {kind}, expected {', '.join(_TYPES)}")
-    listed = {name for held in shards.values() for name in held}
+                    wrong.append(
+                        f"{name} of {file} is of type {kind}, expected {', '.join(_TYPES)}"
+                    )
+    listed = {name: file for file, held in shards.items() for name in held}
+    if tied and names.HEAD in listed and not wrong:
+        wrong += _unlike_embedding(folder, listed)
+        del listed[names.HEAD]
     complaints = [
         f"{what} {', '.join(_gather(some))}"
         for what, some in (
             ("missing", wanted.keys() - found),
-            ("unexpected", listed - wanted.keys()),
+            ("unexpected", listed.keys() - wanted.keys()),
         )
         if some
     ] + sorted(wrong)
@@ -144,6 +106,26 @@ def _check(folder: pathlib.Path, shards: dict, wanted: dict[str, names.Weight]) 
             f"{folder} does not hold the weights of this model: {'; '.join(complaints)};"
             " see that config.json belongs to the weights"
         )
+
+
+def _unlike_embedding(folder: pathlib.Path, listed: dict[str, str]) -> list[str]:
+    """Some writers store a tied head all the same: it has to equal the embedding."""
+    files = [listed.get(name) for name in (names.HEAD, names.EMBEDDING)]
+    if None in files:
+        return []
+    shards = [index.open_shard(folder / file) for file in files]
+    with shards[0] as first, shards[1] as second:
+        head, table = first.get_slice(names.HEAD), second.get_slice(names.EMBEDDING)
+        shape = head.get_shape()
+        if shape == table.get_shape() and all(
+            np.array_equal(head[row : row + 256], table[row : row + 256])
+            for row in range(0, shape[0], 256)
+        ):
+            return []
+    return [
+        f"{names.HEAD} of {files[0]} differs from {names.EMBEDDING},"
+        " to which config.json ties it (tie_word_embeddings)"
+    ]
 
 
 def _gather(some: set[str]) -> list[str]:

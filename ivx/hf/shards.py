@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ivx.hf import json_file, names
-from ivx.hf.read import INDEX, SINGLE
+from ivx.hf.index import INDEX, SINGLE
 from ivx.models.definition import ModelDefinition, Params
 
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
@@ -36,8 +36,7 @@ def write_params(
         ]
     for file, shard in zip(files, shards, strict=True):
         tensors = {weight.name: _tensor(params, weight, dtype) for weight in shard}
-        # Older readers refuse a file that does not say from which framework it is.
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        _save(tensors, folder / file)
     if len(shards) > 1:
         count = sum(_size(weight) for weight in weights)
         places = {
@@ -45,6 +44,16 @@ def write_params(
         }
         sizes = {"total_parameters": count, "total_size": count * dtype.itemsize}
         json_file.write(folder / INDEX, {"metadata": sizes, "weight_map": places})
+
+
+def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
+    """Writes one file, which others may read as they may the files beside it."""
+    path.touch()
+    mode = path.stat().st_mode
+    # Older readers refuse a file that does not say from which framework it is.
+    save_file(tensors, path, metadata={"format": "pt"})
+    # The writer makes a file of its own, for its owner alone.
+    path.chmod(mode)
 
 
 def _plan(

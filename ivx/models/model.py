@@ -24,7 +24,7 @@ class Output(NamedTuple):
 class VideoLanguageModel(nnx.Module):
     """InternVideo3 (attention m2la) or Qwen3-VL (gqa).
 
-    HF names: model.visual, model.language_model, lm_head.
+    HF names: model.visual, model.language_model, lm_head (absent where embeddings are tied).
     """
 
     def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
@@ -40,7 +40,9 @@ class VideoLanguageModel(nnx.Module):
             rngs=rngs,
         )
         self.language_model = Decoder(text, dtype, spec.remat, rngs)
-        self.lm_head = linear(text.width, text.vocab, ("embed", "vocab"), rngs=rngs, dtype=dtype)
+        if not text.tied:
+            axes = ("embed", "vocab")
+            self.lm_head = linear(text.width, text.vocab, axes, rngs=rngs, dtype=dtype)
 
     def __call__(self, batch, keep_cache: bool = False) -> Output:
         """Runs a batch of packs.
@@ -78,8 +80,15 @@ class VideoLanguageModel(nnx.Module):
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
         """Scores of the vocabulary, accumulated in float32 as in the loss."""
-        head_dv = self.lm_head.kernel[...].astype(hidden.dtype)
-        return jnp.einsum("...d,dv->...v", hidden, head_dv, preferred_element_type=jnp.float32)
+        return jnp.einsum("...d,dv->...v", hidden, self.head(), preferred_element_type=jnp.float32)
+
+    def head(self) -> Float[Array, "d v"]:
+        """What scores the vocabulary, in the dtype of computation."""
+        if self.spec.text.tied:
+            head_dv = self.embed_tokens.embedding[...].T
+        else:
+            head_dv = self.lm_head.kernel[...]
+        return head_dv.astype(self.spec.dtype)
 
     def _rope(self, positions: Array):
         text = self.spec.text

@@ -2,8 +2,12 @@
 
 `8b` is InternVideo3-8B (OpenGVLab/InternVideo, InternVideo3_sft: Qwen3Dense8BMLAConfig,
 internvideo3_config.py): 9.48 G parameters with latent attention, 8.77 G with grouped attention
-(Qwen3-VL-8B). `tiny` has every part of it at a size that two CPU cores train in minutes; `small` is
-somewhat larger, to teach it.
+(Qwen3-VL-8B). `2b`, `4b` and `32b` are the other dense models of Qwen3-VL. Of these InternVideo3
+has no latent form; ours follows the same arithmetic, R + P = K H, half of what grouped attention
+caches: 896 + 128 in each, since all have 8 key-value heads of 128.
+
+`tiny` has every part of them at a size that two CPU cores train in minutes; `small` is somewhat
+larger, to teach it.
 """
 
 import dataclasses
@@ -45,6 +49,8 @@ class TextSpec:
       kv_heads: K, for grouped attention.
       kv_rank: R, for latent attention; the cache holds R + P numbers a token.
       mrope_sections: how many of the P / 2 frequencies belong to time, height and width.
+      norm_eps: of the RMS norms.
+      tied: whether words are scored by the table that embeds them, instead of by one of its own.
     """
 
     attention: str
@@ -59,6 +65,7 @@ class TextSpec:
     rope_theta: float
     mrope_sections: tuple[int, int, int]
     norm_eps: float = 1e-6
+    tied: bool = False
 
     def __post_init__(self):
         if self.attention not in ATTENTIONS:
@@ -124,32 +131,53 @@ def _tiny(attention: str, dtype: str, **decoder: int) -> ModelSpec:
     )
 
 
-def base_8b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
-    """InternVideo3-8B, or with attention="gqa" the Qwen3-VL-8B that it came from."""
-    return ModelSpec(
-        vision=VisionSpec(
-            depth=27,
-            width=1152,
-            heads=16,
-            mlp=4304,
-            taps=(8, 16, 24),
-            table_side=48,
-        ),
-        text=TextSpec(
-            attention=attention,
-            depth=36,
-            width=4096,
-            heads=32,
-            head_dim=128,
-            kv_heads=8,
-            kv_rank=896,
-            mlp=12288,
-            vocab=151936,
-            rope_theta=5e6,
-            mrope_sections=(24, 20, 20),
-        ),
-        dtype=dtype,
+_SMALL_TOWER = VisionSpec(depth=24, width=1024, heads=16, mlp=4096, taps=(5, 11, 17), table_side=48)
+_LARGE_TOWER = VisionSpec(depth=27, width=1152, heads=16, mlp=4304, taps=(8, 16, 24), table_side=48)
+
+
+def base_2b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
+    """The sizes of Qwen3-VL-2B."""
+    return _qwen3_vl(
+        _SMALL_TOWER, attention, dtype, depth=28, width=2048, heads=16, mlp=6144, tied=True
     )
 
 
-PRESETS = {"tiny": tiny, "small": small, "8b": base_8b}
+def base_4b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
+    """The sizes of Qwen3-VL-4B."""
+    return _qwen3_vl(
+        _SMALL_TOWER, attention, dtype, depth=36, width=2560, heads=32, mlp=9728, tied=True
+    )
+
+
+def base_8b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
+    """InternVideo3-8B, or with attention="gqa" the Qwen3-VL-8B that it came from."""
+    return _qwen3_vl(_LARGE_TOWER, attention, dtype, depth=36, width=4096, heads=32, mlp=12288)
+
+
+def base_32b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
+    """The sizes of Qwen3-VL-32B."""
+    return _qwen3_vl(_LARGE_TOWER, attention, dtype, depth=64, width=5120, heads=64, mlp=25600)
+
+
+def _qwen3_vl(vision: VisionSpec, attention: str, dtype: str, **decoder) -> ModelSpec:
+    text = TextSpec(
+        attention=attention,
+        head_dim=128,
+        kv_heads=8,
+        kv_rank=896,
+        vocab=151936,
+        rope_theta=5e6,
+        mrope_sections=(24, 20, 20),
+        **decoder,
+    )
+    return ModelSpec(vision=vision, text=text, dtype=dtype)
+
+
+PRESETS = {
+    "tiny": tiny,
+    "small": small,
+    "2b": base_2b,
+    "4b": base_4b,
+    "8b": base_8b,
+    "32b": base_32b,
+}

@@ -74,7 +74,7 @@ class DistillationStage:
         for one in (model, teacher):
             hidden_btd = one(batch).hidden
             hidden.append(hidden_btd.reshape(-1, hidden_btd.shape[-1]))
-            heads.append(one.lm_head.kernel[...].astype(hidden_btd.dtype))
+            heads.append(one.head())
         kl_bt = reverse_kl(hidden[0], heads[0], hidden[1], heads[1]).reshape(batch.tokens.shape)
         sums = {
             "tokens/trained": batch.weights.sum(),

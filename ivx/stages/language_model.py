@@ -18,9 +18,8 @@ from ivx.stages.reduction import token_weights
 def token_nll(model: VideoLanguageModel, batch: Batch) -> Float[Array, "b t"]:
     """-log p of each token's target, float32."""
     hidden_btd = model(batch).hidden
-    head_dv = model.lm_head.kernel[...].astype(hidden_btd.dtype)
     width = hidden_btd.shape[-1]
-    nll_n = cross_entropy(hidden_btd.reshape(-1, width), head_dv, batch.targets.reshape(-1))
+    nll_n = cross_entropy(hidden_btd.reshape(-1, width), model.head(), batch.targets.reshape(-1))
     return nll_n.reshape(batch.targets.shape)
 
 

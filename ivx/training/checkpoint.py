@@ -13,6 +13,7 @@ import orbax.checkpoint as ocp
 
 from ivx.errors import UserError
 from ivx.models.definition import Params
+from ivx.training import host_arrays
 from ivx.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -70,12 +71,22 @@ class Checkpoints:
 
 
 def save_params(workdir: pathlib.Path, params: Params, config: str) -> None:
-    """Writes parameters that no step has changed, imported or converted, as checkpoint 0."""
-    with ocp.CheckpointManager((workdir / FOLDER).absolute()) as manager:
+    """Writes parameters that no step has changed, imported or converted, as checkpoint 0.
+
+    Little more than the parameters themselves is in memory.
+    """
+    handlers = {
+        "state": host_arrays.handler(),
+        "data": ocp.JsonCheckpointHandler(),
+        "config": ocp.JsonCheckpointHandler(),
+    }
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    folder = (workdir / FOLDER).absolute()
+    with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
         manager.save(
             0,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave({"params": params}),
+                state=host_arrays.save_args({"params": params}),
                 data=ocp.args.JsonSave({"next_batch": 0}),
                 config=ocp.args.JsonSave(json.loads(config)),
             ),

@@ -218,6 +218,23 @@ def test_text_goes_in_and_out_as_ours(exported, definition):
     assert theirs.eos_token_id == ours.end_of_turn
 
 
+def test_a_tied_model_has_one_table_there_too(definition, prompt, tmp_path):
+    text = dataclasses.replace(definition.spec.text, tied=True)
+    tied = ModelDefinition(dataclasses.replace(definition.spec, text=text))
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda a: 0.15 * rng.standard_normal(a.shape, np.float32), tied.abstract_params
+    )
+    rules = processor.FrameRules(1.0, 2, 16, 4096, 65536)
+    write.export(tmp_path / "x", tied, params, compact_tokenizer.PATH, rules, {}, "float32")
+    model, report = transformers.AutoModelForImageTextToText.from_pretrained(
+        tmp_path / "x", dtype=torch.float32, output_loading_info=True, **trust(definition)
+    )
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+    close(our_logits(tied, params, prompt), their_logits(model.eval(), prompt))
+
+
 @pytest.mark.parametrize("definition", ["gqa"], indirect=True)
 def test_a_folder_of_theirs_is_read(definition, exported, prompt, tmp_path):
     """A model that transformers made and saved, in its own spelling and its own shards."""

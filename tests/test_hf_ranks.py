@@ -1,0 +1,127 @@
+"""Latents of unequal width: read into layers of one width, which compute and train as before."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from ivx.errors import UserError
+from ivx.hf import config, json_file, read, shards
+from ivx.hf.index import SINGLE
+from ivx.models.definition import ModelDefinition
+from ivx.models.latent_attention import LatentAttention
+from ivx.models.rope import text_rope
+from ivx.text import tokenizer
+from tests.conftest import small_spec
+
+RANKS = (24, 16, 8)
+ROPE = 16
+LAYER = "model.language_model.layers.{}.self_attn."
+
+
+@pytest.fixture(scope="module")
+def definition() -> ModelDefinition:
+    return ModelDefinition(small_spec("m2la"))
+
+
+@pytest.fixture(scope="module")
+def tensors(definition, tmp_path_factory) -> dict[str, np.ndarray]:
+    """A folder's tensors, of latents that are 24, 16 and 8 wide."""
+    folder = tmp_path_factory.mktemp("ranks")
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda a: 0.1 * rng.standard_normal(a.shape, np.float32), definition.abstract_params
+    )
+    shards.write_params(folder, definition, params, np.dtype(np.float32), 1e12)
+    found = load_file(folder / SINGLE)
+    for layer, rank in enumerate(RANKS):
+        for name in ("kv_a_proj_with_mqa.weight", "kv_a_proj_with_mqa.bias"):
+            full = found[LAYER.format(layer) + name]
+            found[LAYER.format(layer) + name] = np.concatenate([full[:rank], full[-ROPE:]])
+        name = LAYER.format(layer) + "kv_b_proj.weight"
+        found[name] = np.ascontiguousarray(found[name][:, :rank])
+    return found
+
+
+@pytest.fixture(scope="module")
+def params(definition, tensors, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("read")
+    save_file(tensors, folder / SINGLE)
+    return read.read_params(folder, definition, RANKS)
+
+
+def layer_of(params, layer: int) -> dict:
+    return jax.tree.map(lambda a: a[layer], params["language_model"]["layers"]["self_attn"])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def attend(rank: int, weights: dict, x_btd):
+    """The attention of one layer with these weights."""
+    spec = dataclasses.replace(small_spec("m2la").text, kv_rank=rank)
+    graph, state = nnx.split(LatentAttention(spec, jnp.float32, nnx.Rngs(0)))
+    nnx.replace_by_pure_dict(state, weights)
+    length = x_btd.shape[1]
+    positions = jnp.broadcast_to(jnp.arange(length), (1, 3, length))
+    rope = text_rope(positions, spec.head_dim, spec.rope_theta, spec.mrope_sections)
+    return nnx.merge(graph, state)(x_btd, rope, jnp.ones((1, length), jnp.int32))[0]
+
+
+def inputs() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((1, 9, 48)).astype(np.float32)
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_a_narrow_layer_computes_what_it_did(params, tensors, layer):
+    """The layer as stored, in a module of its own width, against the one that was filled up."""
+    stored = {
+        name: {
+            kind: tensors[f"{LAYER.format(layer)}{theirs}.{key}"].T
+            for kind, key in (("kernel", "weight"), ("bias", "bias"))
+            if f"{LAYER.format(layer)}{theirs}.{key}" in tensors
+        }
+        for name, theirs in (
+            ("q_proj", "q_proj"),
+            ("kv_a_proj", "kv_a_proj_with_mqa"),
+            ("kv_b_proj", "kv_b_proj"),
+            ("o_proj", "o_proj"),
+        )
+    }
+    np.testing.assert_allclose(
+        attend(max(RANKS), layer_of(params, layer), inputs()),
+        attend(RANKS[layer], stored, inputs()),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+
+
+def test_training_leaves_the_filling_alone(params):
+    layer, rank = layer_of(params, 1), RANKS[1]
+    loss = jax.jit(lambda weights: jnp.square(attend(max(RANKS), weights, inputs())).sum())
+    grads = jax.grad(loss)(layer)
+    for tree in (layer, grads):
+        assert not np.any(tree["kv_a_proj"]["kernel"][:, rank : max(RANKS)])
+        assert not np.any(tree["kv_a_proj"]["bias"][rank : max(RANKS)])
+        assert not np.any(tree["kv_b_proj"]["kernel"][rank:])
+    assert np.any(grads["kv_b_proj"]["kernel"][:rank])
+
+
+def test_the_config_gives_a_rank_a_layer_and_the_widest_is_the_models(tmp_path):
+    content = config.write_config(small_spec("m2la"), tokenizer.load("compact"))
+    del content["text_config"]["kv_lora_rank"]
+    content["text_config"]["kv_lora_rank_list"] = list(RANKS)
+    json_file.write(tmp_path / "config.json", content)
+    assert config.read_spec(tmp_path).text.kv_rank == 24
+    assert config.read_ranks(tmp_path) == RANKS
+
+
+def test_shapes_are_held_against_the_ranks(definition, tensors, tmp_path):
+    save_file(tensors, tmp_path / SINGLE)
+    with pytest.raises(
+        UserError, match=r"1\.self_attn\.kv_b_proj\.weight .* \[128, 16\], expected"
+    ):
+        read.read_params(tmp_path, definition, (24, 8, 8))
