@@ -10,7 +10,7 @@ import sys
 from tests.parity import peers
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity"
-FILES = {"chat_template.json": peers.chat_template}
+FILES = {"chat_template.json": peers.chat_template, "tokenizer.json": peers.tokenizer}
 
 
 def main(names: list[str]) -> None:

