@@ -7,15 +7,24 @@ import json
 import pathlib
 import sys
 
-from tests.parity import peers
+import numpy as np
+
+from tests.parity import peer_processor, peers
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity"
-FILES = {"chat_template.json": peers.chat_template, "tokenizer.json": peers.tokenizer}
+PIXELS = "pixels.npz"
+FILES = {
+    "chat_template.json": peers.chat_template,
+    "tokenizer.json": peers.tokenizer,
+    "processor.json": peer_processor.rows,
+}
 
 
 def main(names: list[str]) -> None:
     GOLDEN.mkdir(exist_ok=True, parents=True)
-    for name in names or FILES:
+    if not names or PIXELS in names:
+        np.savez_compressed(GOLDEN / PIXELS, **peer_processor.pixels())
+    for name in [name for name in names or FILES if name != PIXELS]:
         rows = ",\n".join(json.dumps(row) for row in FILES[name]())
         (GOLDEN / name).write_text(f"[\n{rows}\n]\n")
 
