@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 # Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo demo-quick test test-slow lint format clean
+.PHONY: help setup demo demo-quick test test-parity test-slow lint format clean
 
 help:
 	@echo "make setup      create $(VENV) and install ivx with what its tests need"
 	@echo "make demo       every stage in a row, from a converted model to an agent (about 25 minutes on two cores)"
 	@echo "make demo-quick the same stages with few steps (about 3 minutes)"
 	@echo "make test       run the tests"
+	@echo "make test-parity compare with torch and transformers, which it installs"
 	@echo "make test-slow  kill the recipe in every stage"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
@@ -34,7 +35,17 @@ demo-quick: setup
 	@$(BIN)/ivx recipe --config=experiments/recipe.py:quick --workdir=$(DEMO)-quick
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --ignore=tests/parity
+
+# trl brings the chat templates of Qwen; no code of it is run, so none of what it needs is installed.
+$(VENV)/.parity: $(VENV)/.installed
+	@echo "Installing torch and transformers into $(VENV) (about 1 GB, more where torch comes with CUDA) ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+	@touch $@
+
+test-parity: $(VENV)/.parity
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/parity
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow

@@ -132,8 +132,12 @@ class LayoutRule:
         times = frames.slice_times(indices, info.rate)
         return Clip(video.path, info, indices, times, height, width)
 
-    def __call__(self, sample: Sample, generate: bool = False) -> Layout:
+    def __call__(
+        self, sample: Sample, generate: bool = False, enable_thinking: bool | None = None
+    ) -> Layout:
         """Lays out a sample; `generate` ends it with an open assistant turn.
+
+        `enable_thinking` says how that turn begins, see `ivx.text.chat_template`.
 
         Raises:
           VideoError: a video cannot be used.
@@ -143,7 +147,9 @@ class LayoutRule:
         media = [
             chat_template.video_text(clip.times, int(np.prod(clip.token_shape))) for clip in clips
         ]
-        pieces = chat_template.render(sample.messages, media, generate, sample.tools)
+        pieces = chat_template.render(
+            sample.messages, media, generate, sample.tools, enable_thinking
+        )
         tokens, trained = [], []
         for piece in pieces:
             ids = self.tokenizer.encode(piece.text)

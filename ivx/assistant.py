@@ -37,8 +37,17 @@ class Assistant:
         except VideoError as error:
             raise UserError(str(error)) from error
 
-    def generate(self, video: str | pathlib.Path, prompt: str, max_new_tokens: int = 64) -> str:
+    def generate(
+        self,
+        video: str | pathlib.Path,
+        prompt: str,
+        max_new_tokens: int = 64,
+        enable_thinking: bool | None = None,
+    ) -> str:
         """The answer to one question about one video.
+
+        With `enable_thinking` the prompt opens a thought, which the answer goes on with and closes
+        by </think>; with False it holds an empty one; None leaves it to the model.
 
         Raises:
           UserError: the file cannot be read, or the prompt holds reserved tokens.
@@ -46,7 +55,7 @@ class Assistant:
         user = {"role": "user", "content": VIDEO_PLACEHOLDER + prompt}
         sample = Sample("prompt", (user,), (VideoRef(str(video), None),))
         try:
-            layout = self._rule(sample, generate=True)
+            layout = self._rule(sample, generate=True, enable_thinking=enable_thinking)
             pixels = self._cache.read(layout)
         except (VideoError, TemplateError) as error:
             raise UserError(str(error)) from error

@@ -100,3 +100,29 @@ def test_a_prompt_ends_with_an_open_turn():
 def test_messages_that_cannot_be_rendered_are_explained(messages, media, complaint):
     with pytest.raises(TemplateError, match=complaint):
         chat_template.render(messages, media)
+
+
+CALLS = [{"name": "look", "arguments": {}}]
+THINKING = [
+    {"role": "user", "content": "Who?"},
+    {"role": "assistant", "content": "<think>Fur.</think>A cat."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "<think>Look.</think>", "tool_calls": CALLS},
+    {"role": "tool", "content": "a cat"},
+]
+
+
+@pytest.mark.parametrize(
+    ("enable_thinking", "earlier", "later", "opening"),
+    [
+        (None, "<think>Fur.</think>A cat.", "<think>Look.</think>\n", ""),
+        (True, "A cat.", "<think>\nLook.\n</think>\n\n", "<think>\n"),
+        (False, "A cat.", "<think>\nLook.\n</think>\n\n", "<think>\n\n</think>\n\n"),
+    ],
+)
+def test_a_prompt_opens_a_thought_and_shows_no_older_ones(enable_thinking, earlier, later, opening):
+    pieces = chat_template.render(THINKING, [], generate=True, enable_thinking=enable_thinking)
+    text = "".join(piece.text for piece in pieces)
+    assert f"<|im_start|>assistant\n{earlier}<|im_end|>" in text
+    assert f"<|im_start|>assistant\n{later}<tool_call>" in text
+    assert pieces[-1].text == f"<|im_start|>assistant\n{opening}" and not pieces[-1].trained

@@ -1,7 +1,8 @@
 """The size at which a video enters the model, and the resampling to it.
 
 Sides become multiples of `FACTOR` = 32 (patches of 16, merged two by two). The budget counts the
-pixels of the whole video, T * H * W, so that a long video is seen at less detail:
+pixels of the whole video, T * H * W, so that a long video is seen at less detail; a side below
+32 is first brought to it, the other with it:
 
     over the budget:  beta = sqrt(T * H * W / max_pixels), sides divided by beta and rounded down
     under the least:  beta = sqrt(min_pixels / (T * H * W)), sides times beta and rounded up
@@ -52,9 +53,12 @@ def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget)
         raise VideoError(
             f"a frame of {width}x{height} pixels is longer than {_MAX_ASPECT} times its width"
         )
+    if min(height, width) < FACTOR:
+        scale = FACTOR / min(height, width)
+        height, width = int(height * scale), int(width * scale)
     frames = round(num_frames / 2) * 2
-    new_height = max(FACTOR, round(height / FACTOR) * FACTOR)
-    new_width = max(FACTOR, round(width / FACTOR) * FACTOR)
+    new_height = round(height / FACTOR) * FACTOR
+    new_width = round(width / FACTOR) * FACTOR
     if frames * new_height * new_width > budget.max_pixels:
         beta = math.sqrt(num_frames * height * width / budget.max_pixels)
         new_height = max(FACTOR, math.floor(height / beta / FACTOR) * FACTOR)
@@ -72,7 +76,12 @@ def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget)
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic, antialiased: uint8 [h, w, 3] to [height, width, 3]; within 1/255 of torchvision."""
+    """Bicubic, antialiased: uint8 [h, w, 3] to [height, width, 3].
+
+    As torchvision within one step of 255, two where all is noise. The order of the passes is not
+    left to PIL: overshoots are cut off between them, so the other order gives other pixels.
+    """
     if frame.shape[:2] == (height, width):
         return frame
-    return np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC))
+    picture = Image.fromarray(frame).resize((width, frame.shape[0]), Image.Resampling.BICUBIC)
+    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))

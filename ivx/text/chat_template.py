@@ -12,6 +12,16 @@ each other share one turn. A video stands in the text of a user or a tool as the
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
 
+Thoughts stand in the text of the assistant, inside <think>. Whether a prompt asks for one is said
+by `enable_thinking`, as users of Qwen know it:
+
+    None   as the Instruct models: nothing is opened, nothing left out
+    True   as the Thinking models: the open turn begins with <think>\\n
+    False  as Qwen3 without thought: the open turn begins with <think>\\n\\n</think>\\n\\n
+
+With True and False, thoughts of turns before the user's last question are left out, and those
+after it are written with the line breaks of Qwen3.
+
 Training, evaluation and chat all come through `render`.
 """
 
@@ -19,7 +29,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from ivx.text import special_tokens, tool_calls
+from ivx.text import special_tokens, thinking, tool_calls
 
 VIDEO_PLACEHOLDER = "<VIDEO_CONTEXT>"
 ROLES = ("system", "user", "assistant", "tool")
@@ -59,6 +69,7 @@ def render(
     media: Sequence[str],
     generate: bool = False,
     tools: Sequence[dict] = (),
+    enable_thinking: bool | None = None,
 ) -> list[Piece]:
     """Writes a conversation as pieces of text.
 
@@ -68,6 +79,7 @@ def render(
       media: the text of each video, in the order of the placeholders.
       generate: end with an open assistant turn.
       tools: schemas of the tools on offer.
+      enable_thinking: whether the open turn begins with a thought, see above.
 
     Raises:
       TemplateError: an unknown role or item, placeholders that do not match the media, tools or
@@ -77,6 +89,7 @@ def render(
     waiting = list(media)
     roles = [message.get("role") if isinstance(message, dict) else message for message in messages]
     pieces = []
+    asked = thinking.last_question(roles)
     offer = _offer(tools)
     if offer and roles[:1] != ["system"]:
         pieces.append(Piece(f"{special_tokens.IM_START}system\n{offer}{special_tokens.IM_END}\n"))
@@ -89,10 +102,16 @@ def render(
                 f"message {number}: tool_calls in the role {role}; an assistant calls"
             )
         if role == "assistant":
+            thought = ""
+            if enable_thinking is not None:
+                thought, text = thinking.split(text)
             text = _with_calls(text, message.get("tool_calls"), number)
             pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
             pieces.append(
-                Piece(text + special_tokens.IM_END, trained=message.get("loss") is not False)
+                Piece(
+                    (thought if number > asked else "") + text + special_tokens.IM_END,
+                    trained=message.get("loss") is not False,
+                )
             )
             pieces.append(Piece("\n"))
         elif role == "tool":
@@ -116,7 +135,8 @@ def render(
             " write one for each"
         )
     if generate:
-        pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
+        opened = thinking.OPENINGS[enable_thinking]
+        pieces.append(Piece(f"{special_tokens.IM_START}assistant\n{opened}"))
     return pieces
 
 

@@ -9,19 +9,13 @@ English. The result is committed as compact_tokenizer.json; making it anew gives
 import pathlib
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import models, pre_tokenizers, trainers
 
-from ivx.text import special_tokens
+from ivx.text import byte_level
 
 PATH = pathlib.Path(__file__).with_name("compact_tokenizer.json")
 VOCABULARY = 742
 
-# Qwen's splitting rule: contractions, words with one leading mark, single digits, marks, line
-# breaks, spaces.
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "black", "orange", "grey")
 _SHAPES = ("circle", "square", "triangle", "shape", "video", "person", "car", "dog", "word")
 _SENTENCES = (
@@ -68,15 +62,7 @@ _SENTENCES = (
 
 def build() -> tokenizers.Tokenizer:
     """Learns the merges and adds the special tokens."""
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(tokenizers.Regex(_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = byte_level.tokenizer(models.BPE())
     corpus = [
         text.replace("{c}", c).replace("{s}", s)
         for text in _SENTENCES
@@ -89,12 +75,7 @@ def build() -> tokenizers.Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    tokenizer.add_tokens(
-        [
-            tokenizers.AddedToken(token, normalized=False, special=token in special_tokens.HIDDEN)
-            for token in special_tokens.ALL
-        ]
-    )
+    tokenizer.add_tokens(byte_level.added_tokens())
     return tokenizer
 
 

@@ -16,9 +16,10 @@ import json
 import re
 from collections.abc import Sequence
 
+from ivx.text.thinking import THINK, THINK_END
+
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 RESPONSE, RESPONSE_END = "<tool_response>", "</tool_response>"
-THINK, THINK_END = "<think>", "</think>"
 
 # The released template's own words: a model that was trained on them knows what is meant.
 _OFFER = (

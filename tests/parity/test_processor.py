@@ -13,8 +13,10 @@ from ivx.hf import processor, write
 from ivx.models.definition import ModelDefinition
 from ivx.text import chat_template, compact_tokenizer
 from tests.conftest import small_spec
+from tests.parity import torchvision_shim
 
 pytest.importorskip("torch")
+torchvision_shim.declare()
 pytest.importorskip("torchvision")
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 

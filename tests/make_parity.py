@@ -1,0 +1,33 @@
+"""Makes the golden files of the peers anew: `python -m tests.make_parity`, then read the diff.
+
+Runs where the extra `parity` is installed; what it writes needs nothing of it.
+"""
+
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from tests.parity import peer_processor, peers
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity"
+PIXELS = "pixels.npz"
+FILES = {
+    "chat_template.json": peers.chat_template,
+    "tokenizer.json": peers.tokenizer,
+    "processor.json": peer_processor.rows,
+}
+
+
+def main(names: list[str]) -> None:
+    GOLDEN.mkdir(exist_ok=True, parents=True)
+    if not names or PIXELS in names:
+        np.savez_compressed(GOLDEN / PIXELS, **peer_processor.pixels())
+    for name in [name for name in names or FILES if name != PIXELS]:
+        rows = ",\n".join(json.dumps(row) for row in FILES[name]())
+        (GOLDEN / name).write_text(f"[\n{rows}\n]\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,94 @@
+"""A table of videos, by their facts alone, for comparing which frames are seen and how large."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from data_pipelines.video.frames import FrameRule
+from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.resize import PixelBudget
+from ivx.hf.processor import FrameRules
+
+# As shipped with Qwen3-VL, as in InternVideo3's training, and as our small experiments.
+QWEN3_VL = FrameRule(2.0, 4, 768), PixelBudget(4096, 25165824)
+LONG = FrameRule(2.0, 4, 2048), PixelBudget(16384, 32768 * 4 * 32 * 32)
+TINY = FrameRule(1.0, 2, 16), PixelBudget(4096, 65536)
+RULES = (QWEN3_VL, LONG, TINY)
+
+_SIZES = (
+    (1280, 720),
+    (720, 1280),
+    (1920, 1080),
+    (640, 360),
+    (333, 517),
+    (32, 32),
+    (48, 80),
+    (144, 144),
+    (6400, 32),
+    (40, 4000),
+    (24, 16),
+)
+# (frames, frames a second)
+_LENGTHS = (
+    (1, 24.0),
+    (2, 24.0),
+    (4, 1.0),
+    (20, 4.0),
+    (97, 29.97),
+    (250, 25.0),
+    (1000, 23.976),
+    (2048, 2.0),
+    (7193, 59.94),
+    (120, 0.5),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row: a video, and how it is looked at."""
+
+    info: VideoInfo
+    frames: FrameRule
+    budget: PixelBudget
+
+    @property
+    def rules(self) -> FrameRules:
+        """The same, in the form of a folder."""
+        frames, budget = self.frames, self.budget
+        return FrameRules(
+            frames.fps, frames.min_frames, frames.max_frames, budget.min_pixels, budget.max_pixels
+        )
+
+
+def table() -> list[Case]:
+    """Each length at several sizes under each rule."""
+    cases = []
+    for which, (frames, budget) in enumerate(RULES):
+        for row, (count, rate) in enumerate(_LENGTHS):
+            for step in range(3):
+                width, height = _SIZES[(row + 3 * step + which) % len(_SIZES)]
+                cases.append(Case(VideoInfo(count, rate, width, height), frames, budget))
+    return cases
+
+
+def row(indices, times, grid, tokens, positions) -> dict:
+    """What is compared of a video and a question about it.
+
+    Args:
+      indices: [F_] frames seen, the last repeated to fill its slice.
+      times: [F_ / 2] seconds.
+      grid: slices, rows and columns of patches.
+      tokens: [T] ids of the prompt, by the compact tokenizer.
+      positions: [3, T].
+    """
+    return {
+        "grid": [int(side) for side in grid],
+        "tokens": len(tokens),
+        "digests": [_digest(array) for array in (indices, times, tokens, positions)],
+    }
+
+
+def _digest(array) -> str:
+    """Enough of a hash to tell arrays of numbers apart, whatever their types."""
+    return hashlib.sha256(np.asarray(array, np.float64).tobytes()).hexdigest()[:8]
