@@ -50,7 +50,14 @@ _TINY_CHOICES = {"attribute": 0.2, "counting": 0.2, "motion": 0.05, "order": 0.0
 _BASE = {"attribute": 0.18, "counting": 0.16, "motion": 0.24, "order": 0.22, "caption": 0.20}
 _LONG = {"long_grounding": 0.3, "long_needle": 0.3, "grounding": 0.2, "order": 0.1, "motion": 0.1}
 _AGENT = {"agent": 1.0}
-_JUDGED = {"attribute": 0.1, "counting": 0.1, "motion": 0.1, "order": 0.1, "grounding": 0.6}
+_JUDGED = {
+    "attribute": 0.1,
+    "counting": 0.1,
+    "motion": 0.1,
+    "order": 0.1,
+    "grounding": 0.3,
+    "long_grounding": 0.3,
+}
 
 
 def _recipe(scale: float) -> Preset:
@@ -65,7 +72,7 @@ def _recipe(scale: float) -> Preset:
         "words": Split(clips(1500), _AGENT, "words"),
         "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
         "traces": Split(clips(700), _AGENT, "traces"),
-        "judged": Split(clips(800), _JUDGED, "one", _half(_JUDGED)),
+        "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
         "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
         "validation": Split(140, _TINY),
         "test": Split(210, _TINY),
