@@ -15,6 +15,10 @@ from ivx.text import compact_tokenizer
 from tests.parity import conversations, strings
 
 
+class PeerMissingError(Exception):
+    """What is to be compared with is not on this machine; the text says what and how to get it."""
+
+
 def digest(text: str) -> str:
     """Enough of a hash to tell renderings apart."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -29,11 +33,11 @@ def file_of(package: str, *parts: str) -> pathlib.Path:
     """A file that an installed package brings, without importing the package.
 
     Raises:
-      ModuleNotFoundError: it is not installed.
+      PeerMissingError: it is not installed.
     """
     found = importlib.util.find_spec(package)
     if found is None:
-        raise ModuleNotFoundError(f"{package} is not installed; `make test-parity` installs it")
+        raise PeerMissingError(f"{package} is not installed; `make test-parity` installs it")
     return pathlib.Path(found.submodule_search_locations[0]).joinpath(*parts)
 
 
@@ -68,12 +72,12 @@ def tokenizer() -> list[str]:
     """A digest of the ids of each string, by a released tokenizer.
 
     Raises:
-      ModuleNotFoundError: there is none.
+      PeerMissingError: there is none.
     """
     import transformers
 
     folder = os.environ.get("IVX_QWEN_TOKENIZER")
     if not folder:
-        raise ModuleNotFoundError("IVX_QWEN_TOKENIZER names no folder of a released tokenizer")
+        raise PeerMissingError("IVX_QWEN_TOKENIZER names no folder of a released tokenizer")
     words = transformers.AutoTokenizer.from_pretrained(folder)
     return [digest_ids(ids) for ids in words(strings.generate())["input_ids"]]
