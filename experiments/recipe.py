@@ -39,7 +39,9 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     config.synthesize = ""  # preset of synthetic data to write; "": the mixture is the user's
     config.mixture = ""
     config.calibration_packs = 0  # 0: as the experiment says
-    config.steps = dict.fromkeys(("base", "cpt", "sft_short", "sft_long", "rl_gspo", "opd"), 0)
+    config.steps = dict.fromkeys(
+        ("base", "convert", "cpt", "sft_short", "sft_long", "rl_gspo", "opd"), 0
+    )
     config.evaluate = {
         # Data set -> the experiment whose frames and sizes all models are asked it with.
         "splits": {"test": "sft_short", "test_long": "sft_long"},
@@ -60,7 +62,7 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
         config.agent.split = "synthetic_test_agent"
     if preset == "quick":
         config.calibration_packs = 24
-        config.steps.update(base=8, cpt=8, sft_short=8, sft_long=6, rl_gspo=4, opd=4)
+        config.steps.update(base=8, convert=8, cpt=8, sft_short=8, sft_long=6, rl_gspo=4, opd=4)
         config.evaluate.questions = 48
         config.agent.questions = 4
     return config.lock()

@@ -1,5 +1,7 @@
 """Reinforcement by rules: GSPO on temporal grounding (IoU) and multiple choice (right or wrong).
 
+At tiny size an agent's calls are judged as well, by the share of right arguments.
+
     ivx train --config=experiments/rl_gspo.py:tiny --workdir=DIR --config.run.start=LONG \\
         --config.data.mixture=DATA/data.json
 
@@ -55,7 +57,8 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=1e-4, floor=1e-4, warmup=0.0, weight_decay=0.0)
     config.data.update(
-        train=("synthetic_judged",),
+        # Calls too: a model that is judged by short answers alone unlearns them.
+        train=("synthetic_judged", "synthetic_calls"),
         validation=(),
         pack_tokens=512,
         pack_patches=480,
@@ -67,7 +70,7 @@ def _tiny() -> ml_collections.ConfigDict:
         prompts=8,
         group=8,
         minibatches=2,
-        max_new_tokens=24,
+        max_new_tokens=56,
         clip_low=0.02,
         clip_high=0.03,
     )

@@ -74,11 +74,13 @@ def base() -> ml_collections.ConfigDict:
         "teacher": "",
         # convert: packs of the statistics pass, ridge of the QK-norm fit as a share of the mean
         # diagonal, rotation of the key heads (real, as TransMLA, or complex), weight of keys
-        # against values in the joint compression
+        # against values in the joint compression, and whether attention is then matched to what it
+        # said before, for run.steps steps
         "calibration_packs": 256,
         "ridge": 1e-3,
         "rotation": "real",
         "balance": 1.0,
+        "match": True,
     }
     config.run = {
         "start": "",  # workdir or Hugging Face folder whose parameters come first; "": new ones
@@ -163,6 +165,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("stage.calibration_packs", lambda v: v >= 1, "at least 1"),
     ("stage.ridge", lambda v: v >= 0, "0 or more"),
     ("stage.rotation", lambda v: v in ("real", "complex"), "real or complex"),
+    ("stage.match", lambda v: isinstance(v, bool), "True or False"),
     ("stage.balance", lambda v: v > 0, "a positive number"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
     ("run.seed", lambda v: v >= 0, "0 or more"),

@@ -215,13 +215,15 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
         "--config.data.batch_packs=2",
         "--config.stage.calibration_packs=4",
         "--config.run.validate_packs=2",
+        "--config.run.steps=6",
         "--json",
     ]
     first = ivx(*arguments)
     assert first.returncode == 0, first.stderr
     assert "grouped attention" in first.stdout and "rope energy" in first.stdout
     result = json.loads(first.stdout.splitlines()[-1])
-    assert list(result["losses"]) == ["base", "qk_norm", "rope", "latent"]
+    assert list(result["losses"]) == ["base", "qk_norm", "rope", "latent", "matched"]
+    assert result["matched"]["steps"] == 6 and result["matched"]["tokens"] > 0
     assert all(np.isfinite(loss) for loss in result["losses"].values())
     assert len(result["layers"]) == 4 and result["tokens"] > 0
 
@@ -233,7 +235,7 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
     experiment = config.load_workdir(tmp_path / "m2la")
     definition = build.model_definition(experiment)
     params, step = checkpoint.load_params(tmp_path / "m2la", definition.abstract_params)
-    assert step == 0 and definition.spec.text.attention == "m2la"
+    assert step == 6 and definition.spec.text.attention == "m2la"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 

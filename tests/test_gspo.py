@@ -1,6 +1,7 @@
 """Group sequence policy optimization: the formula by hand, and rollouts that can be drawn again."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ivx.parallel.mesh import make_mesh
 from ivx.sampling.sampler import Sampler
 from ivx.stages import gspo, rewards, rollouts
 from ivx.stages.language_model import token_nll
+from ivx.text import tool_calls
 from ivx.training import checkpoint, loop
 from ivx.training.state import init_state, make_step
 from tests.conftest import small_spec
@@ -76,6 +78,13 @@ def test_advantages_of_a_group():
     assert not gspo.advantages([0.7, 0.7, 0.7]).any()
 
 
+LOOK = tool_calls.render_call("inspect", {"start": 4.0, "end": 6.0})
+TRUE_LOOK = {
+    "format": "call",
+    "answer": json.dumps({"name": "inspect", "arguments": {"start": 4.0, "end": 6.0}}),
+}
+
+
 @pytest.mark.parametrize(
     ("text", "truth", "points"),
     [
@@ -87,6 +96,13 @@ def test_advantages_of_a_group():
         ("8.0 to 4.0 seconds", {"format": "open", "span": [4, 8]}, 0.0),
         ("no idea", {"format": "open", "span": [4, 8]}, 0.0),
         ("Red.", {"format": "open", "answer": "red", "values": ["red"]}, 1.0),
+        (f"<think>x</think>\n{LOOK}", TRUE_LOOK, 1.0),
+        (LOOK.replace("6.0", "7.0"), TRUE_LOOK, 0.5),
+        (LOOK.replace('"end": 6.0', '"till": 6.0'), TRUE_LOOK, 1 / 3),
+        (LOOK.replace("inspect", "finish"), TRUE_LOOK, 0.0),
+        (LOOK + LOOK, TRUE_LOOK, 0.0),
+        (f"<think>{LOOK}</think>", TRUE_LOOK, 0.0),
+        ("4.0 to 6.0 seconds", TRUE_LOOK, 0.0),
     ],
 )
 def test_rewards_follow_the_rule(text, truth, points):

@@ -12,6 +12,7 @@ the oracle does about the results of a search can be learnt without frames, in f
 """
 
 import dataclasses
+import json
 
 import numpy as np
 
@@ -91,6 +92,14 @@ def search_in_words(rng: np.random.Generator) -> dict:
             *rest[: follows + 1],
         ]
     }
+
+
+def call_in_words(rng: np.random.Generator) -> dict:
+    """`search_in_words` as a question, which its last turn answers, with the truth."""
+    found = search_in_words(rng)
+    [call] = found["messages"][-1]["tool_calls"]
+    truth = {"family": "agent_call", "format": "call", "answer": json.dumps(call)}
+    return found | {"truths": [truth]}
 
 
 def _ends(call: dict) -> bool:

@@ -108,6 +108,8 @@ def annotate(job: Job) -> Annotated:
     sample_id = f"{job.name}-{job.number:06d}"
     if job.split.asked == "words":
         return Annotated(None, "", [traces.search_in_words(rng) | {"id": sample_id}])
+    if job.split.asked == "calls":
+        return Annotated(None, "", [traces.call_in_words(rng) | {"id": sample_id}])
     if job.split.asked in ("traces", "agent"):
         trace = traces.needle_trace(rng, name)
         asked = (

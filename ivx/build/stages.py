@@ -1,7 +1,7 @@
 """From a config to its stage: batches, loss and what trains."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
@@ -15,6 +15,7 @@ from ivx.evaluation import runner, text_only
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import rules
 from ivx.sampling.sampler import Sampler
+from ivx.stages.attention_matching import AttentionMatchingStage
 from ivx.stages.distillation import DistillationStage
 from ivx.stages.gspo import GspoSpec, GspoStage
 from ivx.stages.language_model import LanguageModelStage
@@ -52,10 +53,33 @@ def stage(config: Config, mesh: Mesh) -> Stage:
         return _gspo(config, mesh)
     if config.stage.name == "opd":
         return _distillation(config, mesh)
-    raise UserError(f"stage.name = {config.stage.name} is not trained; `ivx convert` runs it")
+    raise UserError(
+        f"stage.name = {config.stage.name} begins with a conversion; `ivx convert` runs it"
+    )
+
+
+def attention_matching(config: Config, original: stored.StoredModel) -> AttentionMatchingStage:
+    """The trained part of a conversion of this model.
+
+    Raises:
+      UserError: the data are not usable.
+    """
+    return AttentionMatchingStage(
+        original.definition,
+        lambda mesh: _parameters(original, mesh),
+        _planned_batches(config),
+        build.validation_batches(config),
+    )
 
 
 def _language_model(config: Config) -> LanguageModelStage:
+    return LanguageModelStage(
+        _planned_batches(config), build.validation_batches(config), config.stage.reduction
+    )
+
+
+def _planned_batches(config: Config) -> Callable[[int], Iterator[loader.Loaded]]:
+    """From a batch number to the batches that follow, all packs of the run planned now."""
     rule, shape, packs = (
         build.layout_rule(config),
         build.pack_shape(config),
@@ -68,11 +92,12 @@ def _language_model(config: Config) -> LanguageModelStage:
         f" {training.token_fill:.0%} of tokens and {training.patch_fill:.0%} of patches used"
     )
     options = build.loader_options(config)
-    return LanguageModelStage(
-        lambda first: loader.batches(training, rule, shape, packs, first, options),
-        build.validation_batches(config),
-        config.stage.reduction,
-    )
+    return lambda first: loader.batches(training, rule, shape, packs, first, options)
+
+
+def _parameters(model: stored.StoredModel, mesh: Mesh) -> Params:
+    """A stored model's parameters, spread over a mesh."""
+    return model.load(rules.parameter_shardings(model.definition.abstract, mesh))[0]
 
 
 def _gspo(config: Config, mesh: Mesh) -> GspoStage:
@@ -104,13 +129,10 @@ def _distillation(config: Config, mesh: Mesh) -> DistillationStage:
             " take a teacher with the same tokenizer"
         )
 
-    def load(mesh: Mesh) -> Params:
-        return teacher.load(rules.parameter_shardings(teacher.definition.abstract, mesh))[0]
-
     return DistillationStage(
         _roller(config, mesh),
         teacher.definition,
-        load,
+        lambda mesh: _parameters(teacher, mesh),
         build.pack_shape(config),
         config.data.batch_packs,
         build.validation_batches(config),

@@ -1,4 +1,10 @@
-"""`ivx convert`: turns a model with grouped attention into one with latent attention."""
+"""`ivx convert`: turns a model with grouped attention into one with latent attention.
+
+    statistics -> linear algebra -> (stage.match) attention trained to say what it said before
+
+The first two are done in one go and noted in conversion.json; the third is a run of the training
+loop, which goes on where it was stopped.
+"""
 
 import dataclasses
 import json
@@ -7,7 +13,7 @@ import pathlib
 from ivx.commands import config_flag
 from ivx.errors import UserError
 
-SUMMARY = "Convert grouped attention with QK-norm (Qwen3-VL) to latent attention, without training."
+SUMMARY = "Convert grouped attention with QK-norm (Qwen3-VL) to latent attention (M2LA)."
 EXAMPLE = (
     "  ivx convert --config=experiments/convert.py:tiny --workdir=/tmp/ivx/m2la \\\n"
     "      --config.run.start=/tmp/ivx/base --config.data.mixture=/tmp/ivx/data/data.json"
@@ -20,6 +26,7 @@ STEPS = {
     "rope": "rope on one key head",
     "latent": "keys and values in a latent",
 }
+MATCHED = "matched"
 
 
 def define_flags() -> None:
@@ -43,27 +50,49 @@ def convert(config, workdir: pathlib.Path) -> dict:
 
     from ivx import build
     from ivx import config as configs
-    from ivx.conversion import convert as conversion
-    from ivx.conversion import statistics, steps
-    from ivx.parallel import rules, start
-    from ivx.training import checkpoint
-    from ivx.training.progress import note
+    from ivx.build import stages
+    from ivx.parallel import start
 
     start.start(config.mesh.cpu_devices)
     if jax.process_count() > 1:
         raise UserError("ivx convert runs on one host; start it on one")
     # Everything that can be wrong is found before the workdir is touched.
     configs.check_workdir(workdir, config)
-    result = _stored(workdir, configs.snapshot(config))
-    if result is not None:
+    result = _read(workdir)
+    if result and _is_whole(result, config, workdir):
         print(f"{workdir} holds this conversion already\n{_table(result)}")
         return {"workdir": str(workdir)} | result
     base, mesh = _base(config), build.mesh(config)
+    matching = stages.attention_matching(config, base) if config.stage.match else None
+    params = None
+    if not (result and _has_checkpoint(workdir, config)):
+        result, params = _solve(config, base, mesh)
+        configs.claim_workdir(workdir, config)
+        _write(workdir, result)
+    if matching is None:
+        from ivx.training import checkpoint
+
+        # The checkpoint comes last: where there is one the conversion is done.
+        checkpoint.save_params(workdir, params, configs.snapshot(config))
+    else:
+        result |= _match(config, workdir, matching, params, mesh)
+        _write(workdir, result)
+    print(_table(result))
+    return {"workdir": str(workdir)} | result
+
+
+def _solve(config, base, mesh) -> tuple[dict, dict]:
+    """Statistics and algebra: the result so far, and the parameters with latent attention."""
+    from ivx import build
+    from ivx.conversion import convert as conversion
+    from ivx.conversion import statistics, steps
+    from ivx.parallel import rules
+    from ivx.training.progress import note
+
     definition = base.definition
     params, step = base.load(rules.parameter_shardings(definition.abstract, mesh))
     rounds = -(-config.stage.calibration_packs // config.data.batch_packs)
     batches = build.first_batches(config, tuple(config.data.train), rounds)
-
     note(f"statistics of {base.folder} at step {step}")
     sums = statistics.collect(definition, params, batches, mesh)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
@@ -76,29 +105,78 @@ def convert(config, workdir: pathlib.Path) -> dict:
         "base": str(base.folder),
         "step": step,
         "tokens": sums.tokens,
-        "losses": _losses(config, models, mesh),
+        "losses": {
+            model.name: loss
+            for model in models
+            if (loss := _loss(config, model.bind, model.weights, mesh)) is not None
+        },
         "layers": [dataclasses.asdict(layer) for layer in converted.report],
     }
-
-    configs.claim_workdir(workdir, config)
-    # The checkpoint comes last: where there is one the conversion is done.
-    (workdir / RESULT).write_text(json.dumps(result, indent=1) + "\n")
-    checkpoint.save_params(workdir, converted.params, configs.snapshot(config))
-    print(_table(result))
-    return {"workdir": str(workdir)} | result
+    return result, converted.params
 
 
-def _stored(workdir: pathlib.Path, config: str) -> dict | None:
-    """The result of a conversion that was finished here."""
+def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> dict:
+    """Trains the attention; what the result says of it.
+
+    Args:
+      params: to begin with; None where a checkpoint holds them.
+    """
+    import jax
+
+    from ivx import build
+    from ivx import config as configs
+    from ivx.parallel import rules
+    from ivx.training import checkpoint, loop
+    from ivx.training.optimizer import make_optimizer
+    from ivx.training.progress import note
+
+    definition = build.model_definition(config)
+    note(f"attention of {definition.spec.text.depth} layers is matched to what it said before")
+    run = loop.train(
+        workdir,
+        configs.snapshot(config),
+        definition,
+        matching,
+        make_optimizer(build.optimizer_spec(config)),
+        mesh,
+        build.run_spec(config),
+        (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
+    )
+    shardings = rules.parameter_shardings(definition.abstract, mesh)
+    trained, _ = checkpoint.load_params(workdir, definition.abstract_params, shardings)
+    losses = _read(workdir)["losses"]
+    loss = _loss(config, definition.bind, trained, mesh)
+    return {
+        "losses": losses | ({MATCHED: loss} if loss is not None else {}),
+        MATCHED: {"steps": run.steps, "tokens": run.tokens, "error": run.loss},
+    }
+
+
+def _read(workdir: pathlib.Path) -> dict | None:
+    """What an earlier start found out."""
+    path = workdir / RESULT
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _write(workdir: pathlib.Path, result: dict) -> None:
+    partial = workdir / f".{RESULT}.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(workdir / RESULT)
+
+
+def _has_checkpoint(workdir: pathlib.Path, config) -> bool:
+    from ivx import config as configs
     from ivx.training.checkpoint import Checkpoints
 
-    path = workdir / RESULT
-    if not path.is_file():
-        return None
-    checkpoints = Checkpoints(workdir, 1, config)
-    finished = checkpoints.latest() is not None
+    checkpoints = Checkpoints(workdir, 1, configs.snapshot(config))
+    found = checkpoints.latest() is not None
     checkpoints.close()
-    return json.loads(path.read_text()) if finished else None
+    return found
+
+
+def _is_whole(result: dict, config, workdir: pathlib.Path) -> bool:
+    """Whether nothing is left to do."""
+    return MATCHED in result if config.stage.match else _has_checkpoint(workdir, config)
 
 
 def _base(config):
@@ -133,16 +211,13 @@ def _base(config):
     return dataclasses.replace(base, definition=definition)
 
 
-def _losses(config, models, mesh) -> dict[str, float]:
-    """Validation loss of each model; without batches, none."""
+def _loss(config, bind, weights, mesh) -> float | None:
+    """Validation loss of a model; None where there are no batches."""
     from ivx import build
     from ivx.evaluation import held_out
 
     batches = build.validation_batches(config)
-    return {
-        model.name: held_out.loss(model.bind, model.weights, batches, mesh, config.stage.reduction)
-        for model in (models if batches else ())
-    }
+    return held_out.loss(bind, weights, batches, mesh, config.stage.reduction) if batches else None
 
 
 def _table(result: dict) -> str:
@@ -152,6 +227,12 @@ def _table(result: dict) -> str:
         for name, label in STEPS.items()
         if name in result["losses"]
     ]
+    if MATCHED in result:
+        lines.append(
+            f"  {'attention matched':28s} validation loss {result['losses'][MATCHED]:.4f}"
+            if MATCHED in result["losses"]
+            else f"  attention matched to an error of {result[MATCHED]['error']:.4f}"
+        )
     lines.append("  layer  query error  key error  rope energy  latent energy")
     lines += [
         f"  {number:5d}  {layer['query_error']:11.4f}  {layer['key_error']:9.4f}"

@@ -9,5 +9,6 @@
     convert       all layers of a model
     steps         the models between, to measure what each approximation costs
 
-Everything after the pass is linear algebra on its sums, in float64 on the host.
+Everything after the pass is linear algebra on its sums, in float64 on the host. What training then
+adds is a stage, `ivx.stages.attention_matching`.
 """

@@ -1,6 +1,8 @@
-"""Reading answers: what a model wrote, as a letter, a span in seconds, or plain words."""
+"""Reading answers: what a model wrote, as a letter, a span in seconds, a call, or plain words."""
 
 import re
+
+from ivx.text import tool_calls
 
 _THOUGHT = re.compile(r".*</think>", re.DOTALL)
 _TIME = r"(\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?"
@@ -47,6 +49,12 @@ def span(text: str) -> tuple[float, float] | None:
         return None
     start, end = (_seconds(time) for time in found[-1])
     return (start, end) if start <= end else None
+
+
+def call(text: str) -> tool_calls.Call | None:
+    """The tool call of the text; None if it holds none, several, or one that cannot be read."""
+    said = tool_calls.parse(text)
+    return said.calls[0] if len(said.calls) == 1 and not said.error else None
 
 
 def _seconds(time: str) -> float:

@@ -1,7 +1,9 @@
-"""Scores of answers: accuracy with its interval, temporal IoU with recall at thresholds."""
+"""Scores of answers: accuracy with its interval, temporal IoU with recall at thresholds, calls."""
 
 import math
 from collections.abc import Sequence
+
+from ivx.text import tool_calls
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 
@@ -42,3 +44,13 @@ def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, floa
     mean = sum(values) / count
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(count - 1, 1))
     return mean - z * spread / math.sqrt(count), mean + z * spread / math.sqrt(count)
+
+
+def call_share(said: tool_calls.Call | None, wanted: tool_calls.Call) -> float:
+    """Share of right arguments, those too many counted in; 0 for another tool or none."""
+    if said is None or said.name != wanted.name:
+        return 0.0
+    names = said.arguments.keys() | wanted.arguments.keys()
+    both = said.arguments.keys() & wanted.arguments.keys()
+    right = sum(said.arguments[name] == wanted.arguments[name] for name in both)
+    return right / len(names) if names else 1.0

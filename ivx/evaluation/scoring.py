@@ -1,14 +1,17 @@
 """From predictions to a table: one row for each family and way of asking.
 
 A row's score is what the family is judged by: mIoU for grounding, the share of right slots for
-captions, accuracy (exact match of the words, or the letter) for the rest. Chance is what guessing
+captions, that of right arguments for tool calls, accuracy (exact match of the words, or the letter)
+for the rest. Chance is what guessing
 without a look would score.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 
 from ivx.evaluation import answers, metrics
+from ivx.text import tool_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +55,9 @@ def score(prediction: Prediction) -> float:
     truth = prediction.truth
     if truth["format"] == "choice":
         return float(answers.letter(prediction.text, len(truth["options"])) == truth["answer"])
+    if truth["format"] == "call":
+        wanted = tool_calls.Call(**json.loads(truth["answer"]))
+        return metrics.call_share(answers.call(prediction.text), wanted)
     if "span" in truth:
         return metrics.temporal_iou(answers.span(prediction.text), tuple(truth["span"]))
     if truth.get("values"):
@@ -99,6 +105,8 @@ def _row(family: str, kind: str, group: Sequence[Prediction]) -> Row:
         low, high = metrics.interval(mean, len(points))
         return Row(family, kind, len(group), "accuracy", mean, low, high, _chance(group), {})
     low, high = metrics.mean_interval(points)
+    if kind == "call":
+        return Row(family, kind, len(group), "arguments", mean, low, high, _chance(group), {})
     if "span" in truth:
         details = metrics.span_scores(points)
         return Row(family, kind, len(group), "mIoU", mean, low, high, _chance(group), details)

@@ -172,7 +172,12 @@ class Recipe:
             return {}
         if name == "convert":
             result = convert.convert(self._experiment(name), folder)
-            return {"losses": result["losses"], "calibration_tokens": result["tokens"]}
+            trained = {name: result[convert.MATCHED][name] for name in ("steps", "tokens")}
+            return {
+                "losses": result["losses"],
+                "calibration_tokens": result["tokens"],
+                "trained": trained,
+            }
         if name == "agent":
             return agent.examine(self._open(self._last(), "sft_long"), self._config.agent, folder)
         if name == "export":

@@ -1,0 +1,90 @@
+"""The last step of a conversion: latent attention learns to say what grouped attention said.
+
+    L = mean over layers l of   sum_t |new_l(x_t) - old_l(x_t)|^2  /  sum_t |old_l(x_t)|^2
+
+x_t is what layer l of the original model is fed, so that every layer is fitted by itself, all at
+once, in one pass. No answer is looked at. The algebra of `ivx.conversion` is the best for sums over
+keys, queries and values; this goes on for what attention makes of them. Nothing but attention
+trains.
+"""
+
+from collections.abc import Callable, Iterator
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from data_pipelines.batch import Batch
+from data_pipelines.loader import Loaded
+from ivx.models.definition import ModelDefinition, Params
+from ivx.models.model import VideoLanguageModel
+from ivx.models.rope import Rope
+from ivx.stages.language_model import LanguageModelProducer
+from ivx.stages.protocol import Loss
+
+
+class AttentionMatchingStage:
+    """Relative squared error of every layer's attention, inputs being those of the original.
+
+    Args:
+      original: the model that was converted.
+      load_original: from a mesh to its parameters on it.
+      open_batches: from a batch number to the batches that follow.
+      validation: batches to watch.
+    """
+
+    def __init__(
+        self,
+        original: ModelDefinition,
+        load_original: Callable[[Mesh], Params],
+        open_batches: Callable[[int], Iterator[Loaded]],
+        validation: list[Batch],
+    ):
+        self._original, self._load_original = original, load_original
+        self._open_batches, self._validation = open_batches, validation
+
+    def producer(self, start: int) -> LanguageModelProducer:
+        return LanguageModelProducer(self._open_batches(start))
+
+    def validation(self) -> list[Batch]:
+        return self._validation
+
+    def frozen(self, mesh: Mesh) -> Params:
+        return self._load_original(mesh)
+
+    def loss(self, model: VideoLanguageModel, batch: Batch, frozen: Params) -> Loss:
+        original = self._original.bind(frozen)
+        layers = original.language_model.layers
+        layers.self_attn = _Beside(layers.self_attn, model.language_model.layers.self_attn)
+        errors_l, energies_l = original(batch, keep_cache=True).cache
+        tokens = (batch.segments > 0).sum().astype(jnp.float32)
+        means = {
+            f"convert/error_layer_{number}": (errors_l[number], energies_l[number])
+            for number in range(len(errors_l))
+        }
+        # By tokens, so that micro-batches count by what is in them.
+        total = tokens * (errors_l / jnp.maximum(energies_l, 1e-12)).mean()
+        return Loss(total, tokens, {"tokens/text_and_video": tokens}, means)
+
+    def trains(self, path: tuple[str, ...]) -> bool:
+        return "self_attn" in path
+
+
+class _Beside(nnx.Module):
+    """Attention as it was, which keeps how far another is from it instead of a cache."""
+
+    def __init__(self, old: nnx.Module, new: nnx.Module):
+        self.old, self.new = old, new
+
+    def __call__(
+        self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
+    ) -> tuple[Float[Array, "b t d"], tuple[Array, Array]]:
+        wanted_btd, found_btd = (one(x_btd, rope, segments_bt)[0] for one in (self.old, self.new))
+        real_bt1 = (segments_bt > 0)[..., None]
+
+        def energy(a_btd: Array) -> Array:
+            return jnp.where(real_bt1, jnp.square(a_btd.astype(jnp.float32)), 0).sum()
+
+        error = energy(found_btd.astype(jnp.float32) - wanted_btd.astype(jnp.float32))
+        return wanted_btd, (error, energy(wanted_btd))
