@@ -152,7 +152,7 @@ def test_a_recipe_killed_in_every_stage_ends_with_the_same_table(tmp_path):
     """SIGKILL in each stage that trains, rollouts included, and the same command again."""
     whole = table(start(tmp_path / "whole"))
     workdir = tmp_path / "killed"
-    for stage in ("convert", "cpt", "sft_long", "rl_gspo", "agent"):
+    for stage in ("convert", "cpt", "sft_short", "sft_long", "rl_gspo", "opd", "agent"):
         process = start(workdir)
         begun = workdir / stage
         while not begun.is_dir() or not any(begun.iterdir()):
