@@ -9,11 +9,13 @@ import pathlib
 
 import numpy as np
 import pytest
+from jinja2 import sandbox
 
 from data_pipelines.layout import LayoutRule
 from data_pipelines.media import ImageRef
 from data_pipelines.sources import Sample
-from ivx.text import tokenizer
+from ivx.hf import write
+from ivx.text import chat_template, tokenizer
 from tests.parity import images, videos
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity" / "image_processor.json"
@@ -44,6 +46,17 @@ def test_the_table_holds_images_of_every_kind():
 @pytest.mark.parametrize("number", range(len(TABLE)))
 def test_a_conversation_lies_as_in_transformers(number):
     assert ours(TABLE[number]) == json.loads(GOLDEN.read_text())[number]
+
+
+def test_the_template_of_an_exported_folder_writes_what_ours_writes():
+    environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(write.TEMPLATE.read_text())
+    image, video = "<|vision_start|><|image_pad|><|vision_end|>", "<|video_pad|>"
+    for case in TABLE:
+        media = [video] * len(case.videos), [image] * len(case.images)
+        pieces = chat_template.render(case.messages, media[0], generate=True, images=media[1])
+        text = template.render(messages=case.items, add_generation_prompt=True)
+        assert text == "".join(piece.text for piece in pieces)
 
 
 @pytest.fixture(scope="module")
