@@ -11,6 +11,7 @@ SUMMARY = "Compare two models: logits, KL, greedy text, and the first layer that
 EXAMPLE = """\
   ivx verify --source=assets/tiny-base --checkpoint=/tmp/ivx/base
   ivx verify --checkpoint=/tmp/ivx/sft --checkpoint=/tmp/ivx/opd --video=clip.mp4 --prompt="Who?"
+  ivx verify --source=assets/tiny-base --checkpoint=/tmp/ivx/base --image=a.jpg --image=b.png
   ivx verify --source=assets/tiny-base --peer=transformers"""
 PEERS = ("transformers",)
 # By how much the output of a layer may be off for a token, as a share of its length: rounding in
