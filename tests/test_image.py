@@ -42,7 +42,7 @@ def shown(path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif"])
 def test_an_image_is_turned_upright_in_its_size_as_well(tmp_path, orientation, kind):
     picture = np.zeros((48, 80, 3), np.uint8)
     picture[:24, :40] = 255  # bright in the upper left, as stored

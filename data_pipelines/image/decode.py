@@ -36,7 +36,9 @@ def probe(path: str | pathlib.Path) -> VideoInfo:
     """
     with _open(path) as image:
         width, height = image.size
-        if image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        # Of a TIFF Pillow gives the size upright.
+        if orientation in _SIDEWAYS and image.format != "TIFF":
             width, height = height, width
         return infos.still(width, height)
 
