@@ -259,7 +259,7 @@ def _image(item: dict, where: str, media_root: pathlib.Path) -> ImageRef:
     try:
         width, height = image["image_wh"]
         return ImageRef(path, infos.still(int(width), int(height)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"{where}: image_wh does not describe {path} ({error})") from error
 
 
@@ -295,9 +295,9 @@ def _is_number(value) -> bool:
 
 def _inside(root: pathlib.Path, url: str, where: str) -> str:
     """The path of `url` under `root`; remote addresses and ways out of the folder are refused."""
-    if "://" in url:
+    if "://" in url or url.startswith("data:"):
         raise AnnotationError(
-            f"{where}: {url} is not a local file; copy the media under media_root"
+            f"{where}: {url[:80]} is not a local file; copy the media under media_root"
         )
     path = root / url
     if pathlib.Path(url).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
