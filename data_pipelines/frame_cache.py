@@ -5,7 +5,7 @@ import threading
 import numpy as np
 
 from data_pipelines.layout import Layout
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 
 Pixels = tuple[list[np.ndarray], list[np.ndarray]]
 
@@ -34,20 +34,21 @@ class FrameCache:
         """What `layout.read_patches()` gives.
 
         Raises:
-          VideoError: as it does.
+          MediaError: as it does.
         """
         key = tuple(
-            (clip.path, clip.height, clip.width, clip.indices.tobytes()) for clip in layout.clips
+            (clip.path, clip.still, clip.height, clip.width, clip.indices.tobytes())
+            for clip in layout.clips
         )
         found = self._pixels.get(key)
         if found is None:
             try:
                 found = layout.read_patches()
-            except VideoError as error:
+            except MediaError as error:
                 found = str(error)
             self._keep(key, found)
         if isinstance(found, str):
-            raise VideoError(found)
+            raise MediaError(found)
         return found
 
     def _keep(self, key: tuple, pixels: Pixels | str) -> None:

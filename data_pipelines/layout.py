@@ -1,34 +1,41 @@
-"""How a sample will lie in a sequence, from its text and the sizes of its videos, none yet decoded.
+"""How a sample will lie in a sequence, from its text and the sizes of its media, none yet decoded.
 
 So the length of a sample is known without its pixels, packing can be planned, and training,
 evaluation and chat share one code for frames, sizes, times, template and positions.
 
     Sample --(FrameRule, PixelBudget)--> Clip per video --(chat template, tokenizer)--> Layout
+           --(PixelBudget)-------------> Clip per image
+
+An image is a clip of one slice, whose two frames are the same picture.
 """
 
 import dataclasses
 
 import numpy as np
 
+from data_pipelines.image import decode as image_decode
+from data_pipelines.media import ImageRef, VideoRef
+from data_pipelines.media_error import MediaError
 from data_pipelines.positions import positions_3d
-from data_pipelines.sources import Sample, VideoRef
+from data_pipelines.sources import Sample
 from data_pipelines.video import decode, frames, patches, resize
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.video.info import VideoInfo
 from ivx.text import chat_template
 from ivx.text.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A video as it will be seen: which frames, at which size.
+    """A video or an image as it will be seen: which frames, at which size.
 
     Attributes:
       path: the file.
       info: what the file is said to be.
       indices: int64 [F_], display indices of the frames to read.
-      times: float64 [F_ / 2], seconds at the middle of each slice.
+      times: float64 [F_ / 2], seconds at the middle of each slice; 0 for an image.
       height: pixels after resizing, a multiple of 32.
       width: likewise.
+      still: whether it is an image.
     """
 
     path: str
@@ -37,6 +44,7 @@ class Clip:
     times: np.ndarray
     height: int
     width: int
+    still: bool = False
 
     @property
     def patch_shape(self) -> tuple[int, int]:
@@ -48,12 +56,24 @@ class Clip:
         """Rows and columns of merged tokens in a slice."""
         return self.height // resize.FACTOR, self.width // resize.FACTOR
 
+    @property
+    def text(self) -> str:
+        """What stands for it in a conversation."""
+        tokens = int(np.prod(self.token_shape))
+        if self.still:
+            return chat_template.image_text(tokens)
+        return chat_template.video_text(self.times, tokens)
+
     def read(self) -> np.ndarray:
         """Decodes and resizes: uint8 [F_, height, width, 3].
 
         Raises:
-          VideoError: the file cannot be decoded.
+          MediaError: the file cannot be decoded.
         """
+        if self.still:
+            picture = image_decode.read(self.path, self.info)
+            picture = resize.resize_frame(picture, self.height, self.width)
+            return np.stack([picture] * len(self.indices))
         pictures = decode.read_frames(
             self.path,
             self.info,
@@ -73,7 +93,7 @@ class Layout:
       trained: bool [T], true where predicting this token bears loss.
       positions: int32 [3, T].
       is_visual: bool [T], true where a merged visual token goes.
-      clips: the videos, in order.
+      clips: the videos and images, in the order of their tokens.
     """
 
     sample_id: str
@@ -96,7 +116,7 @@ class Layout:
         """Decodes every slice: their patches, uint8 [p, 1536] each, and grids, int32 [p, 4] each.
 
         Raises:
-          VideoError: a file cannot be decoded.
+          MediaError: a file cannot be decoded.
         """
         rows, grids = [], []
         for clip in self.clips:
@@ -108,17 +128,21 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class LayoutRule:
-    """Everything that decides how samples lie: tokenizer, frame sampling and pixel budget."""
+    """Everything that decides how samples lie: tokenizer, frame sampling and pixel budgets.
+
+    `budget` is of a whole video, `image_budget` of one image, by default that of Qwen3-VL.
+    """
 
     tokenizer: Tokenizer
     frame_rule: frames.FrameRule
     budget: resize.PixelBudget
+    image_budget: resize.PixelBudget = resize.QWEN3_VL_IMAGES
 
     def clip(self, video: VideoRef) -> Clip:
         """Chooses frames and size for one video.
 
         Raises:
-          VideoError: the video cannot be probed or does not fit the budget.
+          MediaError: the video cannot be probed or does not fit the budget.
         """
         info = video.resolved()
         rule = self.frame_rule
@@ -127,10 +151,24 @@ class LayoutRule:
         try:
             indices = frames.frame_indices(info, rule, video.span)
             height, width = resize.resized_shape(len(indices), info.height, info.width, self.budget)
-        except VideoError as error:
-            raise VideoError(f"{video.path}: {error}") from error
+        except MediaError as error:
+            raise MediaError(f"{video.path}: {error}") from error
         times = frames.slice_times(indices, info.rate)
         return Clip(video.path, info, indices, times, height, width)
+
+    def still(self, image: ImageRef) -> Clip:
+        """Chooses the size for one image.
+
+        Raises:
+          MediaError: the image cannot be probed, or is too long for its width.
+        """
+        info = image.resolved()
+        try:
+            height, width = resize.still_shape(info.height, info.width, self.image_budget)
+        except MediaError as error:
+            raise MediaError(f"{image.path}: {error}") from error
+        indices = np.zeros(frames.FRAMES_PER_SLICE, np.int64)
+        return Clip(image.path, info, indices, np.zeros(1), height, width, still=True)
 
     def __call__(
         self, sample: Sample, generate: bool = False, enable_thinking: bool | None = None
@@ -140,23 +178,32 @@ class LayoutRule:
         `enable_thinking` says how that turn begins, see `ivx.text.chat_template`.
 
         Raises:
-          VideoError: a video cannot be used.
+          MediaError: a video or an image cannot be used.
           TemplateError: the messages cannot be rendered.
         """
-        clips = tuple(self.clip(video) for video in sample.videos)
-        media = [
-            chat_template.video_text(clip.times, int(np.prod(clip.token_shape))) for clip in clips
-        ]
+        videos = [self.clip(video) for video in sample.videos]
+        images = [self.still(image) for image in sample.images]
         pieces = chat_template.render(
-            sample.messages, media, generate, sample.tools, enable_thinking
+            sample.messages,
+            [clip.text for clip in videos],
+            generate,
+            sample.tools,
+            enable_thinking,
+            [clip.text for clip in images],
         )
+        waiting = {
+            chat_template.VIDEO_PLACEHOLDER: iter(videos),
+            chat_template.IMAGE_PLACEHOLDER: iter(images),
+        }
+        order = chat_template.placeholders(sample.messages)
+        clips = tuple(next(waiting[placeholder]) for placeholder in order)
         tokens, trained = [], []
         for piece in pieces:
             ids = self.tokenizer.encode(piece.text)
             tokens += ids
             trained += [piece.trained] * len(ids)
         tokens = np.asarray(tokens, np.int32)
-        is_visual = tokens == self.tokenizer.video_pad
+        is_visual = np.isin(tokens, (self.tokenizer.video_pad, self.tokenizer.image_pad))
         shapes = [clip.token_shape for clip in clips for _ in clip.times]
         positions = positions_3d(is_visual, shapes)
         return Layout(sample.id, tokens, np.asarray(trained, bool), positions, is_visual, clips)

@@ -12,8 +12,8 @@ from data_pipelines import packing, sources
 from data_pipelines.batch import Batch
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import LayoutRule
+from data_pipelines.media_error import MediaError
 from data_pipelines.plan import Plan
-from data_pipelines.video.info import VideoError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _MakePack:
                 layout = self.rule(sample)
                 pixels.append(self.cache.read(layout))
                 layouts.append(layout)
-            except VideoError as error:
+            except MediaError as error:
                 skipped.append(f"sample {sample.id}: {error}")
         return Loaded(packing.assemble(layouts, pixels, self.shape), tuple(skipped))
 

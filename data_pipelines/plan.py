@@ -16,7 +16,7 @@ import numpy as np
 
 from data_pipelines import packing, sources
 from data_pipelines.layout import LayoutRule
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 from ivx.text.chat_template import TemplateError
 
 _MIX, _SHUFFLE = 0, 1
@@ -34,15 +34,18 @@ class Measured:
 def measure(
     samples: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
 ) -> Measured:
-    """Works out the size of every sample from its annotation; videos without sizes are probed."""
+    """Works out the size of every sample from its annotation; media without sizes are probed."""
     measured = Measured([], [], [])
     for sample in samples:
         try:
-            # From here on a video is what it was when the plan was made.
-            videos = tuple(dataclasses.replace(ref, info=ref.resolved()) for ref in sample.videos)
-            sample = dataclasses.replace(sample, videos=videos)
+            # From here on a video or image is what it was when the plan was made.
+            videos, images = (
+                tuple(dataclasses.replace(ref, info=ref.resolved()) for ref in refs)
+                for refs in (sample.videos, sample.images)
+            )
+            sample = dataclasses.replace(sample, videos=videos, images=images)
             layout = rule(sample)
-        except (VideoError, TemplateError, ValueError) as error:
+        except (MediaError, TemplateError, ValueError) as error:
             measured.dropped.append(f"sample {sample.id}: {error}")
             continue
         size = packing.Size(len(layout.tokens), tuple(layout.slice_sizes))

@@ -14,13 +14,17 @@ Relative paths start at the folder of the mixture file. A line is one sample:
             {"type": "text", "text": "<VIDEO_CONTEXT>What happens?"}]},
         {"role": "assistant", "content": "..."}]}
 
+An image is an item of its own, {"type": "image_url", "image_url": {"url": "a.jpg", "image_wh":
+[w, h]}}, and <IMG_CONTEXT> in the text; videos and images may be mixed, several of each. The first
+placeholder of a kind stands for the first item of that kind, and so on.
+
 A video item may show a part of its file, at a rate of its own: `"span": [start, end]` in seconds
 and `"fps": rate` beside the url. A sample may offer `tools` (schemas), an assistant's message hold
 `tool_calls` ([{"name", "arguments"}]), and messages of the role `tool` give what these return,
-videos included.
-`image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its video is
-opened; without them the file is probed. `truths`, if present, tell an evaluation what
-to expect. Images, pretraining turns, frame lists and thinking fields are refused, not ignored.
+videos and images included.
+`image_wh`, `origin_video_length` and `origin_fps` let a sample be packed before its files are
+opened; without them a file is probed. `truths`, if present, tell an evaluation what
+to expect. Pretraining turns, frame lists and thinking fields are refused, not ignored.
 """
 
 import dataclasses
@@ -29,7 +33,8 @@ import math
 import pathlib
 import re
 
-from data_pipelines.video import decode
+from data_pipelines.media import ImageRef, VideoRef
+from data_pipelines.video import info as infos
 from data_pipelines.video.info import VideoInfo
 from ivx.text import tool_calls
 
@@ -49,31 +54,6 @@ class DataSet:
 
 
 @dataclasses.dataclass(frozen=True)
-class VideoRef:
-    """A video of a sample.
-
-    Attributes:
-      path: the file.
-      info: None where the annotation does not describe it.
-      span: (start, end) in seconds of what is shown; None shows all.
-      fps: frames sampled a second; None leaves it to the frame rule.
-    """
-
-    path: str
-    info: VideoInfo | None
-    span: tuple[float, float] | None = None
-    fps: float | None = None
-
-    def resolved(self) -> VideoInfo:
-        """What the annotation says, or else the file itself.
-
-        Raises:
-          VideoError: the file has to be probed and cannot be.
-        """
-        return self.info or decode.probe(self.path)
-
-
-@dataclasses.dataclass(frozen=True)
 class Sample:
     """One conversation.
 
@@ -86,6 +66,7 @@ class Sample:
     videos: tuple[VideoRef, ...]
     truths: tuple[dict, ...] = ()
     tools: tuple[dict, ...] = ()
+    images: tuple[ImageRef, ...] = ()
 
 
 _DATA_SET_KEYS = {"annotation", "media_root", "sample_ratio"}
@@ -219,19 +200,22 @@ def sample(record: dict, where: str, media_root: pathlib.Path) -> Sample:
         raise AnnotationError(
             f"{where}: unknown keys {sorted(unknown)}; allowed are {sorted(_SAMPLE_KEYS)}"
         )
-    videos = [
-        _video(item, where, media_root)
+    items = [
+        item
         for message in messages
         if isinstance(message.get("content"), list)
         for item in message["content"]
-        if isinstance(item, dict) and item.get("type") == "video_url"
+        if isinstance(item, dict)
     ]
+    videos = [_video(item, where, media_root) for item in items if item.get("type") == "video_url"]
+    images = [_image(item, where, media_root) for item in items if item.get("type") == "image_url"]
     return Sample(
         str(record.get("id", where)),
         tuple(messages),
         tuple(videos),
         tuple(truths),
         tuple(record.get("tools", [])),
+        tuple(images),
     )
 
 
@@ -256,6 +240,27 @@ def _video(item: dict, where: str, media_root: pathlib.Path) -> VideoRef:
             f"{where}: {', '.join(keys)} do not describe a video ({error})"
         ) from error
     return VideoRef(path, info, span, fps)
+
+
+def _image(item: dict, where: str, media_root: pathlib.Path) -> ImageRef:
+    image = item.get("image_url")
+    if (
+        not isinstance(image, dict)
+        or not isinstance(image.get("url"), str)
+        or set(image) - {"url", "image_wh"}
+    ):
+        raise AnnotationError(
+            f'{where}: an image item needs {{"image_url": {{"url": ..., "image_wh": [w, h]}}}},'
+            f" image_wh if it is known, got {item!r}"
+        )
+    path = _inside(media_root, image["url"], where)
+    if image.get("image_wh") is None:
+        return ImageRef(path, None)
+    try:
+        width, height = image["image_wh"]
+        return ImageRef(path, infos.still(int(width), int(height)))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AnnotationError(f"{where}: image_wh does not describe {path} ({error})") from error
 
 
 def _span(value, where: str) -> tuple[float, float] | None:
@@ -290,9 +295,9 @@ def _is_number(value) -> bool:
 
 def _inside(root: pathlib.Path, url: str, where: str) -> str:
     """The path of `url` under `root`; remote addresses and ways out of the folder are refused."""
-    if "://" in url:
+    if "://" in url or url.startswith("data:"):
         raise AnnotationError(
-            f"{where}: {url} is not a local file; copy the media under media_root"
+            f"{where}: {url[:80]} is not a local file; copy the media under media_root"
         )
     path = root / url
     if pathlib.Path(url).is_absolute() or not path.resolve().is_relative_to(root.resolve()):

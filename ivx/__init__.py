@@ -2,6 +2,7 @@
 
 model = ivx.load("/tmp/ivx/sft")                      the workdir of a run
 print(ivx.generate(model, "clip.mp4", "What colour is the shape?"))
+print(ivx.generate(model, None, "What differs?", images=["a.jpg", "b.png"]))
 """
 
 __all__ = ["export_hf", "generate", "load"]
@@ -18,13 +19,13 @@ def load(workdir: str):
     return build.assistant(build.stored.open_model(workdir))
 
 
-def generate(model, video: str, prompt: str, max_new_tokens: int = 64) -> str:
-    """What the model of `load` answers to `prompt` about the video file.
+def generate(model, video: str | None, prompt: str, max_new_tokens: int = 64, images=()) -> str:
+    """What the model of `load` answers to `prompt` about a video file, image files, or both.
 
     Raises:
-      UserError: the file cannot be read as a video.
+      UserError: a file cannot be read as a video, or as an image.
     """
-    return model.generate(video, prompt, max_new_tokens)
+    return model.generate(video, prompt, max_new_tokens, images=images)
 
 
 def export_hf(workdir: str, out: str, dtype: str = "bfloat16") -> None:

@@ -37,6 +37,8 @@ def base() -> ml_collections.ConfigDict:
         "max_frames": 768,
         "min_pixels": 4 * 4 * 32 * 32,  # of a whole video, T * H * W
         "max_pixels": 32768 * 4 * 32 * 32,
+        "image_min_pixels": 4 * 32 * 32,  # of an image, H * W
+        "image_max_pixels": 4096 * 32 * 32,  # a slice block; the release allows 16 times as many
         "pack_tokens": 65536,
         "pack_patches": 262144,
         "slice_block": 16384,  # patches a slice may have; attention in the tower is this wide
@@ -111,6 +113,7 @@ def tiny() -> ml_collections.ConfigDict:
         max_frames=16,
         min_pixels=4 * 32 * 32,
         max_pixels=16 * 64 * 64,
+        image_max_pixels=12 * 32 * 32,
         pack_tokens=256,
         pack_patches=144,
         slice_block=48,
@@ -141,6 +144,8 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("data.pack_tokens", lambda v: v >= 16, "at least 16 tokens"),
     ("data.pack_patches", lambda v: v >= 4, "at least 4 patches"),
     ("data.max_pixels", lambda v: v >= 2048, "at least 2048, one slice of two 32x32 frames"),
+    ("data.image_min_pixels", lambda v: v >= 1, "at least 1"),
+    ("data.image_max_pixels", lambda v: v >= 2048, "at least 2048, two tokens of 32x32"),
     ("data.batch_packs", lambda v: v >= 1, "at least 1"),
     ("data.open_packs", lambda v: v >= 1, "at least 1"),
     ("data.workers", lambda v: v >= 0, "0 or more"),
@@ -179,6 +184,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
 _RELATIONS: tuple[tuple[str, str, Callable, str], ...] = (
     ("data.min_frames", "data.max_frames", lambda a, b: a <= b, "must not exceed"),
     ("data.min_pixels", "data.max_pixels", lambda a, b: a <= b, "must not exceed"),
+    ("data.image_min_pixels", "data.image_max_pixels", lambda a, b: a <= b, "must not exceed"),
     ("optim.floor", "optim.learning_rate", lambda a, b: a <= b, "must not exceed"),
     ("optim.accumulation", "data.batch_packs", lambda a, b: b % a == 0, "must divide"),
     # A run cannot go on from the middle of a rollout.

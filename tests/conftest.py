@@ -42,6 +42,7 @@ def rule() -> layout.LayoutRule:
         tokenizer.load("compact"),
         frames.FrameRule(fps=1.0, min_frames=2, max_frames=16),
         resize.PixelBudget(4 * 32 * 32, 16 * 64 * 64),
+        resize.PixelBudget(4 * 32 * 32, 12 * 32 * 32),
     )
 
 

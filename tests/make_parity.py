@@ -12,19 +12,24 @@ import numpy as np
 from tests.parity import peer_processor, peers
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity"
-PIXELS = "pixels.npz"
+PIXELS = {
+    "pixels.npz": peer_processor.pixels,
+    "image_pixels.npz": peer_processor.image_pixels,
+}
 FILES = {
     "chat_template.json": peers.chat_template,
     "tokenizer.json": peers.tokenizer,
     "processor.json": peer_processor.rows,
+    "image_processor.json": peer_processor.image_rows,
 }
 
 
 def main(names: list[str]) -> None:
     GOLDEN.mkdir(exist_ok=True, parents=True)
-    if not names or PIXELS in names:
-        np.savez_compressed(GOLDEN / PIXELS, **peer_processor.pixels())
-    for name in [name for name in names or FILES if name != PIXELS]:
+    names = names or [*PIXELS, *FILES]
+    for name in [name for name in names if name in PIXELS]:
+        np.savez_compressed(GOLDEN / name, **PIXELS[name]())
+    for name in [name for name in names if name not in PIXELS]:
         rows = ",\n".join(json.dumps(row) for row in FILES[name]())
         (GOLDEN / name).write_text(f"[\n{rows}\n]\n")
 

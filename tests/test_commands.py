@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from ivx import config
 from ivx.evaluation import scoring, store
 from ivx.reporting import page
+from tests import test_image
 from tests.test_video import broken_files
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -85,6 +87,7 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
         (["data", "synthesize", "--out=/tmp", "--preset=tiny"], "not empty"),
         (["data", "synthesize", "--out=x", "--preset=vast"], "no preset 'vast'"),
         (["chat", "--video=x.mp4", "--colour=red"], "no flag --colour"),
+        (["chat", "--workdir=x"], "no --video and no --image was given"),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, sentence):
@@ -98,6 +101,54 @@ def test_bad_videos_are_refused_by_chat(trained, data_folder, tmp_path):
             ivx("chat", f"--workdir={trained}", f"--video={tmp_path / name}", "--question=Why?")
         )
         assert name in sentence and cause in sentence
+
+
+def test_bad_images_are_refused_by_chat(trained, tmp_path):
+    test_image.broken_files(tmp_path)
+    for name in ("truncated.jpg", "giant.png"):
+        asked = ("chat", f"--workdir={trained}", "--question=Why?", f"--image={tmp_path / name}")
+        assert name in refused(ivx(*asked))
+
+
+def test_images_are_trained_on_and_asked_about(tmp_path, data_folder):
+    """One code path: a mixture of images and a video, its run, and the same files in a chat."""
+    clip = next((data_folder / "clips" / "train").iterdir())
+    (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
+    lines = []
+    for number in range(4):
+        name = f"{number}.png"
+        Image.new("RGB", (40 + 30 * number, 70), "red").save(tmp_path / name)
+        items = [{"type": "image_url", "image_url": {"url": name}}] * 2
+        items += [{"type": "video_url", "video_url": {"url": "clip.mp4"}}] * (number % 2)
+        text = "<IMG_CONTEXT>" + "<VIDEO_CONTEXT>" * (number % 2) + "or <IMG_CONTEXT>?"
+        items.append({"type": "text", "text": text})
+        messages = [{"role": "user", "content": items}, {"role": "assistant", "content": "red"}]
+        lines.append(json.dumps({"id": name, "messages": messages}))
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    (tmp_path / "mine.json").write_text(json.dumps({"mine": {"annotation": "mine.jsonl"}}))
+    ran = ivx(
+        "train",
+        "--config=experiments/sft_short.py:scratch",
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.mixture={tmp_path / 'mine.json'}",
+        "--config.data.train=('mine',)",
+        "--config.data.validation=()",
+        "--config.data.batch_packs=2",
+        "--config.run.steps=2",
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "0 samples skipped" in ran.stdout and "left out" not in ran.stdout + ran.stderr
+    told = ivx(
+        "chat",
+        f"--workdir={tmp_path / 'run'}",
+        f"--image={tmp_path / '0.png'}",
+        f"--image={tmp_path / '3.png'}",
+        f"--video={tmp_path / 'clip.mp4'}",
+        "--question=Which?",
+        "--max_new_tokens=2",
+    )
+    assert told.returncode == 0, told.stderr
+    assert "3.png: 130x70 pixels, seen at" in told.stdout and "frames, seen at" in told.stdout
 
 
 def test_chat_answers_about_a_film_that_is_not_ours(trained):

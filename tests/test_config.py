@@ -93,6 +93,21 @@ def test_a_budget_smaller_than_one_slice_is_refused():
         config.validate(bad)
 
 
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"image_max_pixels": 1000}, r"data\.image_max_pixels = 1000: expected at least 2048"),
+        ({"image_min_pixels": 0}, r"data\.image_min_pixels = 0: expected at least 1"),
+        ({"image_min_pixels": 10**6}, r"data\.image_min_pixels = 1000000 must not exceed"),
+    ],
+)
+def test_a_budget_of_images_that_cannot_be_meant_is_refused(changed, sentence):
+    bad = sft_short.get_config("scratch")
+    bad.data.update(changed)
+    with pytest.raises(UserError, match=sentence):
+        config.validate(bad)
+
+
 def test_an_unknown_preset_lists_those_there_are():
     with pytest.raises(UserError, match="no preset 'huge'; there are tiny, scratch, 8b"):
         sft_short.get_config("huge")

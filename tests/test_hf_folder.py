@@ -119,12 +119,19 @@ def test_a_preset_is_recognised_by_its_sizes(words, tmp_path, attention):
 
 
 def test_frame_rules_come_back_and_absent_ones_are_those_of_qwen(tmp_path):
-    rules = processor.FrameRules(1.5, 2, 16, 4096, 65536)
+    rules = processor.FrameRules(1.5, 2, 16, 4096, 65536, 1024, 12288)
     for name, content in processor.processor_files(rules).items():
         (tmp_path / name).write_text(json.dumps(content))
     assert processor.read_frame_rules(tmp_path) == rules
-    path = tmp_path / processor.VIDEO_FILE
+    path, picture = (tmp_path / name for name in (processor.VIDEO_FILE, processor.PICTURE_FILE))
     path.write_text("{}")
+    for content in ("{}", json.dumps({"min_pixels": 65536, "max_pixels": 16777216})):
+        picture.write_text(content)
+        assert processor.read_frame_rules(tmp_path) == processor.FrameRules()
+    picture.write_text(json.dumps({"size": {"longest_edge": "large"}}))
+    with pytest.raises(UserError, match=rf"{picture}: max_pixels = 'large', expected a positive"):
+        processor.read_frame_rules(tmp_path)
+    picture.unlink()
     assert processor.read_frame_rules(tmp_path) == processor.FrameRules()
     for value in ("many", -1, 2.5, float("inf"), True):
         path.write_text(json.dumps({"max_frames": value}))

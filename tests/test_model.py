@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import packing
+from ivx.evaluation import probes
 from ivx.models.definition import ModelDefinition
 from ivx.models.rope import text_rope
 from ivx.sampling import sampler
@@ -22,9 +23,10 @@ def hidden(definition, params):
     return jax.jit(lambda batch: definition.bind(params)(batch).hidden)
 
 
-def test_packed_equals_alone(hidden, layouts, shape):
-    """A sample's hidden states do not depend on what shares its pack."""
-    together = layouts[:3]
+def test_packed_equals_alone(hidden, layouts, shape, rule):
+    """A sample's hidden states do not depend on what shares its pack: a video or images."""
+    images = probes.lay_out({"mixed": probes.built_in()["mixed"]}, rule)
+    together = [layouts[0], *images, layouts[1]]
     packed = np.asarray(hidden(pack(together, shape)))[0]
     first = 0
     for one in together:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.layout import LayoutRule
-from data_pipelines.sources import Sample, VideoRef
+from data_pipelines.media import VideoRef
+from data_pipelines.media_error import MediaError
+from data_pipelines.sources import Sample
 from data_pipelines.video import resize
-from data_pipelines.video.info import VideoError
 from ivx.text import tokenizer
 from ivx.text.chat_template import VIDEO_PLACEHOLDER
 from tests.parity import peer_processor, pictures, videos
@@ -44,7 +45,7 @@ def test_a_video_lies_as_in_transformers(number):
     case, theirs = TABLE[number], json.loads(GOLDEN.read_text())[number]
     slices, rows, columns = theirs["grid"]
     if 2 * slices * rows * columns * resize.PATCH**2 > case.budget.max_pixels:
-        with pytest.raises(VideoError, match="exceed the budget"):
+        with pytest.raises(MediaError, match="exceed the budget"):
             ours(case)
     else:
         assert ours(case) == theirs

@@ -64,7 +64,8 @@ def turned(params, path: str, layer=None) -> dict:
 
 def test_built_in_prompts_need_no_file(asked):
     layouts, pixels = asked
-    assert [len(layout.clips) for layout in layouts] == [0, 0, 1, 2]
+    assert [len(layout.clips) for layout in layouts] == [0, 0, 1, 2, 1, 4]
+    assert [clip.still for clip in layouts[5].clips] == [True, False, True, True]
     shapes = {clip.patch_shape for layout in layouts for clip in layout.clips}
     assert any(high > wide for high, wide in shapes) and any(wide > high for high, wide in shapes)
     for layout, (rows, grids) in zip(layouts, pixels, strict=True):
@@ -169,7 +170,14 @@ def folders(tmp_path_factory):
 
 
 def verified(source=(), checkpoint=(), **options) -> dict:
-    given = {"video": "", "prompt": "", "tolerance": None, "dtype": None, "max_new_tokens": 2}
+    given = {
+        "video": "",
+        "image": [],
+        "prompt": "",
+        "tolerance": None,
+        "dtype": None,
+        "max_new_tokens": 2,
+    }
     given |= {"peer": None, "source": list(source), "checkpoint": list(checkpoint), **options}
     return verify.run(types.SimpleNamespace(**given), [])
 
@@ -228,6 +236,7 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
         ([run], [run, run], {}, "3 models were given"),
         ([run], [tmp_path], {}, "is not a workdir"),
         ([run], [run], {"video": str(tmp_path / "no.mp4")}, "no.mp4"),
+        ([run], [run], {"image": [str(tmp_path / "no.png")]}, "no.png"),
         ([run], [run], {"prompt": "<|im_end|>"}, "im_end"),
         ([run], [], {"peer": "transformers"}, "is no Hugging Face folder"),
     ):
@@ -239,7 +248,7 @@ class Shouting:
     """A tokenizer with ids of its own."""
 
     def __init__(self, words: tokenizer.Tokenizer):
-        self.words, self.video_pad = words, words.video_pad
+        self.words, self.video_pad, self.image_pad = words, words.video_pad, words.image_pad
 
     def encode(self, text: str) -> list[int]:
         return self.words.encode(text.upper())

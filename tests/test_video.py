@@ -6,9 +6,10 @@ import av
 import numpy as np
 import pytest
 
+from data_pipelines.media_error import MediaError
 from data_pipelines.synthetic.write import encode
 from data_pipelines.video import decode, frames, patches, resize
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.video.info import VideoInfo
 
 RULE = frames.FrameRule(fps=2.0, min_frames=4, max_frames=16)
 
@@ -57,7 +58,7 @@ def test_a_budget_below_one_slice_is_refused():
 
 
 def test_a_video_that_cannot_be_made_small_enough_is_refused():
-    with pytest.raises(VideoError, match="sample fewer frames"):
+    with pytest.raises(MediaError, match="sample fewer frames"):
         resize.resized_shape(64, 128, 128, resize.PixelBudget(2048, 2048))
 
 
@@ -133,15 +134,15 @@ def broken_files(folder, good: bytes) -> dict:
 
 def test_broken_files_are_named_with_their_cause(tmp_path, numbered):
     for name, cause in broken_files(tmp_path, numbered.read_bytes()).items():
-        with pytest.raises(VideoError, match=cause) as error:
+        with pytest.raises(MediaError, match=cause) as error:
             decode.probe(tmp_path / name)
         assert name in str(error.value)
 
 
 def test_a_file_that_is_not_what_the_annotation_says_is_refused(numbered):
-    with pytest.raises(VideoError, match="70 frames, where 71 were announced"):
+    with pytest.raises(MediaError, match="70 frames, where 71 were announced"):
         decode.read_frames(numbered, VideoInfo(71, 10.0, 64, 48), np.array([0]), np.asarray)
-    with pytest.raises(VideoError, match="64x48 pixels, where 48x64 were announced"):
+    with pytest.raises(MediaError, match="64x48 pixels, where 48x64 were announced"):
         decode.read_frames(numbered, VideoInfo(70, 10.0, 48, 64), np.array([0]), np.asarray)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import plan, sources
+from data_pipelines.media_error import MediaError
 from data_pipelines.video import frames
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.video.info import VideoInfo
 from data_pipelines.views import Footage, Looks
 
 RULE = frames.FrameRule(fps=2.0, min_frames=4, max_frames=16)
@@ -44,7 +45,7 @@ def test_a_span_shows_the_frames_on_show_in_it(span, first, last):
 
 @pytest.mark.parametrize("span", [(20.0, 21.0), (5.0, 5.0), (5.0, 4.0), (-1.0, 1.0)])
 def test_a_span_without_frames_is_refused(span):
-    with pytest.raises(VideoError, match="no frame is on show"):
+    with pytest.raises(MediaError, match="no frame is on show"):
         frames.frame_indices(INFO, RULE, span)
 
 

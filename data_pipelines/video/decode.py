@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 import av
 import numpy as np
 
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.media_error import MediaError
+from data_pipelines.video.info import VideoInfo
 
 # A guard against files made to exhaust memory; above 8K video.
 MAX_FRAME_PIXELS = 8192 * 8192
@@ -31,7 +32,7 @@ def probe(path: str | pathlib.Path) -> VideoInfo:
     """Reads size, rate and frame count without decoding more than one frame.
 
     Raises:
-      VideoError: the file is missing, empty, damaged, or has no video in it.
+      MediaError: the file is missing, empty, damaged, or has no video in it.
     """
     with _open(path) as (container, stream):
         index = _build_index(container, stream, path)
@@ -57,13 +58,13 @@ def read_frames(
       convert: from an RGB frame, uint8 [h, w, 3] with rotation applied, to what is kept of it.
 
     Raises:
-      VideoError: as `probe`, or another number or size of frames than said, or damage before a
+      MediaError: as `probe`, or another number or size of frames than said, or damage before a
         wanted frame.
     """
     with _open(path) as (container, stream):
         index = _build_index(container, stream, path)
         if len(index.times) != info.num_frames:
-            raise VideoError(
+            raise MediaError(
                 f"{path}: {len(index.times)} frames, where {info.num_frames} were announced;"
                 " damaged or replaced?"
             )
@@ -71,7 +72,7 @@ def read_frames(
         def checked(frame: np.ndarray) -> np.ndarray:
             height, width = frame.shape[:2]
             if (height, width) != (info.height, info.width):
-                raise VideoError(
+                raise MediaError(
                     f"{path}: a frame of {width}x{height} pixels, where {info.width}x{info.height}"
                     " were announced; replaced, or announced without its rotation?"
                 )
@@ -83,7 +84,7 @@ def read_frames(
             _decode_run(container, stream, run, kept, checked)
         missing = [int(time) for time in wanted if int(time) not in kept]
         if missing:
-            raise VideoError(
+            raise MediaError(
                 f"{path}: {len(missing)} of {len(wanted)} frames could not be decoded;"
                 " damaged file?"
             )
@@ -92,30 +93,30 @@ def read_frames(
 
 @contextlib.contextmanager
 def _open(path: str | pathlib.Path) -> Iterator[tuple]:
-    """Opens the first video stream to decode on one thread; PyAV's errors become `VideoError`."""
+    """Opens the first video stream to decode on one thread; PyAV's errors become `MediaError`."""
     path = pathlib.Path(path)
     if not path.is_file():
-        raise VideoError(f"{path}: no such file")
+        raise MediaError(f"{path}: no such file")
     if not path.stat().st_size:
-        raise VideoError(f"{path}: the file is empty")
+        raise MediaError(f"{path}: the file is empty")
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.video:
-                raise VideoError(f"{path}: no video stream in the file")
+                raise MediaError(f"{path}: no video stream in the file")
             # Not the first: that may be the cover of an album.
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
-                raise VideoError(f"{path}: there is no decoder for its codec")
+                raise MediaError(f"{path}: there is no decoder for its codec")
             pixels = stream.codec_context.width * stream.codec_context.height
             if not 0 < pixels <= MAX_FRAME_PIXELS:
-                raise VideoError(
+                raise MediaError(
                     f"{path}: frames of {pixels} pixels; allowed are 1 to {MAX_FRAME_PIXELS}"
                 )
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
-        raise VideoError(f"{path}: not a readable video ({reason})") from error
+        raise MediaError(f"{path}: not a readable video ({reason})") from error
 
 
 def _build_index(container, stream, path) -> _Index:
@@ -129,7 +130,7 @@ def _build_index(container, stream, path) -> _Index:
         if not packet.is_discard:
             times.append(packet.pts)
     if not times or not keys:
-        raise VideoError(f"{path}: no frames in the video stream")
+        raise MediaError(f"{path}: no frames in the video stream")
     return _Index(np.unique(times), np.unique(keys))
 
 

@@ -15,7 +15,8 @@ import math
 
 import numpy as np
 
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.media_error import MediaError
+from data_pipelines.video.info import VideoInfo
 
 FRAMES_PER_SLICE = 2
 # What a time may be off, in frames, that was written with few digits.
@@ -42,7 +43,7 @@ def frame_indices(
       span: (start, end) in seconds of what is shown; None shows all.
 
     Raises:
-      VideoError: the span begins after the video ends, or ends before it begins.
+      MediaError: the span begins after the video ends, or ends before it begins.
     """
     first, last = (0, info.num_frames - 1) if span is None else _shown(info, span)
     shown = last - first + 1
@@ -59,7 +60,7 @@ def _shown(info: VideoInfo, span: tuple[float, float]) -> tuple[int, int]:
     first = math.floor(start * info.rate + _SLACK)
     last = min(math.ceil(end * info.rate - _SLACK), info.num_frames) - 1
     if not 0 <= first <= last:
-        raise VideoError(
+        raise MediaError(
             f"no frame is on show from {start:g} to {end:g} seconds of a video of"
             f" {info.num_frames / info.rate:g} seconds"
         )

@@ -1,10 +1,8 @@
-"""What is known of a video before it is decoded, and the errors of those that cannot be."""
+"""What is known of a video, or of an image, before it is decoded."""
 
 import dataclasses
 
-
-class VideoError(ValueError):
-    """A video that cannot be used; the message names the file and the cause."""
+from data_pipelines.media_error import MediaError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +23,18 @@ class VideoInfo:
 
     def __post_init__(self):
         if self.num_frames < 1 or self.rate <= 0 or self.width < 1 or self.height < 1:
-            raise VideoError(
+            raise MediaError(
                 f"a video of {self.num_frames} frames at {self.rate:g} a second,"
                 f" {self.width}x{self.height} pixels; each must be positive"
             )
+
+
+def still(width: int, height: int) -> VideoInfo:
+    """An image is a video of one frame, whose rate means nothing.
+
+    Raises:
+      MediaError: a side is not positive.
+    """
+    if width < 1 or height < 1:
+        raise MediaError(f"an image of {width}x{height} pixels; each side must be positive")
+    return VideoInfo(1, 1.0, width, height)

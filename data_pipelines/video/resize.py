@@ -1,8 +1,8 @@
-"""The size at which a video enters the model, and the resampling to it.
+"""The size at which a video or an image enters the model, and the resampling to it.
 
-Sides become multiples of `FACTOR` = 32 (patches of 16, merged two by two). The budget counts the
-pixels of the whole video, T * H * W, so that a long video is seen at less detail; a side below
-32 is first brought to it, the other with it:
+Sides become multiples of `FACTOR` = 32 (patches of 16, merged two by two). The budget of a video
+counts the pixels of all of it, T * H * W, so that a long video is seen at less detail; a side below
+32 is first brought to it, the other with it. That of an image counts H * W, T being 1:
 
     over the budget:  beta = sqrt(T * H * W / max_pixels), sides divided by beta and rounded down
     under the least:  beta = sqrt(min_pixels / (T * H * W)), sides times beta and rounded up
@@ -14,7 +14,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 
 PATCH = 16
 MERGE = 2
@@ -24,7 +24,7 @@ _MAX_ASPECT = 200
 
 @dataclasses.dataclass(frozen=True)
 class PixelBudget:
-    """Bounds on T * H * W of a resized video, in pixels."""
+    """Bounds on T * H * W of a resized video, or H * W of an image, in pixels."""
 
     min_pixels: int
     max_pixels: int
@@ -42,36 +42,66 @@ class PixelBudget:
             )
 
 
+# As shipped with Qwen3-VL.
+QWEN3_VL_IMAGES = PixelBudget(65536, 16777216)
+
+
 def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
     """(height, width) for a video of `num_frames` sampled frames; both multiples of `FACTOR`.
 
     Raises:
-      VideoError: a side ratio above 200, or a video that cannot be made small enough for the
+      MediaError: a side ratio above 200, or a video that cannot be made small enough for the
         budget.
     """
-    if max(height, width) / min(height, width) > _MAX_ASPECT:
-        raise VideoError(
-            f"a frame of {width}x{height} pixels is longer than {_MAX_ASPECT} times its width"
-        )
+    _check_aspect(height, width)
     if min(height, width) < FACTOR:
         scale = FACTOR / min(height, width)
         height, width = int(height * scale), int(width * scale)
     frames = round(num_frames / 2) * 2
+    new_height, new_width = _fitted(num_frames, frames, height, width, budget)
+    if frames * new_height * new_width > budget.max_pixels:
+        raise MediaError(
+            f"{num_frames} frames of at least {new_width}x{new_height} pixels exceed the budget of"
+            f" {budget.max_pixels} pixels; sample fewer frames or raise max_pixels"
+        )
+    return new_height, new_width
+
+
+def still_shape(height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
+    """(height, width) for an image; both multiples of `FACTOR`.
+
+    An image so long that its shorter side is already 32 may exceed the budget, as in Qwen3-VL: by
+    the side ratio that is allowed, it has 200 tokens then at most.
+
+    Raises:
+      MediaError: a side ratio above 200.
+    """
+    _check_aspect(height, width)
+    return _fitted(1, 1, height, width, budget)
+
+
+def _check_aspect(height: int, width: int) -> None:
+    if max(height, width) / min(height, width) > _MAX_ASPECT:
+        raise MediaError(
+            f"a picture of {width}x{height} pixels is longer than {_MAX_ASPECT} times its width"
+        )
+
+
+def _fitted(
+    num_frames: int, frames: int, height: int, width: int, budget: PixelBudget
+) -> tuple[int, int]:
+    """The rule above; `frames` is `num_frames` rounded to whole slices."""
     new_height = round(height / FACTOR) * FACTOR
     new_width = round(width / FACTOR) * FACTOR
     if frames * new_height * new_width > budget.max_pixels:
         beta = math.sqrt(num_frames * height * width / budget.max_pixels)
         new_height = max(FACTOR, math.floor(height / beta / FACTOR) * FACTOR)
         new_width = max(FACTOR, math.floor(width / beta / FACTOR) * FACTOR)
-    elif frames * new_height * new_width < budget.min_pixels:
-        beta = math.sqrt(budget.min_pixels / (num_frames * height * width))
+    # Also where a side was rounded to nothing.
+    elif frames * new_height * new_width < max(1, budget.min_pixels):
+        beta = math.sqrt(max(1, budget.min_pixels) / (num_frames * height * width))
         new_height = math.ceil(height * beta / FACTOR) * FACTOR
         new_width = math.ceil(width * beta / FACTOR) * FACTOR
-    if frames * new_height * new_width > budget.max_pixels:
-        raise VideoError(
-            f"{num_frames} frames of at least {new_width}x{new_height} pixels exceed the budget of"
-            f" {budget.max_pixels} pixels; sample fewer frames or raise max_pixels"
-        )
     return new_height, new_width
 
 

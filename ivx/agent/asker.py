@@ -12,7 +12,7 @@ from typing import Protocol
 from data_pipelines import sources
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import Layout, LayoutRule
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 from ivx.errors import UserError
 from ivx.sampling import sampler as sampling
 from ivx.text.chat_template import TemplateError
@@ -34,7 +34,7 @@ class Asker(Protocol):
         """Display indices of the frames that are shown of a video item.
 
         Raises:
-          VideoError: it shows none.
+          MediaError: it shows none.
         """
 
 
@@ -92,7 +92,7 @@ class ModelAsker:
         """Display indices of the frames that the layout rule takes of a video item.
 
         Raises:
-          VideoError: it shows none.
+          MediaError: it shows none.
         """
         [video] = self._sample({"messages": [{"role": "user", "content": [view]}]}).videos
         return tuple(int(index) for index in self._rule.clip(video).indices)
@@ -103,7 +103,7 @@ class ModelAsker:
     def _layout(self, conversation: dict, generate: bool) -> Layout:
         try:
             return self._rule(self._sample(conversation), generate=generate)
-        except (VideoError, TemplateError, sources.AnnotationError) as error:
+        except (MediaError, TemplateError, sources.AnnotationError) as error:
             raise UserError(str(error)) from error
 
     def _pixels(self, layout: Layout) -> tuple[list, list]:
@@ -114,6 +114,6 @@ class ModelAsker:
                 some_rows, some_grids = self._cache.read(dataclasses.replace(layout, clips=(clip,)))
                 rows += some_rows
                 grids += some_grids
-        except VideoError as error:
+        except MediaError as error:
             raise UserError(str(error)) from error
         return rows, grids

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import tqdm
 
+from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
-from data_pipelines.video.info import VideoError
 from data_pipelines.views import Footage, Looks
 from ivx.agent import loop
 from ivx.agent.asker import Asker
@@ -44,7 +44,7 @@ def take(
             footage = Footage(path.name, sample.videos[0].resolved())
             asker = asker_at(path.parent)
             episode = loop.run(asker, footage, question, loop.TOOLS, budget, looks, str(path))
-        except (UserError, VideoError) as error:
+        except (UserError, MediaError) as error:
             # Counted as unanswered, so that two models are compared on the same questions.
             skipped.append(f"sample {sample.id}: {error}")
             text = ""

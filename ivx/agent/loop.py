@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 from data_pipelines.views import Footage, Looks
 from ivx.agent import context as events
 from ivx.agent.asker import Asker
@@ -91,7 +91,7 @@ def _open(context: Context, world: World, question: str, tools: tuple, video: st
     view = footage.overview(dataclasses.replace(world.looks, overview_frames=glance))
     try:
         frames = world.asker.frames(view)
-    except VideoError as error:
+    except MediaError as error:
         raise UserError(str(error)) from error
     world.frames_left -= len(frames)
     context.add(

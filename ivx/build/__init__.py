@@ -59,6 +59,7 @@ def layout_rule(config: Config) -> LayoutRule:
     try:
         words = tokenizer.load(data.tokenizer)
         budget = PixelBudget(data.min_pixels, data.max_pixels)
+        image_budget = PixelBudget(data.image_min_pixels, data.image_max_pixels)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
     rows = stored.model_spec(config).text.vocab
@@ -68,7 +69,8 @@ def layout_rule(config: Config) -> LayoutRule:
             f" model {config.model.preset} has rows for {rows};"
             " take the tokenizer that belongs to the model"
         )
-    return LayoutRule(words, FrameRule(data.fps, data.min_frames, data.max_frames), budget)
+    frame_rule = FrameRule(data.fps, data.min_frames, data.max_frames)
+    return LayoutRule(words, frame_rule, budget, image_budget)
 
 
 def pack_shape(config: Config) -> packing.PackShape:

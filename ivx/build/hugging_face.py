@@ -1,5 +1,6 @@
 """From a folder in the format of Hugging Face to a config that uses its model as it asks for."""
 
+import dataclasses
 import pathlib
 
 import ml_collections
@@ -13,7 +14,7 @@ from ivx.models.definition import ModelDefinition, Params
 from ivx.text import tokenizer
 
 # Their names and ours are the same.
-_RULES = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")
+_RULES = tuple(field.name for field in dataclasses.fields(processor.FrameRules))
 
 
 def is_model(folder: pathlib.Path) -> bool:

@@ -38,8 +38,8 @@ def run(given, words: list[str]) -> dict:
     if out.is_file():
         raise UserError(f"--out={out} is a file; give a folder")
 
+    from data_pipelines.media_error import MediaError
     from data_pipelines.video import decode
-    from data_pipelines.video.info import VideoError
     from data_pipelines.views import Footage, Looks
     from ivx import build
     from ivx.agent import loop, trace
@@ -52,7 +52,7 @@ def run(given, words: list[str]) -> dict:
     video = pathlib.Path(given.video).resolve()
     try:
         footage = Footage(video.name, decode.probe(video))
-    except VideoError as error:
+    except MediaError as error:
         raise UserError(str(error)) from error
     budget = Budget(given.max_steps, given.max_frames, given.max_tokens, given.max_seconds)
     looks = Looks(

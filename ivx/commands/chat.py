@@ -1,4 +1,4 @@
-"""`ivx chat`: asks questions of a video."""
+"""`ivx chat`: asks questions of a video, of images, or of both."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,10 @@ from absl import flags
 
 from ivx.errors import UserError
 
-SUMMARY = "Ask questions of any video file."
+SUMMARY = "Ask questions of any video or image file."
 EXAMPLE = """\
   ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4 --question="What colour is the shape?"
+  ivx chat --workdir=/tmp/ivx/sft --image=a.jpg --image=b.png --question="What differs?"
   ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4        (asks you for questions)"""
 
 
@@ -17,6 +18,9 @@ def define_flags() -> None:
         "workdir", "", "A run, whose newest checkpoint answers, or a Hugging Face folder."
     )
     flags.DEFINE_string("video", "", "The video file.")
+    flags.DEFINE_multi_string(
+        "image", [], "An image file; may be given more than once, and together with --video."
+    )
     flags.DEFINE_multi_string(
         "question", [], "A question; may be given more than once. Without it you are asked."
     )
@@ -28,8 +32,8 @@ def define_flags() -> None:
 
 def run(given, words: list[str]) -> dict:
     del words
-    if not given.video:
-        raise UserError("no --video was given; name a file, as in --video=clip.mp4")
+    if not given.video and not given.image:
+        raise UserError("no --video and no --image was given; name a file, as in --video=clip.mp4")
 
     from ivx import build
     from ivx.build import stored
@@ -38,19 +42,19 @@ def run(given, words: list[str]) -> dict:
     model = stored.open_model(build.workdir(given.workdir))
     start.start(cpu_devices=0)
     assistant = build.assistant(model)
-    clip = assistant.look(given.video)
-    print(
-        f"{given.video}: {len(clip.indices)} of {clip.info.num_frames} frames,"
-        f" seen at {clip.width}x{clip.height} pixels"
-    )
+    for clip in assistant.look(given.video, images=given.image).clips:
+        shown = f"{clip.info.width}x{clip.info.height} pixels"
+        if not clip.still:
+            shown = f"{len(clip.indices)} of {clip.info.num_frames} frames"
+        print(f"{clip.path}: {shown}, seen at {clip.width}x{clip.height} pixels")
     answered = []
     for question in given.question or _typed():
         answer = assistant.generate(
-            given.video, question, given.max_new_tokens, given.enable_thinking
+            given.video, question, given.max_new_tokens, given.enable_thinking, given.image
         )
         print(f"Q: {question}\nA: {answer}")
         answered.append({"question": question, "answer": answer})
-    return {"video": given.video, "answers": answered}
+    return {"video": given.video, "images": given.image, "answers": answered}
 
 
 def _typed() -> Iterator[str]:

@@ -63,6 +63,7 @@ def export_model(model, out: pathlib.Path, dtype: str, shard_gb: float) -> dict:
         "computed in": config.model.dtype,
         "frames": f"{data.fps:g} a second, {data.min_frames} to {data.max_frames}",
         "pixels of a video": f"{data.min_pixels:,} to {data.max_pixels:,}",
+        "pixels of an image": f"{data.image_min_pixels:,} to {data.image_max_pixels:,}",
         "vocabulary": f"{text.vocab:,} rows",
         "seed": config.run.seed,
     }

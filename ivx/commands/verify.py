@@ -11,6 +11,7 @@ SUMMARY = "Compare two models: logits, KL, greedy text, and the first layer that
 EXAMPLE = """\
   ivx verify --source=assets/tiny-base --checkpoint=/tmp/ivx/base
   ivx verify --checkpoint=/tmp/ivx/sft --checkpoint=/tmp/ivx/opd --video=clip.mp4 --prompt="Who?"
+  ivx verify --source=assets/tiny-base --checkpoint=/tmp/ivx/base --image=a.jpg --image=b.png
   ivx verify --source=assets/tiny-base --peer=transformers"""
 PEERS = ("transformers",)
 # By how much the output of a layer may be off for a token, as a share of its length: rounding in
@@ -22,6 +23,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("source", [], "A Hugging Face folder; two models are compared.")
     flags.DEFINE_multi_string("checkpoint", [], "A run, whose newest checkpoint is compared.")
     flags.DEFINE_string("video", "", "A video file instead of the built-in prompts.")
+    flags.DEFINE_multi_string("image", [], "An image file likewise; may be given more than once.")
     flags.DEFINE_string("prompt", "", "A prompt instead of the built-in ones.")
     flags.DEFINE_float(
         "tolerance",
@@ -58,8 +60,8 @@ def run(given, words: list[str]) -> dict:
     models = [_computing(stored.open_model(path), given.dtype) for path in paths]
     for model in models:
         stored.check_whole(model)
-    if given.video or given.prompt:
-        samples = probes.of_user(given.video, given.prompt or "What happens in this video?")
+    if given.video or given.image or given.prompt:
+        samples = probes.of_user(given.video, given.prompt or "What is shown?", given.image)
     else:
         samples = probes.built_in()
     return verify(*models, samples, given.tolerance, given.max_new_tokens, given.peer)
@@ -109,7 +111,8 @@ def verify(first, second, samples, tolerance=None, max_new_tokens=16, peer=None)
         "parts": [_plain(part) for part in found.parts],
     }
     print(_page(result, found, departure))
-    if rules[0].frame_rule != rules[1].frame_rule or rules[0].budget != rules[1].budget:
+    looks = [(rule.frame_rule, rule.budget, rule.image_budget) for rule in rules]
+    if looks[0] != looks[1]:
         print("note: the second samples frames or sizes otherwise; both saw those of the first")
     return result
 

@@ -1,29 +1,37 @@
 """Prompts on which two models are compared: built in, so that nothing is needed, or a user's own.
 
-The built-in videos are drawn in memory: a square that wanders over a slope of colours, of a usual,
-a wide and a tall shape.
+The built-in videos and images are drawn in memory: a square that wanders over a slope of colours,
+of a usual, a wide and a tall shape.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.layout import Clip, Layout, LayoutRule
-from data_pipelines.sources import Sample, VideoRef
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.media import ImageRef, VideoRef
+from data_pipelines.media_error import MediaError
+from data_pipelines.sources import Sample
+from data_pipelines.video import info as infos
+from data_pipelines.video.info import VideoInfo
+from ivx import assistant
 from ivx.errors import UserError
-from ivx.text.chat_template import VIDEO_PLACEHOLDER, TemplateError
+from ivx.text.chat_template import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, TemplateError
 
-_DRAWN = "a built-in video"
+_DRAWN = "a built-in picture"
 
 
 def built_in() -> dict[str, Sample]:
-    """Text in several scripts, a video, and two videos of odd shapes, by name."""
+    """Text in several scripts, videos and images of usual and odd shapes, by name."""
     usual, wide, tall = (
         VideoRef(_DRAWN, VideoInfo(frames, 2.0, width, height))
         for frames, width, height in ((12, 128, 96), (8, 192, 32), (5, 32, 96))
     )
+    images = [
+        ImageRef(_DRAWN, infos.still(width, height))
+        for width, height in ((100, 70), (300, 40), (30, 90))
+    ]
     return {
         "text": _sample("Name the days of the week, then count from 1 to 10."),
         "scripts": _sample("Translate: naïve café, Привет, 视频里发生了什么?, مرحبا, 3 × 7 = 21."),
@@ -31,25 +39,29 @@ def built_in() -> dict[str, Sample]:
         "two videos": _sample(
             f"{VIDEO_PLACEHOLDER}Compare it with {VIDEO_PLACEHOLDER}: what differs?", wide, tall
         ),
+        "image": _sample(f"{IMAGE_PLACEHOLDER}What is shown?", images=images[:1]),
+        "mixed": _sample(
+            f"Is {IMAGE_PLACEHOLDER} in {VIDEO_PLACEHOLDER}, or one of {IMAGE_PLACEHOLDER * 2}?",
+            usual,
+            images=images,
+        ),
     }
 
 
-def of_user(video: str, prompt: str) -> dict[str, Sample]:
-    """One prompt, about a video file or, where `video` is empty, without one."""
-    if not video:
-        return {"prompt": _sample(prompt)}
-    return {"prompt": _sample(VIDEO_PLACEHOLDER + prompt, VideoRef(video, None))}
+def of_user(video: str, prompt: str, images: Sequence[str] = ()) -> dict[str, Sample]:
+    """One prompt, about images and a video file, each of which may be missing."""
+    return {"prompt": assistant.question(prompt, video, images)}
 
 
 def lay_out(samples: Mapping[str, Sample], rule: LayoutRule) -> list[Layout]:
     """The samples as prompts with an open assistant turn.
 
     Raises:
-      UserError: a video cannot be read, or a prompt holds reserved tokens.
+      UserError: a video or image cannot be read, or a prompt holds reserved tokens.
     """
     try:
         layouts = [rule(sample, generate=True) for sample in samples.values()]
-    except (VideoError, TemplateError) as error:
+    except (MediaError, TemplateError) as error:
         raise UserError(str(error)) from error
     return [dataclasses.replace(one, clips=tuple(map(_drawable, one.clips))) for one in layouts]
 
@@ -58,16 +70,16 @@ def read(layouts: list[Layout]) -> list[tuple]:
     """What `Layout.read_patches` gives, for each.
 
     Raises:
-      UserError: a video cannot be decoded.
+      UserError: a video or image cannot be decoded.
     """
     try:
         return [layout.read_patches() for layout in layouts]
-    except VideoError as error:
+    except MediaError as error:
         raise UserError(str(error)) from error
 
 
-def _sample(text: str, *videos: VideoRef) -> Sample:
-    return Sample("prompt", ({"role": "user", "content": text},), videos)
+def _sample(text: str, *videos: VideoRef, images: Sequence[ImageRef] = ()) -> Sample:
+    return Sample("prompt", ({"role": "user", "content": text},), videos, images=tuple(images))
 
 
 class _Drawn(Clip):

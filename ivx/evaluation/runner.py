@@ -7,8 +7,8 @@ import tqdm
 
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import LayoutRule
+from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
-from data_pipelines.video.info import VideoError
 from ivx.errors import UserError
 from ivx.evaluation import text_only
 from ivx.evaluation.scoring import Prediction
@@ -58,7 +58,7 @@ def run(
         try:
             layouts.append(rule(as_prompt(sample), generate=True))
             usable.append(sample)
-        except (VideoError, TemplateError) as error:
+        except (MediaError, TemplateError) as error:
             skipped.append(f"sample {sample.id}: {error}")
     cache = FrameCache(_CACHE_BYTES)
     predictions = []
@@ -70,7 +70,7 @@ def run(
                 try:
                     pixels.append(cache.read(layouts[index]))
                     readable.append(index)
-                except VideoError as error:
+                except MediaError as error:
                     skipped.append(f"sample {usable[index].id}: {error}")
             if readable:
                 tokens = sampler.generate([layouts[i] for i in readable], pixels, limit)
@@ -89,5 +89,6 @@ def run(
 
 def _prediction(sample: Sample, text: str) -> Prediction:
     question, truth = text_only.questions(sample)[-1]
-    video = sample.videos[0].path if sample.videos else ""
-    return Prediction(sample.id, truth["family"], question, truth, video, text)
+    shown = [*sample.videos, *sample.images]
+    path = shown[0].path if shown else ""
+    return Prediction(sample.id, truth["family"], question, truth, path, text)

@@ -23,7 +23,7 @@ class Prediction:
       family: of the question.
       question: as asked, the video left out.
       truth: format, answer and, where they apply, options, values and span.
-      video: path.
+      video: path of it, or of an image where there is no video.
       text: what the model wrote.
     """
 

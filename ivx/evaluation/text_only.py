@@ -79,7 +79,7 @@ class TextOnlyModel:
 
 
 def _text(message: dict) -> str:
-    return chat_template.message_text(message, 0).replace(chat_template.VIDEO_PLACEHOLDER, "")
+    return chat_template.without_placeholders(chat_template.message_text(message, 0))
 
 
 def _bag(text: str) -> set[str]:

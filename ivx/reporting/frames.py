@@ -1,4 +1,4 @@
-"""Frames of a video as pictures that can stand inside a page."""
+"""Frames of a video, or an image, as pictures that can stand inside a page."""
 
 import base64
 import io
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from data_pipelines.image import decode as image_decode
+from data_pipelines.media_error import MediaError
 from data_pipelines.video import decode
-from data_pipelines.video.info import VideoError, VideoInfo
+from data_pipelines.video.info import VideoInfo
 
 HEIGHT = 96
 
@@ -16,10 +18,16 @@ HEIGHT = 96
 def strip(path: str, count: int = 8) -> str:
     """`count` frames evenly over the video, side by side, as a data: address of a JPEG.
 
+    An image is shown once.
+
     Raises:
-      VideoError: the video cannot be read.
+      MediaError: the file cannot be read.
     """
-    info = decode.probe(path)
+    try:
+        info = image_decode.probe(path)
+        return _address(_shrunk(image_decode.read(path, info), info))
+    except MediaError:  # no image
+        info = decode.probe(path)
     indices = np.round(np.linspace(0, info.num_frames - 1, count)).astype(np.int64)
     pictures = _small(path, info, indices)
     gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
@@ -31,22 +39,22 @@ def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
     """The frames at `indices`, each as a data: address of a JPEG.
 
     Raises:
-      VideoError: the video cannot be read, or has no such frames.
+      MediaError: the video cannot be read, or has no such frames.
     """
     info = decode.probe(path)
     if not all(0 <= index < info.num_frames for index in indices):
-        raise VideoError(f"{path}: {info.num_frames} frames, fewer than were seen; replaced?")
+        raise MediaError(f"{path}: {info.num_frames} frames, fewer than were seen; replaced?")
     return [_address(picture) for picture in _small(path, info, np.asarray(indices, np.int64))]
 
 
 def _small(path: str, info: VideoInfo, indices: np.ndarray) -> list[np.ndarray]:
     """Frames of the height of a strip, uint8 [HEIGHT, w, 3] each."""
+    return decode.read_frames(path, info, indices, lambda frame: _shrunk(frame, info))
+
+
+def _shrunk(frame: np.ndarray, info: VideoInfo) -> np.ndarray:
     width = max(1, round(HEIGHT * info.width / info.height))
-
-    def shrink(frame: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
-
-    return decode.read_frames(path, info, indices, shrink)
+    return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
 
 def _address(picture: np.ndarray) -> str:

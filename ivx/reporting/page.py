@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jinja2
 
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 from ivx.evaluation import scoring, store
 from ivx.evaluation.scoring import Prediction
 from ivx.reporting import curves, frames
@@ -75,7 +75,7 @@ def _cards(predictions: Sequence[Prediction]) -> list[Card]:
             taken[key] += 1
             try:
                 chosen.append(Card(prediction, points, frames.strip(prediction.video)))
-            except VideoError:
+            except MediaError:
                 chosen.append(Card(prediction, points, ""))
     return sorted(
         chosen,

@@ -5,7 +5,7 @@ import pathlib
 
 import jinja2
 
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 from ivx.agent import context
 from ivx.agent.context import Episode, Event
 from ivx.reporting import frames
@@ -89,7 +89,7 @@ def _row(event: Event, episode: Episode) -> Row:
                 Picture(index / episode.instruction.rate, source)
                 for index, source in zip(indices, sources, strict=True)
             ]
-        except VideoError:
+        except MediaError:
             pictures = None
     return Row(type(event).__name__.lower(), event, pictures)
 

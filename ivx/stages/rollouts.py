@@ -18,8 +18,8 @@ from data_pipelines.batch import Batch
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import Layout, LayoutRule
 from data_pipelines.loader import Loaded, stack
+from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
-from data_pipelines.video.info import VideoError
 from ivx.errors import UserError
 from ivx.models.definition import Params
 from ivx.sampling.sampler import Answer, Sampler
@@ -90,7 +90,7 @@ class Roller:
             try:
                 layout = self._rule(sample, generate=True)
                 pixels.append(self._cache.read(layout))
-            except VideoError as error:
+            except MediaError as error:
                 skipped.append(f"sample {sample.id}: {error}")
                 if len(skipped) > len(self._questions):
                     raise UserError(

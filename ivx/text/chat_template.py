@@ -8,9 +8,11 @@
 Loss falls on what an assistant says and on its <|im_end|>, nowhere else. There is no default
 system message; tools that are offered are described at the end of it. Results of tools that follow
 each other share one turn. A video stands in the text of a user or a tool as the placeholder
-<VIDEO_CONTEXT>, which is replaced by its vision tokens, each slice after its time:
+<VIDEO_CONTEXT>, which is replaced by its vision tokens, each slice after its time; an image as
+<IMG_CONTEXT>, which has no time:
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
+    <|vision_start|><|image_pad|>...<|vision_end|>
 
 Thoughts stand in the text of the assistant, inside <think>. Whether a prompt asks for one is said
 by `enable_thinking`, as users of Qwen know it:
@@ -32,14 +34,20 @@ from collections.abc import Sequence
 from ivx.text import special_tokens, thinking, tool_calls
 
 VIDEO_PLACEHOLDER = "<VIDEO_CONTEXT>"
+IMAGE_PLACEHOLDER = "<IMG_CONTEXT>"
 ROLES = ("system", "user", "assistant", "tool")
 
 _RESERVED = re.compile(
     "|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|"))
 )
+# What each stands for: one, several.
+_MEDIA = {VIDEO_PLACEHOLDER: ("a video", "videos"), IMAGE_PLACEHOLDER: ("an image", "images")}
+_PLACEHOLDERS = re.compile("|".join(_MEDIA))
+# Whose text may hold them.
+_SHOWING = ("user", "tool")
 # What a tool's result may not hold beside these.
 _RESPONSE_TAGS = re.compile(f"{tool_calls.RESPONSE}|{tool_calls.RESPONSE_END}")
-_FORGING = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{VIDEO_PLACEHOLDER}")
+_FORGING = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{_PLACEHOLDERS.pattern}")
 
 
 class TemplateError(ValueError):
@@ -56,37 +64,59 @@ class Piece:
 
 def video_text(slice_times: Sequence[float], tokens_per_slice: int) -> str:
     """What stands for a video: its slices, each after its time in seconds."""
-    pads = (
-        special_tokens.VISION_START
-        + special_tokens.VIDEO_PAD * tokens_per_slice
-        + special_tokens.VISION_END
-    )
+    pads = _between(special_tokens.VIDEO_PAD * tokens_per_slice)
     return "".join(f"<{time:.1f} seconds>{pads}" for time in slice_times)
+
+
+def image_text(tokens: int) -> str:
+    """What stands for an image."""
+    return _between(special_tokens.IMAGE_PAD * tokens)
+
+
+def _between(pads: str) -> str:
+    return special_tokens.VISION_START + pads + special_tokens.VISION_END
+
+
+def placeholders(messages: Sequence[dict]) -> list[str]:
+    """Those that `render` replaces, in order."""
+    return [
+        placeholder
+        for number, message in enumerate(messages)
+        if message.get("role") in _SHOWING
+        for placeholder in _PLACEHOLDERS.findall(message_text(message, number))
+    ]
+
+
+def without_placeholders(text: str) -> str:
+    """The words alone."""
+    return _PLACEHOLDERS.sub("", text)
 
 
 def render(
     messages: Sequence[dict],
-    media: Sequence[str],
+    videos: Sequence[str],
     generate: bool = False,
     tools: Sequence[dict] = (),
     enable_thinking: bool | None = None,
+    images: Sequence[str] = (),
 ) -> list[Piece]:
     """Writes a conversation as pieces of text.
 
     Args:
       messages: [{"role": ..., "content": str or [items], "loss": bool (assistant, default true),
         "tool_calls": [{"name", "arguments"}] (assistant, written after the text)}].
-      media: the text of each video, in the order of the placeholders.
+      videos: the text of each video, in the order of their placeholders.
       generate: end with an open assistant turn.
       tools: schemas of the tools on offer.
       enable_thinking: whether the open turn begins with a thought, see above.
+      images: the text of each image, in the order of theirs.
 
     Raises:
       TemplateError: an unknown role or item, placeholders that do not match the media, tools or
         calls of another form, or text that holds one of the reserved <|...|> tokens, which would
         forge a turn or a picture.
     """
-    waiting = list(media)
+    waiting = {VIDEO_PLACEHOLDER: list(videos), IMAGE_PLACEHOLDER: list(images)}
     roles = [message.get("role") if isinstance(message, dict) else message for message in messages]
     pieces = []
     asked = thinking.last_question(roles)
@@ -129,11 +159,12 @@ def render(
             pieces.append(
                 Piece(f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n")
             )
-    if waiting:
-        raise TemplateError(
-            f"{len(waiting)} of {len(media)} videos have no {VIDEO_PLACEHOLDER} in the text;"
-            " write one for each"
-        )
+    for placeholder, left in waiting.items():
+        if left:
+            raise TemplateError(
+                f"{len(left)} {_MEDIA[placeholder][1]} have no {placeholder} in the text; write one"
+                " for each"
+            )
     if generate:
         opened = thinking.OPENINGS[enable_thinking]
         pieces.append(Piece(f"{special_tokens.IM_START}assistant\n{opened}"))
@@ -162,9 +193,9 @@ def message_text(message: dict, number: int) -> str:
         kind = item.get("type") if isinstance(item, dict) else None
         if kind == "text" and set(item) == {"type", "text"} and isinstance(item["text"], str):
             texts.append(item["text"])
-        elif kind != "video_url":
+        elif kind not in ("video_url", "image_url"):
             raise TemplateError(
-                f"message {number}: an item of type {kind!r}; expected text or video_url"
+                f"message {number}: an item of type {kind!r}; expected text, video_url or image_url"
             )
     text = "".join(texts)
     forged = _RESERVED.search(text)
@@ -208,12 +239,14 @@ def _with_calls(text: str, calls: list[dict] | None, number: int) -> str:
     return "\n".join([text, *written] if text else written)
 
 
-def _with_media(text: str, waiting: list[str], number: int) -> str:
-    """Replaces each placeholder by the next of `waiting`, which is consumed."""
+def _with_media(text: str, waiting: dict[str, list[str]], number: int) -> str:
+    """Replaces each placeholder by the next of its kind in `waiting`, which is consumed."""
 
     def replace(match: re.Match) -> str:
-        if not waiting:
-            raise TemplateError(f"message {number}: a {match[0]} without a video to stand for")
-        return waiting.pop(0)
+        if not waiting[match[0]]:
+            raise TemplateError(
+                f"message {number}: a {match[0]} without {_MEDIA[match[0]][0]} to stand for"
+            )
+        return waiting[match[0]].pop(0)
 
-    return re.sub(VIDEO_PLACEHOLDER, replace, text)
+    return _PLACEHOLDERS.sub(replace, text)

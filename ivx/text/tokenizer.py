@@ -17,7 +17,8 @@ class Tokenizer:
     Attributes:
       vocab_size: number of ids in use; a model may have more rows.
       end_of_turn: id of <|im_end|>, which ends an answer.
-      video_pad: id that stands where a merged visual token goes.
+      video_pad: id that stands where a merged visual token of a video goes.
+      image_pad: likewise, of an image.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer):
@@ -30,6 +31,7 @@ class Tokenizer:
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
         self.end_of_turn = self.id_of(special_tokens.IM_END)
         self.video_pad = self.id_of(special_tokens.VIDEO_PAD)
+        self.image_pad = self.id_of(special_tokens.IMAGE_PAD)
 
     def id_of(self, token: str) -> int:
         """The id of one special token.

@@ -1,4 +1,4 @@
-"""What the processor of Qwen3-VL in transformers makes of the table of videos.
+"""What the processor of Qwen3-VL in transformers makes of the tables of videos and images.
 
 Its pictures are tensors without content, so that an hour of video costs nothing.
 
@@ -8,6 +8,7 @@ it is given the frames with the last one repeated. So is a video of one frame, w
 that refuses sides below 32 pixels too, and is given them enlarged as 5 enlarges them.
 """
 
+import dataclasses
 import functools
 import pathlib
 import tempfile
@@ -15,10 +16,11 @@ import tempfile
 import numpy as np
 
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.resize import PixelBudget
 from ivx.hf import config, json_file, processor, text_files
 from ivx.models import spec
 from ivx.text import compact_tokenizer, special_tokens, tokenizer
-from tests.parity import pictures, torchvision_shim, videos
+from tests.parity import images, peers, pictures, torchvision_shim, videos
 
 QUESTION = "What happens?"
 _PROMPT = (
@@ -55,14 +57,84 @@ def pixels() -> dict[str, np.ndarray]:
     return resized
 
 
-def _row(case: videos.Case) -> dict:
+def image_rows() -> list[dict]:
+    """A row for each conversation of the table of images.
+
+    Raises:
+      ModuleNotFoundError: torchvision is not installed.
+      PeerMissingError: there is no template of Qwen.
+    """
+    return [_image_row(case) for case in images.table()]
+
+
+def image_pixels() -> dict[str, np.ndarray]:
+    """Each of the image files as they read, resize and lay it out: uint8 [p, 1536] by its name.
+
+    Raises:
+      ModuleNotFoundError: torchvision is not installed.
+    """
+    theirs, found = load(_rules(images.TINY)).image_processor, {}
+    from transformers.image_utils import load_image
+
+    with tempfile.TemporaryDirectory() as made:
+        for path in images.write(pathlib.Path(made)):
+            rows = theirs(images=[load_image(str(path))], return_tensors="pt")["pixel_values"]
+            found[path.name] = ((rows.numpy() + 1) * 127.5).round().astype(np.uint8)
+    return found
+
+
+def _image_row(case: images.Case) -> dict:
     import torch
 
+    theirs = load(_rules(case.budget))
+    text = theirs.apply_chat_template(
+        case.items,
+        chat_template=peers.file_of("trl", "chat_templates", "qwen3_vl.jinja").read_text(),
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    # From 5.10 on their processor would leave the outer pair of a video where it is.
+    pair = (special_tokens.VISION_START, special_tokens.VISION_END)
+    text = text.replace(special_tokens.VIDEO_PAD.join(pair), special_tokens.VIDEO_PAD)
+    given = {}
+    if case.images:
+        given["images"] = [
+            torch.empty(3, height, width, dtype=torch.uint8, device="meta")
+            for width, height in case.images
+        ]
+    if case.videos:
+        given["videos"] = [_empty(info.num_frames, info.height, info.width) for info in case.videos]
+        given["video_metadata"] = [_facts(info) for info in case.videos]
+    found = theirs(text=[text], **given)
+    tokens = np.asarray(found["input_ids"][0])
+    grids = [np.asarray(found.get(f"{kind}_grid_thw", [])).tolist() for kind in ("image", "video")]
+    return images.row(*grids, tokens, _positions(tokens, *grids))
+
+
+def _rules(budget: PixelBudget) -> processor.FrameRules:
+    """Qwen3-VL's own, but for the images."""
+    return dataclasses.replace(
+        processor.FrameRules(),
+        image_min_pixels=budget.min_pixels,
+        image_max_pixels=budget.max_pixels,
+    )
+
+
+def _facts(info: VideoInfo) -> dict:
+    count = info.num_frames
+    return {"total_num_frames": count, "fps": info.rate, "duration": count / info.rate}
+
+
+def _empty(count: int, height: int, width: int):
+    import torch
+
+    return torch.empty(count, 3, height, width, dtype=torch.uint8, device="meta")
+
+
+def _row(case: videos.Case) -> dict:
     theirs = load(case.rules)
-    info, count = case.info, case.info.num_frames
-    facts = {"total_num_frames": count, "fps": info.rate, "duration": count / info.rate}
-    height, width = _enlarged(info)
-    video = torch.empty(count, 3, height, width, dtype=torch.uint8, device="meta")
+    info, count, facts = case.info, case.info.num_frames, _facts(case.info)
+    video = _empty(count, *_enlarged(info))
     options = {}
     if len(_sampled(theirs, facts)) % 2:
         padded = [*_sampled(theirs, facts), count - 1]
@@ -72,7 +144,7 @@ def _row(case: videos.Case) -> dict:
     tokens, [grid] = np.asarray(found["input_ids"][0]), found["video_grid_thw"].tolist()
     indices = facts.get("frames_indices", _sampled(theirs, facts))
     times = theirs._calculate_timestamps(list(indices), info.rate, 2)
-    return videos.row(indices, times, grid, tokens, _positions(tokens, grid))
+    return videos.row(indices, times, grid, tokens, _positions(tokens, [], [grid]))
 
 
 def _sampled(theirs, facts: dict) -> list[int]:
@@ -119,14 +191,19 @@ def _model():
         return transformers.Qwen3VLModel(transformers.Qwen3VLConfig(**settings))
 
 
-def _positions(tokens: np.ndarray, grid: list[int]) -> np.ndarray:
-    """[3, T] of a prompt with one video."""
+def _positions(
+    tokens: np.ndarray, image_grids: list[list[int]], video_grids: list[list[int]]
+) -> np.ndarray:
+    """[3, T] of a prompt with images and videos."""
     import torch
     import transformers
 
     ids = torch.tensor(tokens[None])
-    given = {"video_grid_thw": torch.tensor([grid]), "attention_mask": torch.ones_like(ids)}
+    given = {"attention_mask": torch.ones_like(ids)}
+    for name, grids in (("image_grid_thw", image_grids), ("video_grid_thw", video_grids)):
+        given[name] = torch.tensor(grids) if grids else None
     if int(transformers.__version__.split(".")[0]) > 4:
-        pad = tokenizer.load("compact").video_pad
-        given["mm_token_type_ids"] = torch.where(ids == pad, 2, 0)
+        words = tokenizer.load("compact")
+        is_image, is_video = ids == words.image_pad, ids == words.video_pad
+        given["mm_token_type_ids"] = is_image.long() + 2 * is_video.long()
     return _model().get_rope_index(ids, **given)[0][:, 0].numpy()

@@ -85,10 +85,10 @@ def row(indices, times, grid, tokens, positions) -> dict:
     return {
         "grid": [int(side) for side in grid],
         "tokens": len(tokens),
-        "digests": [_digest(array) for array in (indices, times, tokens, positions)],
+        "digests": [digest(array) for array in (indices, times, tokens, positions)],
     }
 
 
-def _digest(array) -> str:
+def digest(array) -> str:
     """Enough of a hash to tell arrays of numbers apart, whatever their types."""
     return hashlib.sha256(np.asarray(array, np.float64).tobytes()).hexdigest()[:8]

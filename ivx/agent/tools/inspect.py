@@ -2,7 +2,7 @@
 
 import math
 
-from data_pipelines.video.info import VideoError
+from data_pipelines.media_error import MediaError
 from ivx.agent.tool import Evidence, Result, World
 from ivx.text import agent_texts
 
@@ -29,7 +29,7 @@ class Inspect:
         view = world.footage.dense(span, world.looks, world.frames_left)
         try:
             frames = world.asker.frames(view)
-        except VideoError:
+        except MediaError:
             return refusal
         world.frames_left -= len(frames)
         name = world.names.name(span)

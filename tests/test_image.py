@@ -1,0 +1,171 @@
+"""Images: how files of every kind are decoded, how large, and what is said of bad ones."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from data_pipelines.image import decode
+from data_pipelines.media_error import MediaError
+from data_pipelines.video import info as infos
+from data_pipelines.video import resize
+from ivx.evaluation import probes
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def gradient(width: int, height: int) -> np.ndarray:
+    """uint8 [h, w, 3] in which no two places are alike."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y * 255 // height, x * 255 // width, (x + y) % 256], -1).astype(np.uint8)
+
+
+def shown(path) -> np.ndarray:
+    return decode.read(path, decode.probe(path))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif"])
+def test_an_image_is_turned_upright_in_its_size_as_well(tmp_path, orientation, kind):
+    picture = np.zeros((48, 80, 3), np.uint8)
+    picture[:24, :40] = 255  # bright in the upper left, as stored
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"x.{kind}"
+    Image.fromarray(picture).save(path, exif=exif)
+    found = decode.probe(path)
+    assert (found.width, found.height) == ((48, 80) if orientation > 4 else (80, 48))
+    upright = shown(path)
+    high, wide = (side // 2 for side in upright.shape[:2])
+    quarters = (
+        upright[:high, :wide],
+        upright[:high, wide:],
+        upright[high:, wide:],
+        upright[high:, :wide],
+    )
+    # Clockwise from the upper left: where EXIF says that the stored corner belongs.
+    corner = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}[orientation]
+    assert [part.mean() > 128 for part in quarters] == [n == corner for n in range(4)]
+
+
+def test_pixels_of_every_kind_become_rgb_of_eight_bits(tmp_path):
+    grey = gradient(40, 30)[..., 0]
+    for name, image, expected in (
+        ("grey.png", Image.fromarray(grey), grey),
+        ("grey16.png", Image.fromarray(grey.astype(np.uint16) * 257), grey),
+        ("grey16.tif", Image.fromarray(grey.astype(np.uint16) * 257), grey),
+        ("bits.png", Image.fromarray(grey).convert("1"), None),
+        ("palette.gif", Image.fromarray(grey).convert("P"), grey),
+        ("palette.png", Image.fromarray(gradient(40, 30)).quantize(64), None),
+        ("cmyk.jpg", Image.fromarray(gradient(40, 30)).convert("CMYK"), None),
+        ("rgb.webp", Image.fromarray(gradient(40, 30)), None),
+        ("rgb.avif", Image.fromarray(gradient(40, 30)), None),
+        ("rgb.bmp", Image.fromarray(gradient(40, 30)), gradient(40, 30)),
+    ):
+        image.save(tmp_path / name)
+        found = shown(tmp_path / name)
+        assert found.shape == (30, 40, 3) and found.dtype == np.uint8, name
+        if expected is not None:
+            wanted = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, 2)
+            np.testing.assert_array_equal(found, wanted, name)
+        elif name != "bits.png":
+            assert np.abs(found.astype(int) - gradient(40, 30)).mean() < 20, name
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path, mode):
+    """Colours below transparent pixels are of no concern to anybody: here they are black."""
+    image = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    image.paste((0, 0, 0, 255), (0, 0, 20, 30))
+    image.paste((0, 0, 0, 128), (0, 0, 10, 30))
+    image.convert(mode).save(tmp_path / "x.png")
+    found = shown(tmp_path / "x.png")
+    assert (found[:, 20:] == 255).all() and (found[:, 10:20] == 0).all()
+    if mode != "P":
+        assert np.abs(found[:, :10].astype(int) - 127).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_of_several_frames_the_first_is_shown(tmp_path, kind):
+    pages = [Image.new("RGB", (32, 32), colour) for colour in (RED, WHITE)]
+    path = tmp_path / f"x.{kind}"
+    pages[0].save(path, save_all=True, append_images=pages[1:], lossless=True)
+    assert (shown(path) == RED).all()
+
+
+def declared(width: int, height: int) -> bytes:
+    """A PNG of few bytes that says it were of this size."""
+    contents = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + b"x" * 9)
+    chunks = [
+        struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+        for content in contents
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def broken_files(folder) -> dict[str, str]:
+    """Files that cannot be shown, and what is to be said of each."""
+    buffer = io.BytesIO()
+    Image.fromarray(gradient(300, 200)).save(buffer, "JPEG")
+    whole = buffer.getvalue()
+    contents = {
+        "missing.jpg": (None, "no such file"),
+        "empty.png": (b"", "the file is empty"),
+        "text.png": (b"This is a text." * 50, "not a readable image; expected one of JPEG, PNG"),
+        "truncated.jpg": (
+            whole[: len(whole) // 2],
+            "not a readable image (image file is truncated",
+        ),
+        "cut.jpg": (whole[:15], "not a readable image"),
+        "giant.png": (declared(9000, 9000), "9000x9000 pixels; allowed are 1 to 67108864"),
+        "monster.png": (declared(2**31 - 1, 2**31 - 1), "not a readable image (Image size"),
+        "nothing.png": (declared(0, 10), "not a readable image"),
+        "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable"),
+    }
+    for name, (content, _) in contents.items():
+        if content is not None:
+            (folder / name).write_bytes(content)
+    Image.fromarray(gradient(40, 30)[..., 0].astype(np.float32)).save(folder / "float.tif")
+    Image.fromarray(gradient(201 * 2, 2)).save(folder / "long.png")
+    return {name: sentence for name, (_, sentence) in contents.items()} | {
+        "float.tif": "pixels of 32 bits",
+        "long.png": "402x2 pixels is longer than 200 times its width",
+    }
+
+
+def test_broken_files_are_named_with_their_cause(tmp_path, rule):
+    for name, cause in broken_files(tmp_path).items():
+        asked = probes.of_user("", "Who?", [str(tmp_path / name)])["prompt"]
+        with pytest.raises(MediaError) as error:
+            rule(asked, generate=True).read_patches()
+        assert name in str(error.value) and cause in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_an_image_that_is_not_what_the_annotation_says_is_refused(tmp_path):
+    Image.fromarray(gradient(40, 30)).save(tmp_path / "x.png")
+    with pytest.raises(MediaError, match="40x30 pixels, where 30x40 were announced"):
+        decode.read(tmp_path / "x.png", infos.still(30, 40))
+
+
+QWEN = resize.QWEN3_VL_IMAGES
+
+
+@pytest.mark.parametrize(
+    ("size", "budget", "expected"),
+    [
+        ((1080, 1920), QWEN, (1088, 1920)),
+        ((1, 1), QWEN, (256, 256)),
+        ((16, 24), resize.PixelBudget(4096, 65536), (64, 96)),
+        ((32, 32), resize.PixelBudget(1, 65536), (32, 32)),
+        ((10, 10), resize.PixelBudget(0, 65536), (32, 32)),
+        ((6000, 8000), QWEN, (3520, 4704)),
+        ((6400, 32), resize.PixelBudget(1, 2048), (640, 32)),
+    ],
+)
+def test_the_budget_of_an_image_counts_its_pixels(size, budget, expected):
+    """Sizes that Qwen3-VL's processor gives; tests/test_image_golden.py compares many."""
+    assert resize.still_shape(*size, budget) == expected
