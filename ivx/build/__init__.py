@@ -203,7 +203,7 @@ def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
             progress.note(f"left out {sentence}")
         members.append(plan.Member(measured, data_set.sample_ratio))
     try:
-        return plan.make_plan(members, shape, count, config.data.open_packs, config.run.seed)
+        return plan.make_plan(members, shape, count, config.data.batch_packs, config.run.seed)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 

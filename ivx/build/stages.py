@@ -89,7 +89,8 @@ def _planned_batches(config: Config) -> Callable[[int], Iterator[loader.Loaded]]
     training = build.plan_of(config, tuple(config.data.train), steps * packs)
     progress.note(
         f"planned {steps * packs:,} packs over {training.epochs} epochs,"
-        f" {training.token_fill:.0%} of tokens and {training.patch_fill:.0%} of patches used"
+        f" {training.token_fill:.1%} of tokens and {training.patch_fill:.1%} of patches used,"
+        f" the dearest pack of a step {training.unevenness:.2f} times the mean"
     )
     options = build.loader_options(config)
     return lambda first: loader.batches(training, rule, shape, packs, first, options)
