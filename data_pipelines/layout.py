@@ -17,6 +17,7 @@ from data_pipelines.image import decode as image_decode
 from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
 from data_pipelines.positions import positions_3d
+from data_pipelines.prepared import shards
 from data_pipelines.sources import Sample
 from data_pipelines.video import decode, frames, patches, resize
 from data_pipelines.video.info import VideoInfo
@@ -29,7 +30,7 @@ class Clip:
     """A video or an image as it will be seen: which frames, at which size.
 
     Attributes:
-      path: the file.
+      path: the file, or the address of a record of a prepared folder.
       info: what the file is said to be.
       indices: int64 [F_], display indices of the frames to read.
       times: float64 [F_ / 2], seconds at the middle of each slice; 0 for an image.
@@ -70,17 +71,36 @@ class Clip:
         Raises:
           MediaError: the file cannot be decoded.
         """
-        if self.still:
-            picture = image_decode.read(self.path, self.info)
-            picture = resize.resize_frame(picture, self.height, self.width)
-            return np.stack([picture] * len(self.indices))
-        pictures = decode.read_frames(
-            self.path,
-            self.info,
-            self.indices,
-            lambda frame: resize.resize_frame(frame, self.height, self.width),
-        )
-        return np.stack(pictures)
+        return np.stack(self._pictures())
+
+    def read_slices(self) -> list[np.ndarray]:
+        """Decodes to the patches of each slice: uint8 [p, 1536] each.
+
+        A frame is let go when its patches are made, so that a long video is held once, not twice.
+
+        Raises:
+          MediaError: the file cannot be decoded.
+        """
+        pictures = self._pictures()[::-1]
+        slices = []
+        while pictures:
+            pair = np.stack([pictures.pop() for _ in range(frames.FRAMES_PER_SLICE)])
+            slices.append(patches.patchify(pair)[0])
+        return slices
+
+    def _pictures(self) -> list[np.ndarray]:
+        """The frames, uint8 [height, width, 3] each."""
+        with shards.local(self.path) as path:
+            if self.still:
+                picture = image_decode.read(path, self.info)
+                picture = resize.resize_frame(picture, self.height, self.width)
+                return [picture] * len(self.indices)
+            return decode.read_frames(
+                path,
+                self.info,
+                self.indices,
+                lambda frame: resize.resize_frame(frame, self.height, self.width),
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +140,7 @@ class Layout:
         """
         rows, grids = [], []
         for clip in self.clips:
-            slices = patches.patchify(clip.read())
+            slices = clip.read_slices()
             rows.extend(slices)
             grids.extend([patches.patch_grid(*clip.patch_shape)] * len(slices))
         return rows, grids

@@ -5,6 +5,7 @@ A mixture file names data sets:
     {"name": {"annotation": "x.jsonl or a folder of them", "media_root": "DIR",
               "sample_ratio": 1.0}, ...}
 
+An annotation may also be the folder of a data set that `ivx data prepare` wrote.
 Relative paths start at the folder of the mixture file. A line is one sample:
 
     {"id": ..., "messages": [
@@ -132,6 +133,9 @@ def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
             f"{mixture}: data set {name} has sample_ratio {ratio!r}; it must be a positive number"
         )
     place = mixture.parent / annotation
+    if (place / "manifest.json").is_file():
+        # Written by `ivx data prepare`; see `data_pipelines.prepared`.
+        return DataSet(name, (place,), place.parent, float(ratio))
     files = tuple(sorted(place.rglob("*.jsonl"))) if place.is_dir() else (place,)
     if not files or not all(file.is_file() for file in files):
         raise AnnotationError(f"{mixture}: data set {name} has no annotation at {place}")

