@@ -20,7 +20,7 @@ from data_pipelines.video.info import VideoInfo
 
 _SHARES = (0.4, 0.35, 0.25)
 _TEXT = (300, 400, 250)
-_VIDEOS = ((640, 360), (640, 360), (854, 480), (1280, 720))
+VIDEOS = ((640, 360), (640, 360), (854, 480), (1280, 720))
 # "<123.4 seconds>" with what opens and closes a slice.
 _SLICE_TEXT = 10
 
@@ -66,7 +66,7 @@ def _image(stage: Stage, rng: np.random.Generator) -> tuple[int, int]:
 
 def _video(stage: Stage, rng: np.random.Generator) -> tuple[int, int]:
     seconds = np.exp(rng.uniform(np.log(60), np.log(900)))
-    width, height = _VIDEOS[rng.integers(len(_VIDEOS))]
+    width, height = VIDEOS[rng.integers(len(VIDEOS))]
     info = VideoInfo(int(30 * seconds), 30.0, width, height)
     count = len(frames.frame_indices(info, stage.frame_rule))
     shape = resize.resized_shape(count, height, width, stage.budget)
