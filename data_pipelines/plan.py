@@ -157,13 +157,13 @@ def _batches(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Whole batches of packs, and the samples that are left for the next epoch.
 
-    The fullest packs stay, but those with one of the first `carried` samples before all others,
-    so that none waits for ever.
+    At least one pack is left, since the last to be filled is seldom full. The fullest stay, but
+    those with one of the first `carried` samples before all others, so that none waits for ever.
     """
     own = sizes.take(drawn)
     packs = filling.fill(own, shape)
     packs.sort(key=lambda pack: (min(pack) >= carried, -own.tokens[pack].sum()))
-    count = len(packs) // batch * batch
+    count = (len(packs) - 1) // batch * batch
     left = np.sort(np.array([i for pack in packs[count:] for i in pack], np.int64))
     whole = packs[:count]
     if whole:
