@@ -20,6 +20,7 @@ from data_pipelines.positions import positions_3d
 from data_pipelines.sources import Sample
 from data_pipelines.video import decode, frames, patches, resize
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import Limits, Meter
 from ivx.text import chat_template
 from ivx.text.tokenizer import Tokenizer
 
@@ -64,14 +65,15 @@ class Clip:
             return chat_template.image_text(tokens)
         return chat_template.video_text(self.times, tokens)
 
-    def read(self) -> np.ndarray:
-        """Decodes and resizes: uint8 [F_, height, width, 3].
+    def read(self, meter: Meter | None = None) -> np.ndarray:
+        """Decodes and resizes: uint8 [F_, height, width, 3]; `meter` is that of the sample.
 
         Raises:
           MediaError: the file cannot be decoded.
         """
+        meter = meter or Meter(Limits())
         if self.still:
-            picture = image_decode.read(self.path, self.info)
+            picture = image_decode.read(self.path, self.info, meter.limits)
             picture = resize.resize_frame(picture, self.height, self.width)
             return np.stack([picture] * len(self.indices))
         pictures = decode.read_frames(
@@ -79,6 +81,7 @@ class Clip:
             self.info,
             self.indices,
             lambda frame: resize.resize_frame(frame, self.height, self.width),
+            meter,
         )
         return np.stack(pictures)
 
@@ -94,6 +97,7 @@ class Layout:
       positions: int32 [3, T].
       is_visual: bool [T], true where a merged visual token goes.
       clips: the videos and images, in the order of their tokens.
+      limits: on the work of reading them all.
     """
 
     sample_id: str
@@ -102,6 +106,7 @@ class Layout:
     positions: np.ndarray
     is_visual: np.ndarray
     clips: tuple[Clip, ...]
+    limits: Limits = Limits()
 
     @property
     def slice_sizes(self) -> list[int]:
@@ -118,9 +123,9 @@ class Layout:
         Raises:
           MediaError: a file cannot be decoded.
         """
-        rows, grids = [], []
+        rows, grids, meter = [], [], Meter(self.limits)
         for clip in self.clips:
-            slices = patches.patchify(clip.read())
+            slices = patches.patchify(clip.read(meter))
             rows.extend(slices)
             grids.extend([patches.patch_grid(*clip.patch_shape)] * len(slices))
         return rows, grids
@@ -130,13 +135,15 @@ class Layout:
 class LayoutRule:
     """Everything that decides how samples lie: tokenizer, frame sampling and pixel budgets.
 
-    `budget` is of a whole video, `image_budget` of one image, by default that of Qwen3-VL.
+    `budget` is of a whole video, `image_budget` of one image, by default that of Qwen3-VL; `limits`
+    are on what files may ask for.
     """
 
     tokenizer: Tokenizer
     frame_rule: frames.FrameRule
     budget: resize.PixelBudget
     image_budget: resize.PixelBudget = resize.QWEN3_VL_IMAGES
+    limits: Limits = Limits()
 
     def clip(self, video: VideoRef) -> Clip:
         """Chooses frames and size for one video.
@@ -144,7 +151,7 @@ class LayoutRule:
         Raises:
           MediaError: the video cannot be probed or does not fit the budget.
         """
-        info = video.resolved()
+        info = video.resolved(self.limits)
         rule = self.frame_rule
         if video.fps is not None:
             rule = dataclasses.replace(rule, fps=video.fps)
@@ -162,7 +169,7 @@ class LayoutRule:
         Raises:
           MediaError: the image cannot be probed, or is too long for its width.
         """
-        info = image.resolved()
+        info = image.resolved(self.limits)
         try:
             height, width = resize.still_shape(info.height, info.width, self.image_budget)
         except MediaError as error:
@@ -206,4 +213,5 @@ class LayoutRule:
         is_visual = np.isin(tokens, (self.tokenizer.video_pad, self.tokenizer.image_pad))
         shapes = [clip.token_shape for clip in clips for _ in clip.times]
         positions = positions_3d(is_visual, shapes)
-        return Layout(sample.id, tokens, np.asarray(trained, bool), positions, is_visual, clips)
+        bears_loss = np.asarray(trained, bool)
+        return Layout(sample.id, tokens, bears_loss, positions, is_visual, clips, self.limits)

@@ -5,6 +5,7 @@ import dataclasses
 from data_pipelines.image import decode as image_decode
 from data_pipelines.video import decode as video_decode
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +24,13 @@ class VideoRef:
     span: tuple[float, float] | None = None
     fps: float | None = None
 
-    def resolved(self) -> VideoInfo:
+    def resolved(self, limits: Limits | None = None) -> VideoInfo:
         """What the annotation says, or else the file itself.
 
         Raises:
-          MediaError: the file has to be probed and cannot be.
+          MediaError: the file has to be probed within `limits` and cannot be.
         """
-        return self.info or video_decode.probe(self.path)
+        return self.info or video_decode.probe(self.path, limits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,6 @@ class ImageRef:
     path: str
     info: VideoInfo | None
 
-    def resolved(self) -> VideoInfo:
+    def resolved(self, limits: Limits | None = None) -> VideoInfo:
         """As `VideoRef.resolved`."""
-        return self.info or image_decode.probe(self.path)
+        return self.info or image_decode.probe(self.path, limits)
