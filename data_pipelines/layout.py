@@ -20,7 +20,7 @@ from data_pipelines.positions import positions_3d
 from data_pipelines.sources import Sample
 from data_pipelines.video import decode, frames, patches, resize
 from data_pipelines.video.info import VideoInfo
-from data_pipelines.video.limits import Limits, Meter
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 from ivx.text import chat_template
 from ivx.text.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ class Clip:
         Raises:
           MediaError: the file cannot be decoded.
         """
-        meter = meter or Meter(Limits())
+        meter = meter or Meter(USUAL_LIMITS)
         if self.still:
             picture = image_decode.read(self.path, self.info, meter.limits)
             picture = resize.resize_frame(picture, self.height, self.width)
@@ -106,7 +106,7 @@ class Layout:
     positions: np.ndarray
     is_visual: np.ndarray
     clips: tuple[Clip, ...]
-    limits: Limits = Limits()
+    limits: Limits = USUAL_LIMITS
 
     @property
     def slice_sizes(self) -> list[int]:
@@ -143,7 +143,7 @@ class LayoutRule:
     frame_rule: frames.FrameRule
     budget: resize.PixelBudget
     image_budget: resize.PixelBudget = resize.QWEN3_VL_IMAGES
-    limits: Limits = Limits()
+    limits: Limits = USUAL_LIMITS
 
     def clip(self, video: VideoRef) -> Clip:
         """Chooses frames and size for one video.

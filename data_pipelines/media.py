@@ -5,7 +5,7 @@ import dataclasses
 from data_pipelines.image import decode as image_decode
 from data_pipelines.video import decode as video_decode
 from data_pipelines.video.info import VideoInfo
-from data_pipelines.video.limits import Limits
+from data_pipelines.video.limits import USUAL_LIMITS, Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class VideoRef:
     span: tuple[float, float] | None = None
     fps: float | None = None
 
-    def resolved(self, limits: Limits | None = None) -> VideoInfo:
+    def resolved(self, limits: Limits = USUAL_LIMITS) -> VideoInfo:
         """What the annotation says, or else the file itself.
 
         Raises:
@@ -40,6 +40,6 @@ class ImageRef:
     path: str
     info: VideoInfo | None
 
-    def resolved(self, limits: Limits | None = None) -> VideoInfo:
+    def resolved(self, limits: Limits = USUAL_LIMITS) -> VideoInfo:
         """As `VideoRef.resolved`."""
         return self.info or image_decode.probe(self.path, limits)

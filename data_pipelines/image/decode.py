@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import info as infos
 from data_pipelines.video.info import VideoInfo
-from data_pipelines.video.limits import Limits
+from data_pipelines.video.limits import USUAL_LIMITS, Limits
 
 # Not all that Pillow opens: some of the rest run other programs, or are documents of many pages.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
@@ -28,13 +28,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _SIDEWAYS = (5, 6, 7, 8)
 
 
-def probe(path: str | pathlib.Path, limits: Limits | None = None) -> VideoInfo:
+def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
     """Reads the size of an image, turned upright.
 
     Raises:
       MediaError: the file is missing, empty, damaged, too large, or no image.
     """
-    with _open(path, limits or Limits()) as image:
+    with _open(path, limits) as image:
         width, height = image.size
         orientation = image.getexif().get(ExifTags.Base.Orientation)
         # Of a TIFF Pillow gives the size upright.
@@ -43,9 +43,7 @@ def probe(path: str | pathlib.Path, limits: Limits | None = None) -> VideoInfo:
         return infos.still(width, height)
 
 
-def read(
-    path: str | pathlib.Path, info: VideoInfo, limits: Limits | None = None
-) -> np.ndarray:
+def read(path: str | pathlib.Path, info: VideoInfo, limits: Limits = USUAL_LIMITS) -> np.ndarray:
     """Decodes an image: uint8 [h, w, 3].
 
     Args:
@@ -56,7 +54,7 @@ def read(
     Raises:
       MediaError: as `probe`, or another size than said, or pixels of a kind that is refused.
     """
-    with _open(path, limits or Limits()) as image:
+    with _open(path, limits) as image:
         picture = _rgb(ImageOps.exif_transpose(image), path)
     if picture.size != (info.width, info.height):
         width, height = picture.size

@@ -5,9 +5,16 @@ import pathlib
 from collections.abc import Iterator
 
 import av
+from av.stream import Discard
 
 from data_pipelines.media_error import MediaError
 from data_pipelines.video.limits import Limits
+
+# Containers that hold a video. A playlist names other files, and pictures are no video.
+_FORMATS = (
+    "mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,ogg,flv,asf,rm,mxf,gif,"
+    "apng,nut,wtv,mjpeg,dv,y4m"
+)
 
 
 @contextlib.contextmanager
@@ -23,7 +30,8 @@ def opened(path: str | pathlib.Path, limits: Limits) -> Iterator[tuple]:
     if not path.stat().st_size:
         raise MediaError(f"{path}: the file is empty", "empty")
     # Decoders check the size in the stream itself by it, before they take memory.
-    options = {"max_pixels": str(limits.frame_pixels)}
+    bounds = {"max_pixels": str(limits.frame_pixels)}
+    options = bounds | {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
         with av.open(
             str(path), metadata_errors="ignore", options=options, timeout=limits.decode_seconds
@@ -32,12 +40,18 @@ def opened(path: str | pathlib.Path, limits: Limits) -> Iterator[tuple]:
             limits.check_size(path, stream.codec_context.width, stream.codec_context.height)
             for other in container.streams:
                 if other.index != stream.index:
-                    other.discard = "all"
+                    other.discard = Discard.all
             stream.codec_context.thread_count = 1
-            stream.codec_context.options = options
+            stream.codec_context.options = bounds
             yield container, stream
+    except av.error.ExitError as error:
+        raise MediaError(
+            f"{path}: no packet came within {limits.decode_seconds:g} seconds", "time limit"
+        ) from error
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
+        if isinstance(error, av.error.ArgumentError):
+            reason += "; playlists and pictures are not read as videos"
         raise MediaError(f"{path}: not a readable video ({reason})", "unreadable") from error
 
 

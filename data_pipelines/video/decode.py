@@ -19,10 +19,10 @@ from data_pipelines.video import container as containers
 from data_pipelines.video import index as indexes
 from data_pipelines.video import picture
 from data_pipelines.video.info import VideoInfo
-from data_pipelines.video.limits import Limits, Meter
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
 # Packets that are read over rather than sought past: about what a seek costs.
-_READ_OVER = 32
+_READ_OVER = 16
 # A rate this far from what was announced gives times that are wrong.
 _RATE_SLACK = 0.1
 # Codecs whose frames marked as not referred to are referred to by none. (Of HEVC they may be, by
@@ -34,25 +34,28 @@ class _CannotSeekError(Exception):
     """The container does not go where it is sent."""
 
 
-def probe(path: str | pathlib.Path, limits: Limits | None = None) -> VideoInfo:
+def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
     """Reads size, rate and frame count, and decodes one frame.
 
     Raises:
       MediaError: the file is missing, empty, damaged, beyond a limit, or has no video in it.
     """
-    meter = Meter(limits or Limits())
-    index = _index(path, meter)
-    [(height, width)] = _read(path, index, index.shown[:1], lambda frame: frame.shape[:2], meter)
+    meter = Meter(limits)
+    index, [(height, width)] = _read(
+        path, [0], lambda _: None, lambda frame: frame.shape[:2], meter
+    )
     return VideoInfo(len(index.shown), index.rate, width, height)
 
 
-def frame_times(path: str | pathlib.Path, limits: Limits | None = None) -> np.ndarray:
+def frame_times(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> np.ndarray:
     """When each frame is shown, in seconds after the first: float64 [N].
 
     Raises:
       MediaError: as `probe`.
     """
-    return _index(path, Meter(limits or Limits())).seconds()
+    meter = Meter(limits)
+    with containers.opened(path, meter.limits) as (container, stream):
+        return indexes.build(container, stream, path, meter).seconds()
 
 
 def read_frames(
@@ -75,9 +78,7 @@ def read_frames(
       MediaError: as `probe`, or another number, rate or size of frames than said, or damage before
         a wanted frame.
     """
-    meter = meter or Meter(Limits())
-    index = _index(path, meter)
-    _check(path, index, info)
+    meter = meter or Meter(USUAL_LIMITS)
 
     def checked(frame: np.ndarray) -> np.ndarray:
         height, width = frame.shape[:2]
@@ -89,12 +90,8 @@ def read_frames(
             )
         return convert(frame)
 
-    return _read(path, index, index.shown[indices], checked, meter)
-
-
-def _index(path: str | pathlib.Path, meter: Meter) -> indexes.Index:
-    with containers.opened(path, meter.limits) as (container, stream):
-        return indexes.build(container, stream, path, meter)
+    _, kept = _read(path, indices, lambda index: _check(path, index, info), checked, meter)
+    return kept
 
 
 def _check(path: str | pathlib.Path, index: indexes.Index, info: VideoInfo) -> None:
@@ -113,38 +110,45 @@ def _check(path: str | pathlib.Path, index: indexes.Index, info: VideoInfo) -> N
         )
 
 
-def _read(path, index: indexes.Index, packets: np.ndarray, convert, meter: Meter) -> list:
-    """What `convert` makes of the frames of `packets`, in that order."""
-    try:
-        kept = _decode(path, index, packets, convert, meter, seek=True)
-    except _CannotSeekError:
-        kept = _decode(path, index, packets, convert, meter, seek=False)
-    missing = {int(packet) for packet in packets if int(packet) not in kept}
+def _read(path, indices, check: Callable, convert: Callable, meter: Meter) -> tuple:
+    """The index of a file, if it passes `check`, and what `convert` makes of frames of it."""
+    with containers.opened(path, meter.limits) as (container, stream):
+        index = indexes.build(container, stream, path, meter)
+        check(index)
+        packets = index.shown[indices].tolist()
+        try:
+            kept = _decode(_Packets(container, stream, index), index, packets, path, convert, meter)
+        except _CannotSeekError:
+            kept = None
+    if kept is None:
+        with containers.opened(path, meter.limits) as (container, stream):
+            source = _Packets(container, stream, index, from_start=True)
+            kept = _decode(source, index, packets, path, convert, meter)
+    missing = set(packets) - kept.keys()
     if missing:
         raise MediaError(
-            f"{path}: {len(missing)} of {len(np.unique(packets))} frames could not be decoded;"
+            f"{path}: {len(missing)} of {len(set(packets))} frames could not be decoded;"
             " damaged file?",
             "damaged",
         )
-    return [kept[int(packet)] for packet in packets]
+    return index, [kept[packet] for packet in packets]
 
 
-def _decode(path, index: indexes.Index, packets, convert, meter: Meter, seek: bool) -> dict:
+def _decode(source: "_Packets", index: indexes.Index, packets, path, convert, meter: Meter) -> dict:
     """Packet number -> what `convert` made of its frame."""
     kept = {}
-    with containers.opened(path, meter.limits) as (container, stream):
-        source = _Packets(container, stream, index, seek)
-        droppable = index.timed and _droppable(stream)
-        for run in index.runs(packets):
-            source.go_to(run.first)
-            marks = _marks(index, run)
-            for count, frame in enumerate(_frames(source, run, path, meter, droppable)):
-                meter.add(path, sum(plane.buffer_size for plane in frame.planes))
-                number = marks.pop(frame.pts if index.timed else count, None)
-                if number is not None:
-                    kept[number] = convert(picture.rgb(frame))
-                    if not marks and not index.timed:
-                        return kept
+    for run in index.runs(np.asarray(packets)):
+        source.go_to(run.first)
+        marks = _marks(index, run)
+        for count, frame in enumerate(_frames(source, run, path, meter)):
+            meter.add(path, sum(plane.buffer_size for plane in frame.planes))
+            number = marks.pop(frame.pts if index.timed else count, None)
+            if number is not None:
+                if frame.is_corrupt:
+                    raise MediaError(f"{path}: the picture of packet {number} is torn", "damaged")
+                kept[number] = convert(picture.rgb(frame))
+                if not marks and not index.timed:
+                    return kept
     return kept
 
 
@@ -155,12 +159,12 @@ def _marks(index: indexes.Index, run: indexes.Run) -> dict[int, int]:
     return dict(zip(marks.tolist(), wanted.tolist(), strict=True))
 
 
-def _frames(source: "_Packets", run: indexes.Run, path, meter: Meter, droppable: bool) -> Iterator:
+def _frames(source: "_Packets", run: indexes.Run, path, meter: Meter) -> Iterator:
     """Frames of the packets of a run, in the order of showing."""
     context = source.context
     for number, packet in source:
         meter.tick(path)
-        drop = droppable and number not in run.wanted
+        drop = source.droppable and number not in run.wanted
         context.skip_frame = "NONREF" if drop else "DEFAULT"
         try:
             yield from context.decode(packet)
@@ -183,32 +187,43 @@ def _droppable(stream) -> bool:
 
 
 class _Packets:
-    """The packets of a freshly opened stream with their numbers."""
+    """The packets of an indexed stream with their numbers; it is sought in, or read from its start.
 
-    def __init__(self, container, stream, index: indexes.Index, seek: bool):
+    Args:
+      container: freshly opened if it is to be read from its start.
+      stream: of it.
+      index: of the stream.
+      from_start: whether the container cannot seek.
+    """
+
+    def __init__(self, container, stream, index: indexes.Index, from_start: bool = False):
         self.context = stream.codec_context
-        self._container, self._stream, self._seek = container, stream, seek
-        self._times = index.times
+        self.droppable = index.timed and _droppable(stream)
+        self._container, self._stream, self._index = container, stream, index
+        self._from_start = from_start
         self._packets = container.demux(stream)
-        self._next = 0
-        self._keys = dict(zip(index.times[index.keys].tolist(), index.keys.tolist(), strict=True))
+        self._next = 0 if from_start else None
+        keys = index.keys
+        self._keys = dict(zip(index.times[keys].tolist(), keys.tolist(), strict=True))
 
     def go_to(self, number: int) -> None:
-        """Makes the keyframe `number` the next packet, or one shortly before it.
+        """Makes the keyframe `number` the next packet.
 
         Raises:
-          _CannotSeekError: it cannot be found again.
+          _CannotSeekError: it cannot be found.
         """
-        if not self._seek or self._next <= number <= self._next + _READ_OVER:
-            self._skip_to = number
+        self._skip_to = number
+        near = self._next is not None and self._next <= number <= self._next + _READ_OVER
+        if self._from_start or near:
             return
-        time = int(self._times[number])
+        if not self._index.timed:
+            raise _CannotSeekError
+        time = int(self._index.times[number])
         try:
             self._container.seek(time, stream=self._stream, backward=True)
         except av.error.FFmpegError as error:
             raise _CannotSeekError from error
-        self._packets = self._container.demux(self._stream)
-        self._next, self._skip_to = None, number
+        self._packets, self._next = self._container.demux(self._stream), None
 
     def __iter__(self) -> Iterator[tuple]:
         for packet in self._packets:
@@ -223,3 +238,5 @@ class _Packets:
             self._next += 1
             if self._next > self._skip_to:
                 yield self._next - 1, packet
+        if self._next is None:
+            raise _CannotSeekError

@@ -3,9 +3,9 @@
     stored      I0 P4 B2 b1 b3 | I8 B6 b5 b7 ...     packets, in the order of decoding
     shown       I0 b1 B2 b3 P4   b5 B6 b7 I8 ...     frames, by their times
 
-A group of pictures begins at a keyframe. Frames shown before the keyframe of the group in which they
-are stored (b5 to b7: an open group) need the group before as well. Packets that an edit list hides
-are decoded where others need them, and never shown.
+A group of pictures begins at a keyframe. Frames shown before the keyframe of the group in which
+they are stored (b5 to b7: an open group) need the group before as well. Packets that an edit list
+hides are decoded where others need them, and never shown.
 """
 
 import dataclasses
@@ -91,7 +91,9 @@ def build(container, stream, path, meter: Meter) -> Index:
     Raises:
       MediaError: there are no frames, too many, or they last too long.
     """
-    times, keys, shown, complete = [], [], [], True
+    # An AVI holds no times of showing: those that libavformat makes up are wrong with B-frames.
+    complete = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
+    times, keys, shown = [], [], []
     limits = meter.limits
     for packet in container.demux(stream):
         if not packet.size:

@@ -31,10 +31,14 @@ class Limits:
           MediaError: as said.
         """
         if not 0 < width * height <= self.frame_pixels or width < 0:
+            # Decoders forget a size that they refuse.
+            size = f"{width}x{height}" if width > 0 < height else "no or too many"
             raise MediaError(
-                f"{path}: {width}x{height} pixels; allowed are 1 to {self.frame_pixels} in all",
-                "frame size",
+                f"{path}: {size} pixels; allowed are 1 to {self.frame_pixels} in all", "frame size"
             )
+
+
+USUAL_LIMITS = Limits()
 
 
 class Meter:
