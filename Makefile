@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 # Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo demo-quick test test-parity test-slow lint format clean
+.PHONY: help setup demo demo-quick test test-parity test-slow bench-decode lint format clean
 
 help:
 	@echo "make setup      create $(VENV) and install ivx with what its tests need"
@@ -13,10 +14,11 @@ help:
 	@echo "make demo-quick the same stages with few steps (about 3 minutes)"
 	@echo "make test       run the tests"
 	@echo "make test-parity compare with torch and transformers, which it installs"
-	@echo "make test-slow  kill the recipe in every stage"
+	@echo "make test-slow  kill the recipe in every stage, read a thousand damaged videos"
+	@echo "make bench-decode  decode beside torchcodec, decord and others, which it installs apart"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
-	@echo "make clean      remove $(VENV) and what the demos made"
+	@echo "make clean      remove $(VENV), $(PEERS) and what the demos made"
 
 $(VENV)/.installed: setup.py
 	@echo "Installing ivx into $(VENV) (about 1 GB of packages, a few minutes the first time) ..."
@@ -50,6 +52,16 @@ test-parity: $(VENV)/.parity
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
 
+# Of their own environment, since they bring torch; FFMPEG's shared libraries are for torchcodec.
+$(PEERS)/.installed: ivx/commands/bench/decode_peers.txt
+	@echo "Installing decoders to compare with into $(PEERS) (over 1 GB) ..."
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+bench-decode: setup $(PEERS)/.installed
+	@$(BIN)/ivx bench decode --peers=$(PEERS)/bin/python --repeats=3
+
 lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -59,4 +71,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DEMO)-quick *.egg-info
+	rm -rf $(VENV) $(PEERS) $(DEMO) $(DEMO)-quick *.egg-info

@@ -6,14 +6,16 @@ from absl import flags
 
 from ivx.errors import UserError
 
-SUMMARY = "Measure speed: `ivx bench model` runs a model beside the same one of transformers."
+SUMMARY = "Measure speed: `ivx bench model` and `ivx bench decode`, beside what others use."
 EXAMPLE = (
     "  ivx bench model --peer=transformers\n"
-    "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json"
+    "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json\n"
+    "  ivx bench decode --quick\n"
+    "  make bench-decode"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().
-BENCHES = ("model",)
+BENCHES = ("model", "decode")
 
 
 def define_flags() -> None:
