@@ -69,11 +69,10 @@ def define_flags() -> None:
 
 
 def run(given) -> dict:
-    cases = _cases(given)
+    cases, contestants = _cases(given), _contestants(given)
     folder = pathlib.Path(given.videos)
     for clip in {case.clip for case in cases}:
         clip.make(folder)
-    contestants = _contestants(given)
     before, rows = timing.load(), []
     with _Workers(given.peers) as workers:
         for case in cases:

@@ -86,7 +86,7 @@ def _ivx_patches(work: _Work) -> None:
 
 
 def _raw(convert: bool) -> Callable[[_Work], None]:
-    """libavcodec by PyAV, every frame of the file in a row, on one thread."""
+    """libavcodec by PyAV on one thread: as many frames as are wanted, in a row from the first."""
 
     def run(work: _Work) -> None:
         import av
@@ -94,7 +94,7 @@ def _raw(convert: bool) -> Callable[[_Work], None]:
         with av.open(work.path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            for frame in container.decode(stream):
+            for frame, _ in zip(container.decode(stream), work.indices, strict=False):
                 if convert:
                     work.see(frame.to_ndarray(format="rgb24", threads=1)[None])
                 else:
