@@ -61,7 +61,8 @@ class Index:
     def runs(self, wanted: np.ndarray) -> Iterator[Run]:
         """What has to be decoded for the packets `wanted`, int [W]; nothing else is.
 
-        A run ends with the last wanted packet of a group: the tail is never decoded.
+        A run ends with the last wanted packet of a group: the tail is never decoded. It goes on
+        into the next group where there is no tail.
         """
         if not self.timed:
             yield Run(0, len(self.times) - 1, frozenset(wanted.tolist()))
@@ -73,16 +74,16 @@ class Index:
         # Before the first keyframe there is at best a stream that was cut.
         starts = np.where(groups < 0, 0, self.keys[np.maximum(groups, 0)])
         order = np.lexsort((wanted, starts))
-        run = None
+        first, last, found = None, -1, []
         for start, packet in zip(starts[order].tolist(), wanted[order].tolist(), strict=True):
-            if run is not None and start > run.last:
-                yield run
-                run = None
-            if run is None:
-                run = Run(start, packet, frozenset())
-            run = Run(run.first, max(run.last, packet), run.wanted | {packet})
-        if run is not None:
-            yield run
+            if found and start > last + 1:
+                yield Run(first, last, frozenset(found))
+                found = []
+            if not found:
+                first, last = start, packet
+            last = max(last, packet)
+            found.append(packet)
+        yield Run(first, last, frozenset(found))
 
 
 def build(container, stream, path, meter: Meter) -> Index:

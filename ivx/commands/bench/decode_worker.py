@@ -53,24 +53,32 @@ class _Work:
             yield self.indices[start : start + BLOCK].tolist()
 
 
+class _Block:
+    """Frames that come one by one, gathered as the others hand them over."""
+
+    def __init__(self, work: _Work):
+        self._work, self._held = work, 0
+        self._frames = np.empty((min(BLOCK, len(work.indices)), *work.size, 3), np.uint8)
+
+    def add(self, frame: np.ndarray) -> None:
+        self._frames[self._held] = frame
+        self._held += 1
+        if self._held == len(self._frames):
+            self.close()
+
+    def close(self) -> None:
+        self._work.see(self._frames[: self._held])
+        self._held = 0
+
+
 def _ivx_frames(work: _Work) -> None:
     from data_pipelines.video import decode
     from data_pipelines.video.info import VideoInfo
 
-    block = np.empty((BLOCK, *work.size, 3), np.uint8)
-    held = 0
-
-    def hold(frame: np.ndarray) -> None:
-        nonlocal held
-        block[held] = frame
-        held += 1
-        if held == BLOCK:
-            work.see(block)
-            held = 0
-
+    block = _Block(work)
     info = VideoInfo(work.total, work.rate, work.size[1], work.size[0])
-    decode.read_frames(work.path, info, work.indices, hold)
-    work.see(block[:held])
+    decode.read_frames(work.path, info, work.indices, block.add)
+    block.close()
 
 
 def _ivx_patches(work: _Work) -> None:
@@ -91,14 +99,16 @@ def _raw(convert: bool) -> Callable[[_Work], None]:
     def run(work: _Work) -> None:
         import av
 
+        block = _Block(work)
         with av.open(work.path) as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             for frame, _ in zip(container.decode(stream), work.indices, strict=False):
                 if convert:
-                    work.see(frame.to_ndarray(format="rgb24", threads=1)[None])
+                    block.add(frame.to_ndarray(format="rgb24", threads=1))
                 else:
                     work.seen += 1
+        block.close()
 
     return run
 
