@@ -1,6 +1,7 @@
 """Opening a video file to read one stream of it, on one thread."""
 
 import contextlib
+import gc
 import pathlib
 from collections.abc import Iterator
 
@@ -53,6 +54,10 @@ def opened(path: str | pathlib.Path, limits: Limits) -> Iterator[tuple]:
         if isinstance(error, av.error.ArgumentError):
             reason += "; playlists and pictures are not read as videos"
         raise MediaError(f"{path}: not a readable video ({reason})", "unreadable") from error
+    finally:
+        # A container and its streams refer to each other, so that the decoder and its pictures
+        # would stay until all of Python's memory is searched; to search the young part is cheap.
+        gc.collect(1)
 
 
 def _stream(container, path):
