@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PEERS := .venv-peers
+DECODERS := .venv-decoders
 # Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
@@ -18,7 +18,7 @@ help:
 	@echo "make bench-decode  decode beside torchcodec, decord and others, which it installs apart"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
-	@echo "make clean      remove $(VENV), $(PEERS) and what the demos made"
+	@echo "make clean      remove $(VENV), $(DECODERS) and what the demos made"
 
 $(VENV)/.installed: setup.py
 	@echo "Installing ivx into $(VENV) (about 1 GB of packages, a few minutes the first time) ..."
@@ -53,14 +53,14 @@ test-slow: setup
 	@$(BIN)/python -m pytest -m slow
 
 # Of their own environment, since they bring torch; FFMPEG's shared libraries are for torchcodec.
-$(PEERS)/.installed: ivx/commands/bench/decode_peers.txt
-	@echo "Installing decoders to compare with into $(PEERS) (over 1 GB) ..."
-	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $<
+$(DECODERS)/.installed: ivx/commands/bench/decode_peers.txt
+	@echo "Installing decoders to compare with into $(DECODERS) (over 1 GB) ..."
+	@test -x $(DECODERS)/bin/python || $(PYTHON) -m venv $(DECODERS)
+	@$(DECODERS)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-bench-decode: setup $(PEERS)/.installed
-	@$(BIN)/ivx bench decode --peers=$(PEERS)/bin/python --repeats=3
+bench-decode: setup $(DECODERS)/.installed
+	@$(BIN)/ivx bench decode --peers=$(DECODERS)/bin/python --repeats=3
 
 lint: setup
 	@$(BIN)/ruff format --check .
@@ -71,4 +71,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(PEERS) $(DEMO) $(DEMO)-quick *.egg-info
+	rm -rf $(VENV) $(DECODERS) $(DEMO) $(DEMO)-quick *.egg-info

@@ -60,7 +60,7 @@ def define_flags() -> None:
     cache = pathlib.Path.home() / ".cache" / "ivx" / "bench"
     flags.DEFINE_string("videos", str(cache), "bench decode: where its videos are kept.")
     flags.DEFINE_string(
-        "peers", ".venv-peers/bin/python", "bench decode: Python that has the other decoders."
+        "peers", ".venv-decoders/bin/python", "bench decode: Python that has the other decoders."
     )
     flags.DEFINE_bool("quick", False, "bench decode: two videos of 20 seconds, one repeat.")
     flags.DEFINE_list("clips", None, "bench decode: only these, as 300s_gop250,3600s_gop30.")
