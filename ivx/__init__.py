@@ -18,13 +18,22 @@ def load(workdir: str):
     return build.assistant(build.stored.open_model(workdir))
 
 
-def generate(model, video: str, prompt: str, max_new_tokens: int = 64) -> str:
+def generate(
+    model,
+    video: str,
+    prompt: str,
+    max_new_tokens: int = 64,
+    enable_thinking: bool | None = None,
+) -> str:
     """What the model of `load` answers to `prompt` about the video file.
+
+    With `enable_thinking` the prompt opens a thought, as users of Qwen know it: what comes back
+    goes on with it, and the answer stands behind </think>. False opens an empty one.
 
     Raises:
       UserError: the file cannot be read as a video.
     """
-    return model.generate(video, prompt, max_new_tokens)
+    return model.generate(video, prompt, max_new_tokens, enable_thinking)
 
 
 def export_hf(workdir: str, out: str, dtype: str = "bfloat16") -> None:

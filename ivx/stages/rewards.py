@@ -4,8 +4,8 @@
     span     temporal IoU; 0 for an answer that is no span or ends before it starts
     words    1 if the words are those expected, else 0
 
-What stands before </think> is not looked at. Every reward is finite and lies in [0, 1]
-(InternVideo3 README names the two rewards; the edge cases are ours).
+Thoughts are not looked at, and one that was cut off has no answer. Every reward is finite and lies
+in [0, 1] (InternVideo3 README names the two rewards; the edge cases are ours).
 """
 
 from collections.abc import Callable
