@@ -252,6 +252,28 @@ def test_a_tied_model_has_one_table_there_too(definition, prompt, tmp_path):
     close(our_logits(tied, params, prompt), their_logits(model.eval(), prompt))
 
 
+@pytest.mark.parametrize("definition", ["m2la"], indirect=True)
+def test_layers_of_unequal_latents_are_as_narrow_there(definition, noisy, prompt, tmp_path):
+    """`kv_lora_rank_list`: the zeros that fill ours up are not in the folder, nor in the cache."""
+    narrow, latents = jax.tree.map(np.copy, noisy), (24, 7, 16)
+    attention = narrow["language_model"]["layers"]["self_attn"]
+    for layer, rank in enumerate(latents):
+        filled = slice(rank, definition.spec.text.kv_rank)
+        attention["kv_a_proj"]["kernel"][layer, :, filled] = 0
+        attention["kv_a_proj"]["bias"][layer, filled] = 0
+        attention["kv_b_proj"]["kernel"][layer, filled] = 0
+    rules, folder = processor.FrameRules(1.0, 2, 16, 4096, 65536), tmp_path / "model"
+    write.export(folder, definition, narrow, compact_tokenizer.PATH, rules, {}, "float32")
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=True
+    )
+    assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched"))
+    close(our_logits(definition, narrow, prompt), their_logits(model.eval(), prompt))
+    with torch.no_grad():
+        cache = model(**their_inputs(prompt), use_cache=True).past_key_values
+    assert [layer.keys.shape[-1] for layer in cache.layers] == list(latents)
+
+
 @pytest.mark.parametrize("definition", ["gqa"], indirect=True)
 def test_a_folder_of_theirs_is_read(definition, exported, prompt, tmp_path):
     """A model that transformers made and saved, in its own spelling and its own shards."""
