@@ -37,11 +37,14 @@ demo-quick: setup
 test: setup
 	@$(BIN)/python -m pytest --ignore=tests/parity
 
-# trl brings the chat templates of Qwen; no code of it is run, so none of what it needs is installed.
+# trl brings the chat templates of Qwen; no code of it is run. torchvision, of the torch in setup.py,
+# resizes for the processors; it is to take that torch as it is, with CUDA or without.
+PEERS := trl==1.16.0 torchvision==0.28.0
+
 $(VENV)/.parity: $(VENV)/.installed
 	@echo "Installing torch and transformers into $(VENV) (about 1 GB, more where torch comes with CUDA) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[hf]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
 	@touch $@
 
 test-parity: $(VENV)/.parity

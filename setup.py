@@ -37,7 +37,7 @@ EXTRAS = {
     "test": ["pytest==9.2.0", "scikit-video==1.1.11", QWEN],
     "qwen": [QWEN],
     "lint": ["ruff==0.17.6"],
-    "parity": ["torch==2.13.0", "torchvision==0.28.0", "transformers==5.23.0"],
+    "hf": ["torch==2.13.0", "transformers==5.23.0"],
     "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
 }
 

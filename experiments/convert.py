@@ -39,7 +39,7 @@ def _published() -> ml_collections.ConfigDict:
     config = configs.base()
     config.model.update(preset="8b", dtype="bfloat16")
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("cpt",),
         validation=(),
         fps=2.0,

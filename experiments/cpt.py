@@ -34,7 +34,7 @@ def _published() -> ml_collections.ConfigDict:
     config.model.update(preset="8b", dtype="bfloat16")
     config.optim.update(learning_rate=2e-5, floor=1e-6, warmup=0.03, weight_decay=0.05)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("cpt",),
         validation=(),
         fps=2.0,

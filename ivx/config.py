@@ -28,7 +28,7 @@ def base() -> ml_collections.ConfigDict:
         "remat": "layer",  # of ivx.parallel.remat
     }
     config.data = {
-        "tokenizer": "compact",  # or a tokenizer.json
+        "tokenizer": "compact",  # or qwen3, a tokenizer.json or its folder
         "mixture": "",  # path of a mixture file
         "train": ("synthetic_train",),
         "validation": ("synthetic_validation",),

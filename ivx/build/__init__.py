@@ -19,7 +19,6 @@ from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
 from ivx.parallel.mesh import AXES, make_mesh
 from ivx.sampling.sampler import Sampler
-from ivx.text import tokenizer
 from ivx.training import progress
 from ivx.training.loop import RunSpec
 from ivx.training.optimizer import OptimizerSpec
@@ -55,12 +54,11 @@ def layout_rule(config: Config) -> LayoutRule:
     Raises:
       UserError: no such tokenizer, or one with more tokens than the model has rows.
     """
-    data = config.data
+    data, words = config.data, stored.words(config)
     try:
-        words = tokenizer.load(data.tokenizer)
         budget = PixelBudget(data.min_pixels, data.max_pixels)
         image_budget = PixelBudget(data.image_min_pixels, data.image_max_pixels)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
     rows = stored.model_spec(config).text.vocab
     if words.vocab_size > rows:
@@ -175,8 +173,8 @@ def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sample
       UserError: there is no checkpoint.
     """
     shardings = rules.parameter_shardings(model.definition.abstract, mesh) if mesh else None
+    end = stored.words(model.config).end_of_turn
     params, step = model.load(shardings)
-    end = tokenizer.load(model.config.data.tokenizer).end_of_turn
     return Sampler(model.definition, params, end, mesh), step
 
 

@@ -1,6 +1,7 @@
 """`ivx data`: makes the labelled data set of coloured shapes, and the tokenizer of Qwen3."""
 
 import pathlib
+import shutil
 import time
 
 from absl import flags
@@ -37,24 +38,23 @@ def run(given, words: list[str]) -> dict:
 
 
 def write_tokenizer(out: pathlib.Path) -> dict:
-    """Writes tokenizer.json and what goes with it; --config.data.tokenizer takes the folder.
+    """Writes the tokenizer that configs call `qwen3`: tokenizer.json and what goes with it.
 
     Raises:
       UserError: the folder is taken, or no package brings the vocabulary.
     """
     from ivx.hf import json_file, text_files, write
-    from ivx.text import qwen_tokenizer, tokenizer
+    from ivx.text import tokenizer
 
     write.check_free(out)
     try:
-        built = qwen_tokenizer.build(qwen_tokenizer.find_ranks())
+        built, words = tokenizer.find(tokenizer.QWEN), tokenizer.load(tokenizer.QWEN)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error
-    words = tokenizer.Tokenizer(built)
     out.mkdir(parents=True, exist_ok=True)
     json_file.write(out / "tokenizer_config.json", text_files.tokenizer_config(words))
     # Last: a folder that has one is whole.
-    built.save(str(out / "tokenizer.json"), pretty=False)
+    shutil.copyfile(built, out / "tokenizer.json")
     print(f"wrote the tokenizer of Qwen3, {words.vocab_size:,} tokens, to {out}")
     return {"out": str(out), "tokens": words.vocab_size}
 
