@@ -62,7 +62,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config.optim.update(learning_rate=3e-4, floor=1e-5, warmup=0.05)
     config.data.train = ("synthetic_short", "synthetic_words")
     config.run.follows = "`ivx train --config=experiments/cpt.py`"
-    config.run.update(steps=240, log_every=5, save_every=60, validate_every=60, validate_packs=60)
+    config.run.update(steps=200, log_every=5, save_every=60, validate_every=60, validate_packs=60)
     return config
 
 

@@ -59,7 +59,7 @@ def _agent() -> ml_collections.ConfigDict:
         "synthetic_words",
         "synthetic_traces",
     )
-    config.run.update(steps=400, follows="`ivx train --config=experiments/teacher.py:tiny`")
+    config.run.update(steps=240, follows="`ivx train --config=experiments/teacher.py:tiny`")
     return config
 
 

@@ -135,7 +135,7 @@ class _Oracle:
         for number, label in enumerate(found[:_MOST_INSPECTED]):
             if self._is_last():
                 return self._finish_by(found[number:])
-            seen = self._inspect(thought, label.span)
+            seen = self._inspect(thought, label)
             if film.sought in seen:
                 return self._finish_by_sight(label.span)
             thought = _look_again(seen, _NOTHING_SEEN)
@@ -151,9 +151,10 @@ class _Oracle:
         self._messages.append({"role": "tool", "content": agent_texts.hits(found, names)})
         return found
 
-    def _inspect(self, thought: str, span: Span) -> list[Actor]:
+    def _inspect(self, thought: str, label: Label) -> list[Actor]:
+        span = label.span
         view = self._film.dense(span)
-        self._act(thought, agent_texts.INSPECT, {"start": span[0], "end": span[1]})
+        self._act(thought, agent_texts.INSPECT, {"evidence": self._names.name(label)})
         text = agent_texts.seen(span, self._names.name(span))
         self._messages.append(_turn("tool", text, view))
         return self._film.shown(view)
