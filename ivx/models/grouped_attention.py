@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ivx.kernels import dense_attention, masking
+from ivx.models.cache import write
 from ivx.models.linear import linear
 from ivx.models.rope import Rope, rotate
 from ivx.models.spec import TextSpec
@@ -70,14 +71,8 @@ class GroupedAttention(nnx.Module):
         lengths_b: Int[Array, " b"],
     ) -> tuple[Float[Array, "b 1 d"], GroupedCache]:
         """Attends with one new token a sequence, written into the cache at `lengths_b`."""
-        q_b1nh, *new = self._project(x_b1d, rope)
-        rows = jnp.arange(x_b1d.shape[0])
-        cache = GroupedCache(
-            *(
-                old.at[rows, :, lengths_b].set(add[:, 0])
-                for old, add in zip(cache, new, strict=True)
-            )
-        )
+        q_b1nh, k_b1kh, v_b1kh = self._project(x_b1d, rope)
+        cache = write(cache, GroupedCache(k_b1kh[:, 0], v_b1kh[:, 0]), lengths_b)
         q_bkgh = einops.rearrange(q_b1nh, "b 1 (k g) h -> b k g h", k=self.kv_heads)
         scores = jnp.einsum("bkgh,bksh->bkgs", q_bkgh, cache.k, preferred_element_type=jnp.float32)
         valid_bs = jnp.arange(cache.k.shape[2]) <= lengths_b[:, None]
