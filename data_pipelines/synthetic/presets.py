@@ -75,7 +75,7 @@ def _recipe(scale: float) -> Preset:
         "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
         "traces": Split(clips(700), _AGENT, "traces"),
         "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
-        "calls": Split(clips(400), _AGENT, "calls"),
+        "calls": Split(clips(150), _AGENT, "calls"),
         "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
         "validation": Split(140, _TINY),
         "test": Split(210, _TINY),
