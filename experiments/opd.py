@@ -54,7 +54,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=2e-4, floor=1e-5, warmup=0.05, weight_decay=0.0)
     config.data.update(
-        train=("synthetic_prompts", "synthetic_calls"),
+        train=("synthetic_prompts", "synthetic_steps"),
         validation=(),
         max_frames=32,
         max_pixels=32 * 64 * 64,

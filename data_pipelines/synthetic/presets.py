@@ -21,8 +21,8 @@ class Split:
       asked: `conversation`, all questions of a clip one after another; `one`, a sample for each
         question of the clip's own family; `both`, such samples openly and as multiple choice;
         `traces`, an agent's search for a needle and the labels it needs; `words`, such a search
-        without frames; `calls`, the last call of such a search as a question; `agent`, the question
-        that the agent would answer.
+        without frames; `steps`, one turn of a search as a question; `agent`, the question that the
+        agent would answer.
       choices: the share of each family's questions that is asked as multiple choice; where samples
         are asked `both` ways it is not looked at.
       thinking: the share of questions that ask for a thought before the answer.
@@ -75,7 +75,7 @@ def _recipe(scale: float) -> Preset:
         "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
         "traces": Split(clips(700), _AGENT, "traces"),
         "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
-        "calls": Split(clips(150), _AGENT, "calls"),
+        "steps": Split(clips(150), _AGENT, "steps"),
         "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
         "validation": Split(140, _TINY),
         "test": Split(210, _TINY),

@@ -94,12 +94,14 @@ def search_in_words(rng: np.random.Generator) -> dict:
     }
 
 
-def call_in_words(rng: np.random.Generator) -> dict:
-    """`search_in_words` as a question, which its last turn answers, with the truth."""
-    found = search_in_words(rng)
-    [call] = found["messages"][-1]["tool_calls"]
+def step(rng: np.random.Generator, trace: Trace) -> dict:
+    """One turn of a trace as a question, all before it being the context, with the truth."""
+    whole = trace.samples[0]
+    turns = [i for i, turn in enumerate(whole["messages"]) if turn["role"] == "assistant"]
+    last = int(rng.choice(turns))
+    [call] = whole["messages"][last]["tool_calls"]
     truth = {"family": "agent_call", "format": "call", "answer": json.dumps(call)}
-    return found | {"truths": [truth]}
+    return whole | {"messages": whole["messages"][: last + 1], "truths": [truth]}
 
 
 def _ends(call: dict) -> bool:
