@@ -106,11 +106,12 @@ def _array_record(file: pathlib.Path) -> Iterator[Entry | Fault]:
 
     try:
         reader = array_record_module.ArrayRecordReader(str(file))
-        count = reader.num_records()
+        # A damaged file has none, and says why when it is closed.
+        count = reader.num_records() or reader.close()
     except Exception as error:  # of several kinds, by what is damaged
         raise AnnotationError(f"{file}: not a readable ArrayRecord file ({error})") from error
     try:
-        for number in range(count):
+        for number in range(count or 0):
             where = f"{file}:{number + 1}"
             try:
                 record = reader.read([number])[0]

@@ -98,6 +98,7 @@ def sample(
         tuple(record.get("tools", [])),
         images,
         overrides,
+        where,
     )
     outside = span_outside(found)
     if outside:

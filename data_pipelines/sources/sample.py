@@ -39,7 +39,8 @@ class Sample:
     """One conversation.
 
     `truths` holds for each answer what an evaluation needs (format, answer, options, span);
-    `tools` the schemas of the tools on offer; `overrides` what its data set changes.
+    `tools` the schemas of the tools on offer; `overrides` what its data set changes; `where` is its
+    place, file:line, for messages.
     """
 
     id: str
@@ -49,3 +50,4 @@ class Sample:
     tools: tuple[dict, ...] = ()
     images: tuple[ImageRef, ...] = ()
     overrides: Overrides | None = None
+    where: str = ""
