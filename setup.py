@@ -42,7 +42,7 @@ EXTRAS = {
     "lint": ["ruff==0.17.6"],
     "parity": ["torch==2.13.0", "torchvision==0.28.0", "transformers==5.23.0"],
     "parquet": [PARQUET],
-    # For gs:// in mixtures; a release of it takes the fsspec of the same number.
+    # Reads gs:// where a mixture names it.
     "gcs": ["gcsfs==2026.8.2"],
     "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
 }

@@ -1,5 +1,6 @@
 """Sources of samples: mixtures of the release, its messages, faults, media elsewhere."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -273,7 +274,7 @@ INFO = {"image_wh": [64, 32], "origin_video_length": 10, "origin_fps": 1.0}
         ({**WORDS, "surprise": 1}, annotation_error.UNKNOWN),
         ({"messages": [{**SAID, "surprise": 1}]}, annotation_error.UNKNOWN),
         ({**WORDS, "id": [1]}, annotation_error.TYPE),
-        ({"messages": [{"role": "user", "content": 5}]}, annotation_error.TEMPLATE),
+        ({"messages": [{"role": "user", "content": 5}]}, annotation_error.TYPE),
         ({"messages": [{"role": "boss", "content": "Hi"}]}, annotation_error.TEMPLATE),
         ({"messages": shown("no place for it")}, annotation_error.TEMPLATE),
         ({"messages": shown(surprise=1)}, annotation_error.UNKNOWN),
@@ -424,3 +425,65 @@ def test_nothing_here_is_copied(data_folder):
     with nearby.local(str(clip)) as path:
         assert path == str(clip)
     assert decode.probe(clip) == sources.VideoRef(str(clip), None).resolved()
+
+
+JUNK = [
+    None,
+    True,
+    -1,
+    0.5,
+    10**400,
+    float("nan"),
+    "",
+    "x",
+    "<VIDEO_CONTEXT>",
+    [],
+    [[]],
+    {},
+    [1, 2],
+]
+
+
+def spoil(value, rng) -> object:
+    """A copy with one thing of another kind, gone, or too many."""
+    if not isinstance(value, (dict, list)) or not value or rng.random() < 0.15:
+        return JUNK[rng.integers(len(JUNK))]
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    key = keys[rng.integers(len(keys))]
+    copy = value.copy()
+    if rng.random() < 0.2:
+        del copy[key]
+    elif rng.random() < 0.1 and isinstance(copy, dict):
+        copy["surprise"] = JUNK[rng.integers(len(JUNK))]
+    else:
+        copy[key] = spoil(value[key], rng)
+    return copy
+
+
+def test_whatever_stands_in_a_line_is_a_sample_or_a_fault(tmp_path, rule):
+    """A thousand spoilt annotations: none stops the reader, none breaks the rule of layout."""
+    call = {"name": "f", "arguments": {"a": 1}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    text = {"type": "text", "text": "<VIDEO_CONTEXT>", "conversation_timestamps": [[1, 2]]}
+    image = {"type": "image_url", "image_url": {"url": "a.jpg", "image_wh": [64, 32]}}
+    good = {
+        "id": "one",
+        "messages": [
+            {"role": "system", "content": "Hi"},
+            {"role": "user", "content": [shown(**INFO, span=[1, 2], fps=1)[0]["content"][0], text]},
+            {"role": "assistant", "content": "", "tool_calls": [call], "loss": False},
+            {"role": "tool", "content": [image, {"type": "text", "text": "<IMG_CONTEXT>"}]},
+            {"role": "assistant", "content": "Yes", "thinking": "Hm"},
+        ],
+        "truths": [{"span": [1, 2]}],
+        "tools": [tool],
+    }
+    assert sources.read(data_set(tmp_path, good)).faults == []
+    rng = np.random.default_rng(0)
+    lines = [spoil(good, rng) for _ in range(1000)]
+    found = sources.read(data_set(tmp_path, *lines))
+    assert len(found.samples) + len(found.faults) == 1000 and len(found.faults) > 500
+    assert all(str(tmp_path) in fault.sentence for fault in found.faults)
+    for sample in found.samples:
+        with contextlib.suppress(MediaError):
+            rule(sample)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from data_pipelines.annotation_error import SPAN, TYPE, AnnotationError
+from data_pipelines.formats.columns import is_number
 
 # What TimeLens trains with; its answer is read by `ivx.evaluation.answers.span`.
 _WHEN = (
@@ -72,11 +73,7 @@ def choice(sample_id: str, url: str, text: str, options: list[str], letter: str,
 
 
 def _span(span, seconds: float | None, where: str) -> list[float]:
-    if (
-        not isinstance(span, (list, tuple))
-        or len(span) != 2
-        or not all(isinstance(s, (int, float)) and not isinstance(s, bool) for s in span)
-    ):
+    if not isinstance(span, (list, tuple)) or len(span) != 2 or not all(map(is_number, span)):
         raise AnnotationError(f"{where}: the span {span!r} is not [start, end] in seconds", TYPE)
     start, end = float(span[0]), float(span[1])
     if seconds is not None:

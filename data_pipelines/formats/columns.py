@@ -1,6 +1,6 @@
 """Checked reading of an entry's columns."""
 
-import math
+import sys
 
 from data_pipelines.annotation_error import MISSING, TYPE, AnnotationError
 
@@ -17,11 +17,14 @@ def get(value, key: str, kind: type, where: str):
         has = sorted(map(str, value)) if isinstance(value, dict) else str(value)[:80]
         raise AnnotationError(f"{where}: no {key}; there is {has}", MISSING)
     found = value[key]
-    number = isinstance(found, (int, float)) and not isinstance(found, bool)
-    if kind is float and number and math.isfinite(found):
-        return float(found)
-    if kind is str and number:
-        return str(found)
+    if is_number(found) and kind in (float, str):
+        return kind(found)
     if kind is float or not isinstance(found, kind):
         raise AnnotationError(f"{where}: {key} is {str(found)[:80]!r}, not {_NAMES[kind]}", TYPE)
     return found
+
+
+def is_number(value) -> bool:
+    """Whether a value of JSON is a number that a float can hold; NaN is none."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max

@@ -11,11 +11,11 @@ A url is relative to the media root, and never leads out of it. A video may be a
 00000001.jpg and so on.
 """
 
-import math
 import pathlib
 from collections.abc import Mapping
 
 from data_pipelines.annotation_error import ADDRESS, MISSING, SPAN, TYPE, UNKNOWN, AnnotationError
+from data_pipelines.formats.columns import is_number
 from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import frames
@@ -91,11 +91,6 @@ def image(item: dict, where: str, root: pathlib.Path, stored: Mapping[str, str])
         raise AnnotationError(
             f"{where}: image_wh does not describe {path} ({error})", TYPE
         ) from error
-
-
-def is_number(value) -> bool:
-    """Whether a value of JSON is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _given(item: dict, kind: str, known: set[str], where: str) -> dict:

@@ -26,6 +26,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from data_pipelines.annotation_error import MISSING, SPAN, TYPE, UNKNOWN, AnnotationError
+from data_pipelines.formats.columns import is_number
 from data_pipelines.sources import media_items
 from data_pipelines.sources.sample import Overrides, Sample
 from ivx.text import thinking, tool_calls
@@ -118,7 +119,7 @@ def span_outside(found: Sample) -> str | None:
         if (
             not isinstance(span, list)
             or len(span) != 2
-            or not all(media_items.is_number(second) for second in span)
+            or not all(is_number(second) for second in span)
             or not 0 <= span[0] <= span[1]
         ):
             return f"the span {span!r} of a truth must be [start, end] in seconds"
@@ -149,6 +150,11 @@ def _message(message: dict, where: str) -> dict:
             f"{where}: a message whose {', '.join(wrong) or 'loss'} is"
             f" {message.get(wrong[0] if wrong else 'loss')!r}; loss is true or false, the other"
             " keys are text",
+            TYPE,
+        )
+    if not isinstance(message["content"], (str, list)):
+        raise AnnotationError(
+            f"{where}: the content {str(message['content'])[:80]!r} must be text or a list of items",
             TYPE,
         )
     for key in ("thinking", "tool_calls"):
@@ -192,7 +198,7 @@ def _item(item, role: str, where: str) -> dict:
         role not in ("user", "pretrain", "tool")
         or len(spans) != len(parts)
         or not all(
-            isinstance(span, list) and len(span) == 2 and all(map(media_items.is_number, span))
+            isinstance(span, list) and len(span) == 2 and all(map(is_number, span))
             for span in spans
         )
     ):
@@ -234,7 +240,7 @@ def _with_thoughts(messages: Sequence[dict]) -> list[dict]:
             message["content"] = (
                 text + content
                 if isinstance(content, str)
-                else [{"type": "text", "text": text}, *(content or [])]
+                else [{"type": "text", "text": text}, *content]
             )
         found.append(message)
     return found

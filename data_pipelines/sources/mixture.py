@@ -17,7 +17,6 @@ samples follow once more (XTuner, datasets/jsonl.py).
 
 import dataclasses
 import json
-import math
 import pathlib
 import re
 
@@ -26,6 +25,7 @@ from etils import epath
 
 from data_pipelines import formats, media
 from data_pipelines.annotation_error import ADDRESS, AnnotationError
+from data_pipelines.formats.columns import is_number
 from data_pipelines.sources.sample import Overrides
 
 # Of a folder, the files of the first kind that it holds are read.
@@ -138,7 +138,7 @@ def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
             f"{where} has the format {known!r}; there are {', '.join(formats.FORMATS)}"
         )
     ratio = entry.get("sample_ratio", 1.0)
-    if not _is_number(ratio) or ratio <= 0:
+    if not is_number(ratio) or ratio <= 0:
         raise AnnotationError(f"{where} has sample_ratio {ratio!r}; it must be a positive number")
     if ("tfds" in entry) != ("split" in entry):
         raise AnnotationError(f"{where}: tfds and split go together: the name and its split")
@@ -195,14 +195,10 @@ def _overrides(entry: dict, where: str) -> Overrides | None:
         if key == "add_vision_id":
             good, wanted = isinstance(value, bool), "true or false"
         elif key == "fps":
-            good, wanted = _is_number(value) and value > 0, "a positive number"
+            good, wanted = is_number(value) and value > 0, "a positive number"
         else:
             good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             wanted = "a whole number of at least 1"
         if not good:
             raise AnnotationError(f"{where} has {key} {value!r}; it must be {wanted}")
     return Overrides(**given) if given else None
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
