@@ -19,11 +19,11 @@ help:
 	@echo "make clean      remove $(VENV) and what the demos made"
 
 $(VENV)/.installed: setup.py
-	@echo "Installing ivx into $(VENV) (about 1 GB of packages, a few minutes the first time) ..."
+	@echo "Installing ivx into $(VENV) (about 1.2 GB of packages, a few minutes the first time) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ivx needs Python 3.11 or later; say which, as in: make setup PYTHON=python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint,tfds]'
 	@touch $@
 
 setup: $(VENV)/.installed

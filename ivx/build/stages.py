@@ -150,7 +150,7 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
         )
     room = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
     questions = []
-    for _, found in build.samples(config, tuple(config.data.train)):
+    for _, found in build.samples(config, tuple(config.data.train), training=True):
         measured = plan.measure(found, rule, room)
         for sentence in measured.dropped:
             progress.note(f"left out {sentence}")

@@ -130,4 +130,5 @@ def _training(config) -> list:
 
     there = sources.data_set_names(config.data.mixture)
     names = tuple(name for name in config.data.train if name in there)
-    return [sample for _, found in build.samples(config, names) for sample in found]
+    found = build.samples(config, names, training=True)
+    return [sample for _, samples in found for sample in samples]
