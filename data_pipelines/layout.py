@@ -20,6 +20,7 @@ from data_pipelines.positions import positions_3d
 from data_pipelines.sources.sample import Overrides, Sample
 from data_pipelines.video import frames, patches, resize
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 from ivx.text import chat_template
 from ivx.text.tokenizer import Tokenizer
 
@@ -66,14 +67,15 @@ class Clip:
         times = self.times if self.info.timed else [None] * len(self.times)
         return chat_template.video_text(times, tokens)
 
-    def read(self) -> np.ndarray:
-        """Decodes and resizes: uint8 [F_, height, width, 3].
+    def read(self, meter: Meter | None = None) -> np.ndarray:
+        """Decodes and resizes: uint8 [F_, height, width, 3]; `meter` is that of the sample.
 
         Raises:
           MediaError: the file cannot be decoded.
         """
+        meter = meter or Meter(USUAL_LIMITS)
         if self.still:
-            picture = media.read_image(self.path, self.info)
+            picture = media.read_image(self.path, self.info, meter.limits)
             picture = resize.resize_frame(picture, self.height, self.width)
             return np.stack([picture] * len(self.indices))
         pictures = media.read_video(
@@ -81,6 +83,7 @@ class Clip:
             self.info,
             self.indices,
             lambda frame: resize.resize_frame(frame, self.height, self.width),
+            meter,
         )
         return np.stack(pictures)
 
@@ -96,6 +99,7 @@ class Layout:
       positions: int32 [3, T].
       is_visual: bool [T], true where a merged visual token goes.
       clips: the videos and images, in the order of their tokens.
+      limits: on the work of reading them all.
     """
 
     sample_id: str
@@ -104,6 +108,7 @@ class Layout:
     positions: np.ndarray
     is_visual: np.ndarray
     clips: tuple[Clip, ...]
+    limits: Limits = USUAL_LIMITS
 
     @property
     def slice_sizes(self) -> list[int]:
@@ -120,9 +125,9 @@ class Layout:
         Raises:
           MediaError: a file cannot be decoded.
         """
-        rows, grids = [], []
+        rows, grids, meter = [], [], Meter(self.limits)
         for clip in self.clips:
-            slices = patches.patchify(clip.read())
+            slices = patches.patchify(clip.read(meter))
             rows.extend(slices)
             grids.extend([patches.patch_grid(*clip.patch_shape)] * len(slices))
         return rows, grids
@@ -140,6 +145,7 @@ class LayoutRule:
       rand_max_frames: most frames of a video whose rate is not known, or whose frames were chosen
         before at a rate that `fps` does not divide.
       number_media: whether videos and images are numbered, "Video 1: ", "Picture 1: ".
+      limits: on what files may ask for.
     """
 
     tokenizer: Tokenizer
@@ -148,6 +154,7 @@ class LayoutRule:
     image_budget: resize.PixelBudget = resize.QWEN3_VL_IMAGES
     rand_max_frames: int = 24
     number_media: bool = False
+    limits: Limits = USUAL_LIMITS
 
     def under(self, overrides: Overrides | None) -> "LayoutRule":
         """The rule as a data set changes it.
@@ -193,7 +200,7 @@ class LayoutRule:
         Raises:
           MediaError: the video cannot be probed or does not fit the budget.
         """
-        info = video.resolved()
+        info = video.resolved(self.limits)
         rule = self.frame_rule
         if video.fps is not None:
             rule = dataclasses.replace(rule, fps=video.fps)
@@ -224,7 +231,7 @@ class LayoutRule:
         Raises:
           MediaError: the image cannot be probed, or is too long for its width.
         """
-        info = image.resolved()
+        info = image.resolved(self.limits)
         try:
             height, width = resize.still_shape(info.height, info.width, self.image_budget)
         except MediaError as error:
@@ -271,7 +278,8 @@ class LayoutRule:
         is_visual = np.isin(tokens, (self.tokenizer.video_pad, self.tokenizer.image_pad))
         shapes = [clip.token_shape for clip in clips for _ in clip.times]
         positions = positions_3d(is_visual, shapes)
-        return Layout(sample.id, tokens, np.asarray(trained, bool), positions, is_visual, clips)
+        bears_loss = np.asarray(trained, bool)
+        return Layout(sample.id, tokens, bears_loss, positions, is_visual, clips, self.limits)
 
     def _texts(self, clips: list[Clip], name: str) -> list[str]:
         """What stands for each of them, after its number where they are numbered."""

@@ -18,6 +18,7 @@ from data_pipelines.nearby import REMOTE, is_remote
 from data_pipelines.video import decode as video_decode
 from data_pipelines.video import folder
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
 __all__ = ["REMOTE", "ImageRef", "VideoRef", "is_remote", "read_image", "read_video"]
 
@@ -45,21 +46,21 @@ class VideoRef:
     times: tuple[float, ...] | None = None
     said_fps: float | None = None
 
-    def resolved(self) -> VideoInfo:
+    def resolved(self, limits: Limits = USUAL_LIMITS) -> VideoInfo:
         """What the annotation says, or else the file itself.
 
         Raises:
-          MediaError: the file has to be probed and cannot be.
+          MediaError: the file has to be probed within `limits` and cannot be.
         """
         if self.info:
             return self.info
         if folder.is_folder(self.path):
-            found = folder.probe(self.path)
+            found = folder.probe(self.path, limits)
             if self.said_fps:
                 return dataclasses.replace(found, rate=self.said_fps, timed=True)
         else:
             with nearby.local(self.path) as path:
-                found = video_decode.probe(path)
+                found = video_decode.probe(path, limits)
         if self.processed_fps:
             return dataclasses.replace(found, rate=self.processed_fps)
         return dataclasses.replace(found, timed=True) if self.times else found
@@ -72,28 +73,32 @@ class ImageRef:
     path: str
     info: VideoInfo | None
 
-    def resolved(self) -> VideoInfo:
+    def resolved(self, limits: Limits = USUAL_LIMITS) -> VideoInfo:
         """As `VideoRef.resolved`."""
         if self.info:
             return self.info
         with nearby.local(self.path) as path:
-            return image_decode.probe(path)
+            return image_decode.probe(path, limits)
 
 
 def read_video(
-    path: str, info: VideoInfo, indices: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]
+    path: str,
+    info: VideoInfo,
+    indices: np.ndarray,
+    convert: Callable[[np.ndarray], np.ndarray],
+    meter: Meter,
 ) -> list[np.ndarray]:
     """As `video.decode.read_frames`, wherever the video lies."""
     if folder.is_folder(path):
-        return folder.read_frames(path, info, indices, convert)
+        return folder.read_frames(path, info, indices, convert, meter)
     with nearby.local(path) as file:
-        return video_decode.read_frames(file, info, indices, convert)
+        return video_decode.read_frames(file, info, indices, convert, meter)
 
 
-def read_image(path: str, info: VideoInfo) -> np.ndarray:
+def read_image(path: str, info: VideoInfo, limits: Limits) -> np.ndarray:
     """As `image.decode.read`, wherever the image lies."""
     with nearby.local(path) as file:
-        return image_decode.read(file, info)
+        return image_decode.read(file, info, limits)
 
 
 def is_there(path: str) -> bool:

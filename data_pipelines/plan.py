@@ -40,7 +40,7 @@ def measure(
         try:
             # From here on a video or image is what it was when the plan was made.
             videos, images = (
-                tuple(dataclasses.replace(ref, info=ref.resolved()) for ref in refs)
+                tuple(dataclasses.replace(ref, info=ref.resolved(rule.limits)) for ref in refs)
                 for refs in (sample.videos, sample.images)
             )
             sample = dataclasses.replace(sample, videos=videos, images=images)

@@ -49,6 +49,12 @@ def base() -> ml_collections.ConfigDict:
         "threads": 2,
         "prefetch": 4,  # batches made ahead
         "cache_gib": 0.0,  # decoded patches kept in memory
+        # Files beyond these are skipped, see data_pipelines.video.limits.
+        "limit_frame_pixels": 8192 * 8192,  # of a frame or an image, as it is stored
+        "limit_frames": 4_000_000,  # of a video
+        "limit_hours": 24.0,  # of a video
+        "limit_decode_gib": 4096.0,  # of pictures decoded to read a sample
+        "limit_decode_seconds": 600.0,  # of processor time to read a sample
     }
     config.optim = {
         "learning_rate": 1e-5,
@@ -154,6 +160,11 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("data.threads", lambda v: v >= 1, "at least 1"),
     ("data.prefetch", lambda v: v >= 1, "at least 1"),
     ("data.cache_gib", lambda v: v >= 0, "0 or more"),
+    ("data.limit_frame_pixels", lambda v: v >= 1024, "at least 1024, a frame of 32x32"),
+    ("data.limit_frames", lambda v: v >= 1, "at least 1"),
+    ("data.limit_hours", lambda v: v > 0, "a positive number of hours"),
+    ("data.limit_decode_gib", lambda v: v > 0, "a positive number of GiB"),
+    ("data.limit_decode_seconds", lambda v: v > 0, "a positive number of seconds"),
     ("optim.learning_rate", lambda v: v > 0, "a positive rate"),
     ("optim.warmup", lambda v: 0 <= v < 1, "a share of the steps, at least 0 and below 1"),
     ("optim.b1", lambda v: 0 <= v < 1, "at least 0 and below 1"),

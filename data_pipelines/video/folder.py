@@ -11,6 +11,7 @@ from data_pipelines import nearby
 from data_pipelines.image import decode as image_decode
 from data_pipelines.media_error import MediaError
 from data_pipelines.video.info import VideoInfo, still
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
 NAME = "{:08d}.jpg"
 # Files by their names, for which no remote file system is asked.
@@ -24,7 +25,7 @@ def is_folder(path: str) -> bool:
     return pathlib.PurePosixPath(path).suffix.lower() not in _FILES and _is_remote_folder(path)
 
 
-def probe(path: str) -> VideoInfo:
+def probe(path: str, limits: Limits = USUAL_LIMITS) -> VideoInfo:
     """Counts the frames; their rate is not known.
 
     Raises:
@@ -37,12 +38,16 @@ def probe(path: str) -> VideoInfo:
     if not count or missing:
         raise MediaError(f"{path}: no {NAME.format(missing or 1)} in this folder of frames")
     with nearby.local(_frame(path, 0)) as file:
-        size = image_decode.probe(file)
+        size = image_decode.probe(file, limits)
     return VideoInfo(count, 1.0, size.width, size.height, timed=False)
 
 
 def read_frames(
-    path: str, info: VideoInfo, indices: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]
+    path: str,
+    info: VideoInfo,
+    indices: np.ndarray,
+    convert: Callable[[np.ndarray], np.ndarray],
+    meter: Meter,
 ) -> list[np.ndarray]:
     """As `decode.read_frames`; the number of frames in the folder is not checked.
 
@@ -53,7 +58,9 @@ def read_frames(
     kept = {}
     for index in np.unique(indices):
         with nearby.local(_frame(path, int(index))) as file:
-            kept[index] = convert(image_decode.read(file, shape))
+            kept[index] = convert(image_decode.read(file, shape, meter.limits))
+        meter.tick(path)
+        meter.add(path, kept[index].nbytes)
     return [kept[index] for index in indices]
 
 

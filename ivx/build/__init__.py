@@ -11,6 +11,7 @@ from data_pipelines import loader, packing, plan, sources
 from data_pipelines.batch import Batch
 from data_pipelines.layout import LayoutRule
 from data_pipelines.video.frames import FrameRule
+from data_pipelines.video.limits import Limits
 from data_pipelines.video.resize import PixelBudget
 from ivx.assistant import Assistant
 from ivx.build import stored
@@ -68,7 +69,14 @@ def layout_rule(config: Config) -> LayoutRule:
             " take the tokenizer that belongs to the model"
         )
     frame_rule = FrameRule(data.fps, data.min_frames, data.max_frames)
-    return LayoutRule(words, frame_rule, budget, image_budget)
+    limits = Limits(
+        frame_pixels=data.limit_frame_pixels,
+        frames=data.limit_frames,
+        hours=data.limit_hours,
+        decode_gib=data.limit_decode_gib,
+        decode_seconds=data.limit_decode_seconds,
+    )
+    return LayoutRule(words, frame_rule, budget, image_budget, limits)
 
 
 def pack_shape(config: Config) -> packing.PackShape:
