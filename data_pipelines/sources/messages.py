@@ -154,7 +154,8 @@ def _message(message: dict, where: str) -> dict:
         )
     if not isinstance(message["content"], (str, list)):
         raise AnnotationError(
-            f"{where}: the content {str(message['content'])[:80]!r} must be text or a list",
+            f"{where}: the content {str(message['content'])[:80]!r} must be text or a list of"
+            " items",
             TYPE,
         )
     for key in ("thinking", "tool_calls"):
