@@ -12,7 +12,7 @@ help:
 	@echo "make demo       every stage in a row, from a converted model to an agent (about 25 minutes on two cores)"
 	@echo "make demo-quick the same stages with few steps (about 3 minutes)"
 	@echo "make test       run the tests"
-	@echo "make test-parity compare with torch and transformers, which it installs"
+	@echo "make test-parity compare with torch and transformers, which it installs (two minutes, and two for installing)"
 	@echo "make test-slow  kill the recipe in every stage"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"

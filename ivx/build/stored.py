@@ -70,7 +70,7 @@ def words(config: ml_collections.ConfigDict) -> tokenizer.Tokenizer:
     try:
         return tokenizer.load(config.data.tokenizer)
     except (FileNotFoundError, ValueError) as error:
-        raise UserError(f"data.tokenizer = {config.data.tokenizer!r}: {error}") from error
+        raise UserError(str(error)) from error
 
 
 def check_whole(model: StoredModel) -> None:
