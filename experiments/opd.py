@@ -54,7 +54,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=2e-4, floor=1e-5, warmup=0.05, weight_decay=0.0)
     config.data.update(
-        train=("synthetic_prompts", "synthetic_steps"),
+        train=("synthetic_prompts",),
         validation=(),
         max_frames=32,
         max_pixels=32 * 64 * 64,
@@ -63,7 +63,7 @@ def _tiny() -> ml_collections.ConfigDict:
         batch_packs=2,
     )
     config.stage.update(name="opd", prompts=16, group=1, minibatches=1)
-    config.stage.max_new_tokens = 56
+    config.stage.max_new_tokens = 32
     config.run.update(steps=48, log_every=2, save_every=16)
     return config
 

@@ -3,7 +3,6 @@
 tiny    the walk from files to answers: training, validation and test, all families
 base    captions and short questions, from which the recipe's base model learns
 teacher short and long clips of all families, for the teacher of the distillation
-teacher_agent  fewer of them, and searches of an agent, by which it learns calls too
 recipe  what the stages of the recipe train on, and the videos on which all are compared
 test    a handful of clips of every family
 """
@@ -109,16 +108,6 @@ PRESETS: dict[str, Preset] = {
         "validation": Split(140, _TINY),
         "test": Split(420, _TINY),
         "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
-    },
-    "teacher_agent": {
-        "short": Split(3000, _TINY, "conversation", _half(_TINY), thinking=0.1),
-        "long": Split(1200, _LONG, "conversation", _half(_LONG), thinking=0.1),
-        "words": Split(2000, _AGENT, "words"),
-        "traces": Split(1200, _AGENT, "traces"),
-        "validation": Split(140, _TINY),
-        "test": Split(420, _TINY),
-        "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
-        "test_agent": Split(40, _AGENT, "agent"),
     },
     "recipe": _recipe(1.0),
     "recipe_quick": _recipe(0.05),
