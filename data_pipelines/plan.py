@@ -1,7 +1,7 @@
 """The plan of a run: which samples make which pack, known before the first frame is decoded.
 
-    epoch e:  every data set gives sample_ratio * size samples, continuing its own shuffled rounds;
-              all are shuffled together by (seed, e) and packed first-fit
+    epoch e:  every data set gives its samples as often as its sample_ratio says
+              (`sources.repeats`); all are shuffled together by (seed, e) and packed first-fit
     batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row;
               process p of n takes every n-th
 
@@ -19,7 +19,7 @@ from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from ivx.text.chat_template import TemplateError
 
-_MIX, _SHUFFLE = 0, 1
+_SHUFFLE = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +93,8 @@ def make_plan(
     """
     if not any(member.measured.samples for member in members):
         raise sources.AnnotationError("no sample of the training data fits; see the reasons above")
+    if not any(len(_epoch(member)) for member in members):
+        raise sources.AnnotationError("by its sample_ratio, an epoch has no sample; raise it")
     packs, tokens, patches, epoch = [], 0, 0, 0
     while len(packs) < count:
         drawn = _draw(members, seed, epoch)
@@ -107,15 +109,15 @@ def make_plan(
 
 def _draw(members: Sequence[Member], seed: int, epoch: int) -> list[tuple[int, int]]:
     """(member, sample) pairs of one epoch in training order."""
-    drawn = []
-    for number, member in enumerate(members):
-        size = len(member.measured.samples)
-        first, last = (round(member.sample_ratio * size * e) for e in (epoch, epoch + 1))
-        rounds = {}
-        for position in range(first, last):
-            if position // size not in rounds:
-                rng = np.random.default_rng([seed, _MIX, number, position // size])
-                rounds[position // size] = rng.permutation(size)
-            drawn.append((number, int(rounds[position // size][position % size])))
+    drawn = [
+        (number, int(position))
+        for number, member in enumerate(members)
+        for position in _epoch(member)
+    ]
     order = np.random.default_rng([seed, _SHUFFLE, epoch]).permutation(len(drawn))
     return [drawn[i] for i in order]
+
+
+def _epoch(member: Member) -> np.ndarray:
+    """Samples of a data set that an epoch takes, by their numbers: int64 [n]."""
+    return sources.repeats(len(member.measured.samples), member.sample_ratio)

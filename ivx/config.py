@@ -28,10 +28,11 @@ def base() -> ml_collections.ConfigDict:
         "remat": "layer",  # of ivx.parallel.remat
     }
     config.data = {
-        "tokenizer": "compact",  # or a tokenizer.json
+        "tokenizer": "compact",  # or qwen3, a tokenizer.json or its folder
         "mixture": "",  # path of a mixture file
         "train": ("synthetic_train",),
         "validation": ("synthetic_validation",),
+        "max_bad_samples": 100,  # unusable annotations that training leaves out before it gives up
         "fps": 2.0,
         "min_frames": 4,
         "max_frames": 768,
@@ -144,6 +145,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
+    ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),
     ("data.fps", lambda v: 0 < v < math.inf, "a positive number of frames a second"),
     ("data.slice_block", lambda v: v >= 4 and v % 4 == 0, "a positive multiple of 4"),
     ("data.min_frames", lambda v: v >= 1, "at least 1"),

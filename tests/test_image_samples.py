@@ -137,7 +137,7 @@ def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule, tmp
     [
         ({}, "an image item needs"),
         ({"url": 5}, "an image item needs"),
-        ({"url": "a.png", "detail": "high"}, "an image item needs"),
+        ({"url": "a.png", "colour": "high"}, "an image item needs"),
         ({"url": "a.png", "image_wh": [0, 0]}, "image_wh does not describe .*0x0 pixels"),
         ({"url": "a.png", "image_wh": [5]}, "image_wh does not describe"),
         ({"url": "a.png", "image_wh": "large"}, "image_wh does not describe"),

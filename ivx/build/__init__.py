@@ -20,7 +20,6 @@ from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
 from ivx.parallel.mesh import AXES, make_mesh
 from ivx.sampling.sampler import Sampler
-from ivx.text import tokenizer
 from ivx.training import progress
 from ivx.training.loop import RunSpec
 from ivx.training.optimizer import OptimizerSpec
@@ -56,12 +55,11 @@ def layout_rule(config: Config) -> LayoutRule:
     Raises:
       UserError: no such tokenizer, or one with more tokens than the model has rows.
     """
-    data = config.data
+    data, words = config.data, stored.words(config)
     try:
-        words = tokenizer.load(data.tokenizer)
         budget = PixelBudget(data.min_pixels, data.max_pixels)
         image_budget = PixelBudget(data.image_min_pixels, data.image_max_pixels)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
     rows = stored.model_spec(config).text.vocab
     if words.vocab_size > rows:
@@ -138,9 +136,12 @@ def loader_options(config: Config) -> loader.LoaderOptions:
 
 
 def samples(
-    config: Config, names: tuple[str, ...]
+    config: Config, names: tuple[str, ...], training: bool = False
 ) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
     """Named data sets of the config's mixture, read.
+
+    Of what is trained on, up to `data.max_bad_samples` annotations may be unusable: they are named
+    and left out. What is evaluated is used whole or not at all.
 
     Raises:
       UserError: the mixture or an annotation is not usable.
@@ -150,12 +151,46 @@ def samples(
             "this model knows of no data; name a mixture file, as `ivx data synthesize` makes it"
         )
     try:
-        return [
-            (member, sources.read_samples(member))
-            for member in sources.read_mixture(config.data.mixture, names)
-        ]
+        members = sources.read_mixture(config.data.mixture, names)
+        for member in members:
+            _check_overrides(config, member)
+        if training:
+            return _read_tolerantly(config, members)
+        return [(member, sources.read_samples(member)) for member in members]
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
+
+
+def _read_tolerantly(
+    config: Config, members: list[sources.DataSet]
+) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
+    found = [(member, sources.read(member)) for member in members]
+    faults = [fault for _, one in found for fault in one.faults]
+    if len(faults) > config.data.max_bad_samples:
+        raise UserError(
+            f"{len(faults):,} unusable annotations, data.max_bad_samples ="
+            f" {config.data.max_bad_samples} allows fewer; the first: {faults[0].sentence};"
+            f" `ivx data check --mixture={config.data.mixture}` lists them all"
+        )
+    for fault in faults:
+        progress.note(f"left out {fault.sentence}")
+    if faults:
+        progress.note(f"{len(faults):,} unusable annotations were left out")
+    for member, one in found:
+        if not one.samples:
+            raise sources.AnnotationError(f"data set {member.name} holds no usable sample")
+    return [(member, one.samples) for member, one in found]
+
+
+def _check_overrides(config: Config, member: sources.DataSet) -> None:
+    """Bounds of a data set may cross those of the config."""
+    if member.overrides:
+        try:
+            layout_rule(config).under(member.overrides)
+        except ValueError as error:
+            raise sources.AnnotationError(
+                f"{config.data.mixture}: data set {member.name}: {error}"
+            ) from error
 
 
 def validation_batches(config: Config) -> list[Batch]:
@@ -183,8 +218,8 @@ def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sample
       UserError: there is no checkpoint.
     """
     shardings = rules.parameter_shardings(model.definition.abstract, mesh) if mesh else None
+    end = stored.words(model.config).end_of_turn
     params, step = model.load(shardings)
-    end = tokenizer.load(model.config.data.tokenizer).end_of_turn
     return Sampler(model.definition, params, end, mesh), step
 
 
@@ -200,12 +235,14 @@ def assistant(model: stored.StoredModel) -> Assistant:
 def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     """A plan of `count` packs from the named data sets; says what does not fit.
 
+    Faults are left out of the training sets of the config, and of no other.
+
     Raises:
       UserError: nothing is left to train on.
     """
     rule, shape = layout_rule(config), pack_shape(config)
     members = []
-    for data_set, found in samples(config, names):
+    for data_set, found in samples(config, names, training=names == tuple(config.data.train)):
         measured = plan.measure(found, rule, shape)
         for sentence in measured.dropped:
             progress.note(f"left out {sentence}")
