@@ -2,7 +2,7 @@
 
 import contextlib
 
-from tests.parity import torchvision_shim
+from ivx.hf import torchvision_shim
 
 with contextlib.suppress(ModuleNotFoundError):
     torchvision_shim.declare()
