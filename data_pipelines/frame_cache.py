@@ -20,7 +20,7 @@ class FrameCache:
     def __init__(self, limit: int):
         self._limit = limit
         self._held = 0
-        self._pixels: dict[tuple, Pixels | str] = {}
+        self._pixels: dict[tuple, Pixels | MediaError] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
@@ -45,14 +45,15 @@ class FrameCache:
             try:
                 found = layout.read_patches()
             except MediaError as error:
-                found = str(error)
+                # Without its traceback, which would keep the frames of the decoder.
+                found = MediaError(str(error), error.cause)
             self._keep(key, found)
-        if isinstance(found, str):
-            raise MediaError(found)
+        if isinstance(found, MediaError):
+            raise MediaError(str(found), found.cause)
         return found
 
-    def _keep(self, key: tuple, pixels: Pixels | str) -> None:
-        size = 0 if isinstance(pixels, str) else sum(rows.nbytes for rows in pixels[0])
+    def _keep(self, key: tuple, pixels: Pixels | MediaError) -> None:
+        size = 0 if isinstance(pixels, MediaError) else sum(rows.nbytes for rows in pixels[0])
         with self._lock:
             if key not in self._pixels and self._held + size <= self._limit:
                 self._held += size

@@ -1,8 +1,8 @@
 """The plan of a run: which samples make which pack, known before the first frame is decoded.
 
-    epoch e:  every data set gives sample_ratio * size samples, continuing its own shuffled rounds;
-              all are shuffled together by (seed, e), packed (`filling`) and cut into batches; what
-              is left of a batch is packed again with the next epoch
+    epoch e:  every data set gives its samples as often as its sample_ratio says
+              (`sources.repeats`); all are shuffled together by (seed, e), packed (`filling`) and
+              cut into batches; what is left of a batch is packed again with the next epoch
     batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row;
               process p of n takes every n-th
 
@@ -20,28 +20,36 @@ from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from ivx.text.chat_template import TemplateError
 
-_MIX, _SHUFFLE, _LEVEL = 0, 1, 2
+_SHUFFLE, _LEVEL = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Samples that fit, with their sizes, and a sentence for each that was left out."""
+    """Samples that fit, and what was left out.
+
+    Attributes:
+      samples: that fit.
+      sizes: of them.
+      dropped: a sentence for each that was left out.
+      dropped_tokens: of those that were laid out and did not fit, or bear no loss.
+    """
 
     samples: Sequence[sources.Sample]
     sizes: filling.Sizes
     dropped: list[str]
+    dropped_tokens: int = 0
 
 
 def measure(
     samples: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
 ) -> Measured:
     """Works out the size of every sample from its annotation; media without sizes are probed."""
-    kept, sizes, dropped = [], [], []
+    kept, sizes, dropped, tokens = [], [], [], 0
     for sample in samples:
         try:
             # From here on a video or image is what it was when the plan was made.
             videos, images = (
-                tuple(dataclasses.replace(ref, info=ref.resolved()) for ref in refs)
+                tuple(dataclasses.replace(ref, info=ref.resolved(rule.limits)) for ref in refs)
                 for refs in (sample.videos, sample.images)
             )
             sample = dataclasses.replace(sample, videos=videos, images=images)
@@ -53,10 +61,11 @@ def measure(
         reason = packing.misfit(size, shape)
         if reason or not layout.trained.any():
             dropped.append(f"sample {sample.id}: {reason or 'no text to train on'}")
+            tokens += size.tokens
             continue
         kept.append(sample)
         sizes.append(size)
-    return Measured(kept, filling.Sizes.of(sizes), dropped)
+    return Measured(kept, filling.Sizes.of(sizes), dropped, tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +132,8 @@ def make_plan(
     """
     if not any(len(member.measured.sizes) for member in members):
         raise sources.AnnotationError("no sample of the training data fits; see the reasons above")
+    if not any(len(_epoch(member)) for member in members):
+        raise sources.AnnotationError("by its sample_ratio, an epoch has no sample; raise it")
     sizes = filling.Sizes.join([member.measured.sizes for member in members])
     packs, epoch, carried = [], 0, np.zeros(0, np.int64)
     while len(packs) < count:
@@ -174,18 +185,15 @@ def _batches(
 def draw(members: Sequence[Member], seed: int, epoch: int) -> np.ndarray:
     """Samples of one epoch in a random order, by their number among all data sets: int64 [n]."""
     firsts = _firsts([member.measured.sizes for member in members])
-    drawn = []
-    for number, member in enumerate(members):
-        size = len(member.measured.sizes)
-        first, last = (round(member.sample_ratio * size * e) for e in (epoch, epoch + 1))
-        while first < last:
-            turn, start = divmod(first, size)
-            end = min(size, start + last - first)
-            order = np.random.default_rng([seed, _MIX, number, turn]).permutation(size)
-            drawn.append(firsts[number] + order[start:end])
-            first += end - start
-    drawn = np.concatenate(drawn)
+    drawn = np.concatenate(
+        [first + _epoch(member) for first, member in zip(firsts, members, strict=True)]
+    )
     return drawn[np.random.default_rng([seed, _SHUFFLE, epoch]).permutation(len(drawn))]
+
+
+def _epoch(member: Member) -> np.ndarray:
+    """Samples of a data set that an epoch takes, by their numbers: int64 [n]."""
+    return sources.repeats(len(member.measured.sizes), member.sample_ratio)
 
 
 def _firsts(parts: Sequence[Sequence]) -> np.ndarray:

@@ -39,7 +39,7 @@ def _published() -> ml_collections.ConfigDict:
     config = configs.base()
     config.model.update(preset="8b", dtype="bfloat16")
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("cpt",),
         validation=(),
         fps=2.0,
@@ -60,7 +60,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config.data.train = ("synthetic_cpt",)
     config.stage.update(name="convert", calibration_packs=384, rotation="complex")
     config.optim.update(learning_rate=2e-3, floor=2e-5, warmup=0.05, weight_decay=0.0)
-    config.run.update(steps=160, log_every=5, save_every=40, validate_every=40, validate_packs=96)
+    config.run.update(steps=120, log_every=5, save_every=40, validate_every=40, validate_packs=96)
     return config
 
 

@@ -35,7 +35,7 @@ def _published() -> ml_collections.ConfigDict:
     config.model.update(preset="8b", dtype="bfloat16")
     config.optim.update(learning_rate=1e-6, floor=1e-6, warmup=0.0, weight_decay=0.0)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("opd",),
         validation=(),
         fps=2.0,
@@ -54,7 +54,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=2e-4, floor=1e-5, warmup=0.05, weight_decay=0.0)
     config.data.update(
-        train=("synthetic_prompts", "synthetic_calls"),
+        train=("synthetic_prompts",),
         validation=(),
         max_frames=32,
         max_pixels=32 * 64 * 64,
@@ -63,7 +63,7 @@ def _tiny() -> ml_collections.ConfigDict:
         batch_packs=2,
     )
     config.stage.update(name="opd", prompts=16, group=1, minibatches=1)
-    config.stage.max_new_tokens = 56
+    config.stage.max_new_tokens = 32
     config.run.update(steps=48, log_every=2, save_every=16)
     return config
 

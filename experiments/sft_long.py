@@ -34,7 +34,7 @@ def _published() -> ml_collections.ConfigDict:
     config.model.update(preset="8b", dtype="bfloat16")
     config.optim.update(learning_rate=1e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("sft_long",),
         validation=(),
         fps=4.0,

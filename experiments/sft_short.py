@@ -33,7 +33,7 @@ def _published() -> ml_collections.ConfigDict:
     # Where config file and README table of the release disagree, the config file is followed.
     config.optim.update(learning_rate=3e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
     config.data.update(
-        tokenizer="",  # the folder of the Qwen3-VL tokenizer
+        tokenizer="qwen3",
         train=("sft_short",),
         validation=(),
         fps=2.0,
@@ -62,7 +62,7 @@ def _tiny() -> ml_collections.ConfigDict:
     config.optim.update(learning_rate=3e-4, floor=1e-5, warmup=0.05)
     config.data.train = ("synthetic_short", "synthetic_words")
     config.run.follows = "`ivx train --config=experiments/cpt.py`"
-    config.run.update(steps=240, log_every=5, save_every=60, validate_every=60, validate_packs=60)
+    config.run.update(steps=200, log_every=5, save_every=60, validate_every=60, validate_packs=60)
     return config
 
 

@@ -22,15 +22,16 @@ def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no such preset.
     """
-    if preset not in PRESETS:
+    if preset != "tiny":
         raise UserError(
-            f"teacher has no preset {preset!r}; there are {', '.join(PRESETS)}, and the teacher of"
-            " 8b is a released model with the same tokenizer: name its folder as stage.teacher of"
-            " opd"
+            f"teacher has no preset {preset!r}; there is tiny, and the teacher of 8b is a released"
+            " model with the same tokenizer: name its folder as stage.teacher of opd"
         )
-    config = PRESETS[preset]()
+    config = configs.tiny()
     config.model.update(preset="small", attention="gqa")
+    config.optim.update(learning_rate=6e-4, floor=2e-5, warmup=0.03)
     config.data.update(
+        train=("synthetic_short", "synthetic_long"),
         max_frames=32,
         max_pixels=32 * 64 * 64,
         pack_tokens=1024,
@@ -38,29 +39,6 @@ def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
         batch_packs=4,
         cache_gib=4.0,
     )
-    config.run.update(log_every=10, save_every=100, validate_every=100, validate_packs=40)
+    config.run.update(steps=1500, log_every=10, save_every=100, validate_every=100)
+    config.run.validate_packs = 40
     return config
-
-
-def _tiny() -> ml_collections.ConfigDict:
-    config = configs.tiny()
-    config.optim.update(learning_rate=6e-4, floor=2e-5, warmup=0.03)
-    config.data.train = ("synthetic_short", "synthetic_long")
-    config.run.steps = 1500
-    return config
-
-
-def _agent() -> ml_collections.ConfigDict:
-    config = configs.tiny()
-    config.optim.update(learning_rate=4e-4, floor=1e-5, warmup=0.05)
-    config.data.train = (
-        "synthetic_short",
-        "synthetic_long",
-        "synthetic_words",
-        "synthetic_traces",
-    )
-    config.run.update(steps=400, follows="`ivx train --config=experiments/teacher.py:tiny`")
-    return config
-
-
-PRESETS = {"tiny": _tiny, "agent": _agent}

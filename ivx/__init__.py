@@ -19,13 +19,23 @@ def load(workdir: str):
     return build.assistant(build.stored.open_model(workdir))
 
 
-def generate(model, video: str | None, prompt: str, max_new_tokens: int = 64, images=()) -> str:
+def generate(
+    model,
+    video: str | None,
+    prompt: str,
+    max_new_tokens: int = 64,
+    enable_thinking: bool | None = None,
+    images=(),
+) -> str:
     """What the model of `load` answers to `prompt` about a video file, image files, or both.
+
+    With `enable_thinking` the prompt opens a thought, as users of Qwen know it: what comes back
+    goes on with it, and the answer stands behind </think>. False opens an empty one.
 
     Raises:
       UserError: a file cannot be read as a video, or as an image.
     """
-    return model.generate(video, prompt, max_new_tokens, images=images)
+    return model.generate(video, prompt, max_new_tokens, enable_thinking, images)
 
 
 def export_hf(workdir: str, out: str, dtype: str = "bfloat16") -> None:

@@ -28,10 +28,11 @@ def base() -> ml_collections.ConfigDict:
         "remat": "layer",  # of ivx.parallel.remat
     }
     config.data = {
-        "tokenizer": "compact",  # or a tokenizer.json
+        "tokenizer": "compact",  # or qwen3, a tokenizer.json or its folder
         "mixture": "",  # path of a mixture file
         "train": ("synthetic_train",),
         "validation": ("synthetic_validation",),
+        "max_bad_samples": 100,  # unusable annotations that training leaves out before it gives up
         "fps": 2.0,
         "min_frames": 4,
         "max_frames": 768,
@@ -47,6 +48,12 @@ def base() -> ml_collections.ConfigDict:
         "threads": 2,
         "prefetch": 4,  # batches made ahead
         "cache_gib": 0.0,  # decoded patches kept in memory
+        # Files beyond these are skipped, see data_pipelines.video.limits.
+        "limit_frame_pixels": 8192 * 8192,  # of a frame or an image, as it is stored
+        "limit_frames": 4_000_000,  # of a video
+        "limit_hours": 24.0,  # of a video
+        "limit_decode_gib": 4096.0,  # of pictures decoded to read a sample
+        "limit_decode_seconds": 600.0,  # of processor time to read a sample
     }
     config.optim = {
         "learning_rate": 1e-5,
@@ -137,6 +144,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
+    ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),
     ("data.fps", lambda v: 0 < v < math.inf, "a positive number of frames a second"),
     ("data.slice_block", lambda v: v >= 4 and v % 4 == 0, "a positive multiple of 4"),
     ("data.min_frames", lambda v: v >= 1, "at least 1"),
@@ -150,6 +158,11 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("data.threads", lambda v: v >= 1, "at least 1"),
     ("data.prefetch", lambda v: v >= 1, "at least 1"),
     ("data.cache_gib", lambda v: v >= 0, "0 or more"),
+    ("data.limit_frame_pixels", lambda v: v >= 1024, "at least 1024, a frame of 32x32"),
+    ("data.limit_frames", lambda v: v >= 1, "at least 1"),
+    ("data.limit_hours", lambda v: v > 0, "a positive number of hours"),
+    ("data.limit_decode_gib", lambda v: v > 0, "a positive number of GiB"),
+    ("data.limit_decode_seconds", lambda v: v > 0, "a positive number of seconds"),
     ("optim.learning_rate", lambda v: v > 0, "a positive rate"),
     ("optim.warmup", lambda v: 0 <= v < 1, "a share of the steps, at least 0 and below 1"),
     ("optim.b1", lambda v: 0 <= v < 1, "at least 0 and below 1"),

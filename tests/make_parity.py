@@ -1,6 +1,6 @@
 """Makes the golden files of the peers anew: `python -m tests.make_parity`, then read the diff.
 
-Runs where the extra `parity` is installed; what it writes needs nothing of it.
+Runs where `make test-parity` has installed its peers; what it writes needs nothing of it.
 """
 
 import json

@@ -129,6 +129,8 @@ def test_tokens_of_events_add_up_to_the_context(happy):
         (render_call("zoom", {}), "error: no function zoom; there are search_video, inspect"),
         (render_call("inspect", {"start": "a"}), "error: no such span"),
         (inspect(24.0, 18.0), "error: no such span"),
+        (render_call("inspect", {"evidence": "e3"}), "error: no evidence e3; there is none yet"),
+        (render_call("inspect", {"evidence": ["e1"]}), "error: no evidence ['e1']; there is none"),
         (inspect(60.0, 70.0), "error: no such span; start and end are from 0.0 to 60.0 seconds"),
         (render_call("search_video", {"query": 5}), agent_texts.BAD_QUERY),
         (render_call("finish", {"answer": 5}), agent_texts.BAD_ANSWER),
@@ -160,6 +162,24 @@ def test_several_calls_of_a_turn_are_done_in_order_and_nothing_after_finish():
     assert [text.split(":")[0] for text in told(episode)] == ["e1", "e2"]
     roles = [message["role"] for message in episode.messages]
     assert roles == ["user", "assistant", "tool", "tool", "assistant"]
+
+
+def test_evidence_is_inspected_by_its_id_as_by_its_span():
+    """A label's, or that of frames seen before: the same frames, under an id of their own."""
+    by_id, by_span = (
+        run(search("red"), *calls, finish("x"))
+        for calls in (
+            (
+                render_call("inspect", {"evidence": "e1"}),
+                render_call("inspect", {"evidence": "e3"}),
+            ),
+            (inspect(18.0, 24.0), inspect(18.0, 24.0)),
+        )
+    )
+    first, again = (told(by_id)[place] for place in (1, 2))
+    assert first == told(by_span)[1] and first.startswith("e3: 18.0 to 24.0 seconds")
+    assert again == first
+    assert by_id.evidence["e3"].frames == by_span.evidence["e3"].frames
 
 
 def test_the_same_call_again_is_refused_but_a_refused_one_may_come_again():

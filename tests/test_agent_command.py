@@ -26,6 +26,7 @@ DEFAULTS = {
     "shot_seconds": 6.0,
     "dense_fps": 2.0,
     "dense_frames": 12,
+    "enable_thinking": None,
     "batch": 4,
 }
 

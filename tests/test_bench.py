@@ -7,13 +7,20 @@ import jax
 import pytest
 
 from ivx.commands import bench
-from ivx.commands.bench import model, timing
+from ivx.commands.bench import decode, decode_videos, model, timing
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 
 
 def given(**options) -> types.SimpleNamespace:
     usual = {"peer": None, "size": "tiny", "prompt_tokens": 16, "new_tokens": 3}
+    usual |= {
+        "quick": True,
+        "peers": "/nowhere/python",
+        "clips": None,
+        "counts": None,
+        "only": None,
+    }
     return types.SimpleNamespace(**usual | {"threads": 0, "repeats": 2} | options)
 
 
@@ -54,10 +61,31 @@ def test_contestants_take_turns_and_the_first_does_not_count():
     assert timing.Times((3.0, 1.0, 2.0)).median == 2.0
 
 
-def test_bad_input_is_refused():
+def test_every_frame_that_the_bench_reads_is_the_wanted_one(tmp_path, monkeypatch, capsys):
+    """Ours runs as a process of its own, in whole groups and in a copied file; peers are absent."""
+    clips = (decode_videos.Clip(3, 30), decode_videos.Clip(6, 30, copies=2))
+    monkeypatch.setattr(decode, "QUICK_CLIPS", clips)
+    result = bench.run(given(videos=str(tmp_path), counts=["5", "0"]), ["decode"])
+    rows = {(row["clip"], row["count"], row["name"]): row for row in result["rows"]}
+    assert {name for _, _, name in rows} == set(decode.OURS)
+    for (clip, count, name), row in rows.items():
+        frames = {"3s_gop30": 90, "6s_gop30": 180}[clip] if count == 0 else count
+        assert row["frames"] == frames
+        assert row["exact"] == (0 if name == "raw" else frames), (clip, count, name)
+    assert result["wrong_frames"] == 0
+    assert set(result["absent"]) == {*decode.FRAME_PEERS, *decode.PATCH_PEERS}
+    printed = capsys.readouterr().out
+    assert "absent: decord: no Python at /nowhere/python" in printed and "CPU s" in printed
+    assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"] * 2
+
+
+def test_bad_input_is_refused(tmp_path):
     for words in ([], ["speed"], ["model", "model"]):
-        with pytest.raises(UserError, match="ivx bench knows model"):
+        with pytest.raises(UserError, match="ivx bench knows model, decode"):
             bench.run(given(), words)
+    for option in ({"clips": ["1s"]}, {"counts": ["x"]}, {"counts": ["-1"]}, {"only": ["x"]}):
+        with pytest.raises(UserError, match=f"--{next(iter(option))}"):
+            bench.run(given(videos=str(tmp_path), **option), ["decode"])
     many = len(os.sched_getaffinity(0)) + 1
     with pytest.raises(UserError, match="cores; give at most as many"):
         bench.run(given(threads=many), ["model"])

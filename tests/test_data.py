@@ -186,15 +186,18 @@ def test_samples_that_cannot_fit_are_left_out_with_the_reason(samples, rule):
     [
         ("{", "not valid JSON"),
         ('{"messages": ["hi"]}', "list of messages"),
-        ('{"messages": [], "truths": 5}', "truths must be"),
-        ('{"messages": [{"role": "user", "content": "", "thinking": "x"}]}', "with the keys"),
+        ('{"messages": [{"role": "user", "content": ""}], "truths": 5}', "truths must be"),
+        ('{"messages": [{"role": "user", "content": "", "thinks": "x"}]}', "with the keys"),
+        ('{"messages": [{"role": "user", "content": "", "thinking": "x"}]}', "an assistant thinks"),
+        ('{"messages": []}', "is empty"),
         ('{"id": 1}', "list of messages"),
         ('{"messages": [], "surprise": 1}', "unknown keys"),
         ('{"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}', "needs"),
     ],
 )
 def test_bad_annotations_are_named_by_file_and_line(tmp_path, line, complaint):
-    (tmp_path / "x.jsonl").write_text('{"messages": []}\n' + line + "\n")
+    good = '{"messages": [{"role": "user", "content": ""}]}'
+    (tmp_path / "x.jsonl").write_text(good + "\n" + line + "\n")
     data_set = sources.DataSet("x", (tmp_path / "x.jsonl",), tmp_path, 1.0)
     with pytest.raises(sources.AnnotationError, match=complaint) as error:
         sources.read_samples(data_set)

@@ -65,7 +65,7 @@ def test_long_videos_are_shortened(rule, layouts):
 
 def test_the_command_shows_prepared_data(data_folder, rule, tmp_path):
     out = tmp_path / "out"
-    write.prepare(data_folder / "data.json", ("synthetic_train",), out, rule, write.Options(1))
+    write.prepare(data_folder / "data.json", ("synthetic_train",), out, rule, write.Options(0))
     given = ("--config=experiments/sft_short.py:tiny", f"--out={tmp_path / 'page'}")
     shown = ivx(
         *("data", "inspect", *given, "--samples=3", "--json"),

@@ -1,6 +1,7 @@
 """Filling packs and levelling batches, on sizes alone."""
 
 import dataclasses
+import importlib
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ from data_pipelines import filling, packing, plan
 from data_pipelines.filling import Sizes
 from data_pipelines.packing import Size
 from data_pipelines.synthetic import lengths
+from ivx import build
 from ivx.commands.bench import packing as bench
 
 SHAPE = packing.PackShape(tokens=100, patches=96, slice_block=48)
@@ -62,6 +64,7 @@ def test_published_lengths_are_packed_full_and_even(name):
     assert row["unevenness"] < 1.1 < row["unevenness_as_filled"]
     assert row["host_unevenness"] < 1.02
     assert row["dropped"] < 0.05 * row["samples"]
+    assert 0 < row["dropped_tokens"] < 1
 
 
 def test_samples_too_long_are_those_that_all_but_fill_the_budget_of_pixels():
@@ -93,10 +96,24 @@ def members(*counts_and_ratios: tuple[int, float]) -> list[plan.Member]:
 
 
 def test_a_mixture_takes_each_sample_by_its_ratio():
-    """Twice an epoch, and every other epoch; over two epochs the counts are exact."""
+    """Twice an epoch, and the first half of a data set, as the release repeats them."""
     drawn = np.concatenate([plan.draw(members((20, 2.0), (30, 0.5)), 0, epoch) for epoch in (0, 1)])
     counts = np.bincount(drawn, minlength=50)
-    assert set(counts[:20]) == {4} and set(counts[20:]) == {1}
+    assert counts.tolist() == [4] * 20 + [2] * 15 + [0] * 15
+
+
+@pytest.mark.parametrize("name", ["cpt", "sft_short", "sft_long"])
+def test_the_bench_packs_as_the_experiments_do(name):
+    """Packs of a step, room, frames and budgets of the published configs."""
+    [setting] = [one for names, one in bench.SETTINGS.items() if name in names.split(", ")]
+    config = importlib.import_module(f"experiments.{name}").get_config("8b")
+    config.data.tokenizer, config.model.preset = "compact", "tiny"
+    rule = build.layout_rule(config)
+    assert setting.shape == build.pack_shape(config)
+    assert setting.batch == config.data.batch_packs
+    stage = setting.stage
+    assert (stage.frame_rule, stage.budget) == (rule.frame_rule, rule.budget)
+    assert stage.image_budget == rule.image_budget
 
 
 def test_no_sample_is_lost_between_epochs():

@@ -11,12 +11,12 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from ivx.errors import UserError
-from ivx.hf import config, json_file, read, shards
+from ivx.hf import config, json_file, processor, ranks, read, shards, write
 from ivx.hf.index import SINGLE
 from ivx.models.definition import ModelDefinition
 from ivx.models.latent_attention import LatentAttention
 from ivx.models.rope import text_rope
-from ivx.text import tokenizer
+from ivx.text import compact_tokenizer, tokenizer
 from tests.conftest import small_spec
 
 RANKS = (24, 16, 8)
@@ -117,6 +117,32 @@ def test_the_config_gives_a_rank_a_layer_and_the_widest_is_the_models(tmp_path):
     json_file.write(tmp_path / "config.json", content)
     assert config.read_spec(tmp_path).text.kv_rank == 24
     assert config.read_ranks(tmp_path) == RANKS
+
+
+def test_an_export_leaves_the_filling_out(definition, params, tensors, tmp_path):
+    """Tensor for tensor what was read, and the same bits when it is read again."""
+    rules, folder = processor.FrameRules(), tmp_path / "model"
+    write.export(folder, definition, params, compact_tokenizer.PATH, rules, {}, "float32")
+    written = load_file(folder / SINGLE)
+    assert written.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name], tensor, err_msg=name)
+    assert config.read_ranks(folder) == RANKS
+    again = read.read_params(folder, definition, config.read_ranks(folder))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert "| latent of each layer | 24, 16, 8 |" in (folder / "README.md").read_text()
+
+
+def test_layers_of_one_rank_have_no_list(definition, params, tmp_path):
+    """Neither full ones nor, since the sizes of the model must come back, zeros everywhere."""
+    full = jax.tree.map(lambda a: np.ones(a.shape, np.float32), definition.abstract_params)
+    assert ranks.found(definition, full) == ()
+    assert ranks.found(definition, jax.tree.map(np.zeros_like, full)) == ()
+    narrow = jax.tree.map(np.copy, params)
+    for kind in ("kv_a_proj", "kv_b_proj"):
+        for array in narrow["language_model"]["layers"]["self_attn"][kind].values():
+            array[0] = array[2]
+    assert ranks.found(definition, narrow) == (8, 24, 8)
 
 
 def test_shapes_are_held_against_the_ranks(definition, tensors, tmp_path):

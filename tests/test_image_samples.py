@@ -117,10 +117,11 @@ def test_a_sample_whose_image_is_too_large_for_a_pack_is_left_out(files, rule):
     assert len(measured.dropped) == 1 and "a slice of 32 patches in blocks of 24" in str(measured)
 
 
-def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule):
-    sample = mixed(files)
-    layout = rule(sample)
-    video = rule.clip(VideoRef(sample.images[0].path, infos.still(120, 40)))
+def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule, tmp_path):
+    layout = rule(mixed(files))
+    path = tmp_path / "either.gif"
+    Image.new("RGB", (120, 40), "red").save(path)
+    video = rule.clip(VideoRef(str(path), infos.still(120, 40)))
     still = dataclasses.replace(video, still=True)
     cache = FrameCache(2**20)
     reads = []
@@ -136,7 +137,7 @@ def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule):
     [
         ({}, "an image item needs"),
         ({"url": 5}, "an image item needs"),
-        ({"url": "a.png", "detail": "high"}, "an image item needs"),
+        ({"url": "a.png", "colour": "high"}, "an image item needs"),
         ({"url": "a.png", "image_wh": [0, 0]}, "image_wh does not describe .*0x0 pixels"),
         ({"url": "a.png", "image_wh": [5]}, "image_wh does not describe"),
         ({"url": "a.png", "image_wh": "large"}, "image_wh does not describe"),

@@ -77,23 +77,24 @@ def test_prefill_equals_decode(definition, params, layouts, shape):
     filled = jax.jit(sampler.prefill, static_argnums=(0, 4))(
         definition, params, prompt, np.array([start]), shape.tokens
     )
-    cache = filled.cache
+    caches = filled.caches
+    layers = jax.jit(sampler.unstack, static_argnums=0)(definition, params)
     bound = TOLERANCE * np.abs(whole).max()
     np.testing.assert_allclose(filled.logits[0], whole[start - 1], rtol=0, atol=bound)
 
     @jax.jit
-    def step(token, position, cache, number):
+    def step(token, position, caches, number):
         model = definition.bind(params)
-        output = model.decode(token, position, cache, number)
+        output = model.decode(token, position, layers, caches, number)
         return model.logits(output.hidden[:, 0]), output.cache
 
     for number in range(start, length):
         position = texts[0].positions[:, number]
         assert len(set(position.tolist())) == 1, "generated text has one position on all axes"
-        logits, cache = step(
+        logits, caches = step(
             jnp.array([texts[0].tokens[number]]),
             jnp.array([position[0]]),
-            cache,
+            caches,
             jnp.array([number]),
         )
         np.testing.assert_allclose(logits[0], whole[number], rtol=0, atol=bound)

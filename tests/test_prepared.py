@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import loader, packing, plan, sources
+from data_pipelines import loader, nearby, packing, plan, sources
 from data_pipelines.prepared import proxy, read, shards, write
 from data_pipelines.video import decode
+from tests.test_sources import frames_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ("synthetic_train", "pictures")
@@ -49,15 +50,15 @@ def mixture(data_folder, tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def prepared(mixture, rule, tmp_path_factory) -> pathlib.Path:
     out = tmp_path_factory.mktemp("prepared") / "out"
-    write.prepare(mixture, NAMES, out, rule, write.Options(workers=1, **SHARDS))
+    write.prepare(mixture, NAMES, out, rule, write.Options(workers=0, **SHARDS))
     return out
 
 
 def members(path: pathlib.Path, rule, shape) -> list[plan.Member]:
     found = []
     for data_set in sources.read_mixture(path, NAMES):
-        if read.is_prepared(data_set):
-            samples = read.PreparedSamples(data_set.annotations[0])
+        if data_set.prepared:
+            samples = read.PreparedSamples(data_set.prepared)
             measured = read.measure(samples, rule, shape)
         else:
             measured = plan.measure(sources.read_samples(data_set), rule, shape)
@@ -129,7 +130,7 @@ def test_bad_files_are_counted_named_and_skipped(mixture, rule, shape, tmp_path)
     (clips / "000005.mp4").unlink()
     shutil.copy(clips / "000002.mp4", clips / "000001.mp4")
     out = tmp_path / "out"
-    facts = write.prepare(tmp_path / "data" / "data.json", NAMES, out, rule, write.Options(1))
+    facts = write.prepare(tmp_path / "data" / "data.json", NAMES, out, rule, write.Options(0))
     assert len(facts["media"]["unreadable"]) == 2
     left_out = "\n".join(facts["data_sets"]["synthetic_train"]["left_out"])
     assert "train-000003" in left_out and "000003.mp4: not a readable video" in left_out
@@ -188,7 +189,7 @@ def test_a_killed_preparation_goes_on(mixture, prepared, tmp_path):
 
 def test_another_preparation_in_the_same_folder_is_refused(mixture, prepared, rule):
     with pytest.raises(FileExistsError, match="another preparation, with other proxy_fps"):
-        how = write.Options(workers=1, proxy_fps=1.0, **SHARDS)
+        how = write.Options(workers=0, proxy_fps=1.0, **SHARDS)
         write.prepare(mixture, NAMES, prepared, rule, how)
 
 
@@ -206,7 +207,7 @@ def test_a_damaged_or_missing_shard_is_named(prepared, rule, shape, tmp_path):
 
 def test_a_proxy_has_fewer_frames_that_show_the_same(mixture, rule, shape, tmp_path):
     out = tmp_path / "out"
-    facts = write.prepare(mixture, NAMES, out, rule, write.Options(1, proxy_fps=2.0))
+    facts = write.prepare(mixture, NAMES, out, rule, write.Options(0, proxy_fps=2.0))
     assert facts["proxy_fps"] == 2.0
     clip = mixture.parent / "clips" / "train" / "000000.mp4"
     info = decode.probe(clip)
@@ -214,7 +215,7 @@ def test_a_proxy_has_fewer_frames_that_show_the_same(mixture, rule, shape, tmp_p
     sample = read.PreparedSamples(out / "synthetic_train")[0]
     [video] = sample.videos
     assert video.info.num_frames == len(chosen) < info.num_frames
-    with shards.local(video.path) as path:
+    with nearby.local(video.path) as path:
         seen = decode.read_frames(path, video.info, np.arange(len(chosen)), np.asarray)
     real = decode.read_frames(clip, info, chosen, np.asarray)
     assert np.abs(np.float32(seen) - np.float32(real)).mean() < 6
@@ -223,3 +224,108 @@ def test_a_proxy_has_fewer_frames_that_show_the_same(mixture, rule, shape, tmp_p
         columns["times"][: columns["bounds"][1]], decode.frame_times(clip)[chosen]
     )
     assert not any(one.skipped for one in batches(out / "data.json", rule, shape))
+
+
+def lines_of(folder: pathlib.Path) -> list[dict]:
+    """A folder of frames described in every way, and a clip, each beside an image."""
+    item = {"url": "clip", "image_wh": [64, 32]}
+    videos = [
+        {**item, "processed_video_length": 7, "processed_fps": 2.0},
+        {**item, "processed_video_length": 5, "processed_fps": 0.5},
+        {"url": "clip", "processed_video_length": 7, "processed_fps": 0.5}
+        | {"frames_timestamp": [10, 11, 12, 13, 14, 15, 16]},
+        {**item, "origin_video_length": 7, "origin_fps": 1.0},
+        {"url": "clip", "origin_fps": 1.0},
+        {"url": "clip"},
+        {"url": "a.mp4"},
+        {"url": "a.mp4", "span": [0.5, 2.0], "fps": 2},
+    ]
+    lines = []
+    for number, video in enumerate(videos):
+        content = [
+            {"type": "video_url", "video_url": video},
+            {"type": "image_url", "image_url": {"url": "a.png"}},
+            {"type": "text", "text": "<VIDEO_CONTEXT><IMG_CONTEXT>What?"},
+        ]
+        said = {"role": "assistant", "content": "That.", "thinking": "Hm."}
+        lines.append({"id": number, "messages": [{"role": "user", "content": content}, said]})
+    return lines
+
+
+def elsewhere(folder: pathlib.Path, bucket, remote: bool) -> pathlib.Path:
+    """A mixture of the above with overrides, its media here or in a bucket."""
+    media = folder / "media"
+    media.mkdir()
+    frames_of(media / "clip")
+    Image.new("RGB", (90, 70), "red").save(media / "a.png")
+    (media / "a.mp4").write_bytes(bucket.cat("/bucket/v/a.mp4"))
+    for file in media.rglob("*.*"):
+        bucket.pipe(f"/bucket/v/{file.relative_to(media)}", file.read_bytes())
+    text = "".join(json.dumps(line) + "\n" for line in lines_of(media))
+    (folder / "x.jsonl").write_text(text)
+    entry = {"annotation": "x.jsonl", "media_root": "gs://bucket/v" if remote else "media"}
+    entry |= {"video_max_frames": 4, "rand_video_max_frames": 6, "add_vision_id": True}
+    (folder / "data.json").write_text(json.dumps({"x": entry}))
+    return folder / "data.json"
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_folders_of_frames_buckets_and_overrides_are_kept(tmp_path, bucket, rule, shape, remote):
+    """Every sample is laid out and read as from where it was, with the bucket emptied."""
+    path = elsewhere(tmp_path, bucket, remote)
+    [asked] = sources.read_mixture(path, ("x",))
+    expected = sources.read_samples(asked)
+    layouts = [rule(sample) for sample in expected]
+    pixels = [layout.read_patches()[0] for layout in layouts]
+    out = tmp_path / "out"
+    facts = write.prepare(path, ("x",), out, rule, write.Options(0))
+    assert facts["data_sets"]["x"]["left_out"] == [] and facts["media"]["files"] == 3
+    bucket.rm("/bucket", recursive=True)
+    shutil.rmtree(tmp_path / "media")
+
+    [found] = sources.read_mixture(out / "data.json", ("x",))
+    stored = read.PreparedSamples(found.prepared)
+    assert len(stored) == len(expected)
+    for sample, eager, was, layout, rows in zip(
+        stored, sources.read_samples(found), expected, layouts, pixels, strict=True
+    ):
+        assert sample.overrides == eager.overrides == was.overrides
+        again = rule(sample)
+        np.testing.assert_array_equal(again.tokens, layout.tokens)
+        np.testing.assert_array_equal(again.trained, layout.trained)
+        np.testing.assert_array_equal(np.concatenate(again.read_patches()[0]), np.concatenate(rows))
+    sizes = [packing.size_of(layout) for layout in layouts]
+    measured = read.measure(stored, rule, shape)
+    assert list(measured.sizes) == sizes
+
+
+def test_overrides_of_the_mixture_come_before_those_that_were_stored(tmp_path, bucket, rule, shape):
+    path = elsewhere(tmp_path, bucket, remote=False)
+    write.prepare(path, ("x",), tmp_path / "out", rule, write.Options(0))
+    entry = {"annotation": "out/x", "video_max_frames": 2}
+    (tmp_path / "mine.json").write_text(json.dumps({"x": entry}))
+    [found] = sources.read_mixture(tmp_path / "mine.json", ("x",))
+    stored = read.PreparedSamples(found.prepared, found.overrides)
+    assert stored[0].overrides == sources.Overrides(
+        video_max_frames=2, rand_video_max_frames=6, add_vision_id=True
+    )
+    fewer = read.measure(stored, rule, shape)
+    more = read.measure(read.PreparedSamples(found.prepared), rule, shape)
+    assert fewer.sizes.tokens.sum() < more.sizes.tokens.sum()
+    entry["media_root"] = "media"
+    (tmp_path / "mine.json").write_text(json.dumps({"x": entry}))
+    with pytest.raises(sources.AnnotationError, match="take out media_root"):
+        sources.read_mixture(tmp_path / "mine.json", ("x",))
+
+
+def test_bad_annotations_are_named_in_the_manifest_or_refused(mixture, rule, tmp_path):
+    shutil.copytree(mixture.parent, tmp_path / "data")
+    with (tmp_path / "data" / "pictures.jsonl").open("a") as file:
+        file.write('\n{"id": 1}\n')
+    path, out = tmp_path / "data" / "data.json", tmp_path / "out"
+    with pytest.raises(sources.AnnotationError, match="1 unusable annotations, allowed are 0"):
+        write.prepare(path, ("pictures",), out, rule, write.Options(0))
+    assert not out.exists()
+    write.prepare(path, ("pictures",), out, rule, write.Options(0, max_bad_samples=1))
+    [fault] = read.PreparedSamples(out / "pictures").faults
+    assert "pictures.jsonl:2" in fault

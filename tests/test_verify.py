@@ -279,5 +279,5 @@ def test_transformers_agrees(folders):
 
 def test_without_transformers_the_extra_is_named(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install 'ivx\[parity\]'"):
+    with pytest.raises(UserError, match=r"pip install 'ivx\[hf\]'"):
         verified([folders / "hf"], peer="transformers", prompt="Why?")

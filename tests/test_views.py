@@ -84,7 +84,8 @@ def _sample(items: list[dict]) -> sources.Sample:
 
 def _line(**video) -> str:
     item = {"type": "video_url", "video_url": {"url": "a.mp4", **video}}
-    return json.dumps({"messages": [{"role": "user", "content": [item]}]})
+    text = {"type": "text", "text": "<VIDEO_CONTEXT>"}
+    return json.dumps({"messages": [{"role": "user", "content": [item, text]}]})
 
 
 CALL = {"name": "a", "arguments": {}}

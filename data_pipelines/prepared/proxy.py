@@ -12,6 +12,7 @@ import numpy as np
 
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
 # Frames held in memory at a time.
 _CHUNK = 128
@@ -23,8 +24,8 @@ def indices(info: VideoInfo, fps: float) -> np.ndarray:
     return np.round(np.arange(count) * (info.rate / fps)).astype(np.int64)
 
 
-def encode(path: str, info: VideoInfo, fps: float) -> tuple[bytes, VideoInfo]:
-    """The proxy as an mp4, and what it is.
+def encode(path: str, info: VideoInfo, fps: float, limits: Limits = USUAL_LIMITS) -> bytes:
+    """The proxy as an mp4.
 
     Raises:
       MediaError: the original cannot be decoded.
@@ -42,10 +43,12 @@ def encode(path: str, info: VideoInfo, fps: float) -> tuple[bytes, VideoInfo]:
         stream.options = {"preset": "veryfast", "crf": "18", "g": "16", "x264-params": "mbtree=0"}
         for first in range(0, len(chosen), _CHUNK):
             part = chosen[first : first + _CHUNK]
-            pictures = decode.read_frames(path, info, part, lambda frame: frame[:height, :width])
+            pictures = decode.read_frames(
+                path, info, part, lambda frame: frame[:height, :width], Meter(limits)
+            )
             for number, picture in enumerate(pictures, first):
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
                 frame.pts = number
                 container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    return out.getvalue(), VideoInfo(len(chosen), fps, width, height)
+    return out.getvalue()

@@ -1,5 +1,6 @@
 """Reading what was prepared: samples one by one by number, sizes all at once."""
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ import numpy as np
 
 from data_pipelines import filling, packing, plan, sources
 from data_pipelines.layout import LayoutRule
-from data_pipelines.prepared import shards, write
+from data_pipelines.prepared import manifest, shards, write
 
 
 class PreparedSamples(Sequence):
@@ -18,38 +19,38 @@ class PreparedSamples(Sequence):
 
     Args:
       folder: of the data set, which has the manifest.
+      overrides: of the mixture; they come before those that were stored.
 
     Raises:
       AnnotationError: the folder is of another version of the format, or a shard is missing.
     """
 
-    def __init__(self, folder: pathlib.Path):
-        manifest = json.loads((folder / write.MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("version") != write.VERSION:
-            raise sources.AnnotationError(
-                f"{folder} was prepared in version {manifest.get('version')} of the format, this"
-                f" ivx reads {write.VERSION}; prepare it again"
-            )
-        self._files = [str(folder / shard["file"]) for shard in manifest["shards"]]
-        missing = [file for file in self._files if not pathlib.Path(file).is_file()]
-        if missing:
-            raise sources.AnnotationError(f"{missing[0]} is missing; prepare the data again")
-        self._bounds = np.cumsum([0] + [shard["records"] for shard in manifest["shards"]])
-        self._folder = folder
-        self.left_out: list[str] = manifest["left_out"]
-        self.rule: dict = manifest["rule"]
+    def __init__(self, folder: pathlib.Path, overrides: sources.Overrides | None = None):
+        found = manifest.read(folder)
+        self._files = [str(file) for file in manifest.shards(folder, found)]
+        self._bounds = np.cumsum([0] + [shard["records"] for shard in found["shards"]])
+        self._folder, self._overrides = folder, overrides
+        self.left_out: list[str] = found["left_out"]
+        self.faults: list[str] = found["faults"]
+        self._rule: dict = found["rule"]
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
 
-    def __getitem__(self, number: int) -> sources.Sample:
+    def __getitem__(self, number: int | slice) -> sources.Sample | list[sources.Sample]:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
         if not -len(self) <= number < len(self):
             raise IndexError(number)
         number %= len(self)
         shard = int(np.searchsorted(self._bounds, number, side="right")) - 1
         file = self._files[shard]
         record = json.loads(shards.record(file, int(number - self._bounds[shard])))
-        return sources.sample(record, file, self._folder.parent)
+        return sources.sample(record, file, self._folder.parent, overrides=self._overrides)
+
+    def laid_out_by(self, rule: LayoutRule) -> bool:
+        """Whether the stored sizes are those that `rule` gives."""
+        return self._overrides is None and self._rule == write.rule_facts(rule)
 
     def table(self) -> tuple[filling.Sizes, np.ndarray]:
         """Sizes, and how many tokens of each sample bear loss, int64 [n]."""
@@ -83,24 +84,20 @@ class _Chosen(Sequence):
         return self._samples[int(self._numbers[number])]
 
 
-def is_prepared(data_set: sources.DataSet) -> bool:
-    """Whether a data set of a mixture is a prepared folder."""
-    return (data_set.annotations[0] / write.MANIFEST).is_file()
-
-
 def measure(samples: PreparedSamples, rule: LayoutRule, shape: packing.PackShape) -> plan.Measured:
     """As `plan.measure`, from the stored sizes if they were made by the same rule."""
-    if samples.rule != write.rule_facts(rule):
+    if not samples.laid_out_by(rule):
         measured = plan.measure(samples, rule, shape)
-        return plan.Measured(measured.samples, measured.sizes, samples.left_out + measured.dropped)
+        return dataclasses.replace(measured, dropped=samples.left_out + measured.dropped)
     sizes, trained = samples.table()
-    fits, dropped = [], list(samples.left_out)
+    fits, dropped, tokens = [], list(samples.left_out), 0
     for number, size in enumerate(sizes):
         reason = packing.misfit(size, shape)
         if reason or not trained[number]:
             reason = reason or "no text to train on"
             dropped.append(f"sample {samples[number].id}: {reason}")
+            tokens += size.tokens
         else:
             fits.append(number)
     fits = np.array(fits, np.int64)
-    return plan.Measured(_Chosen(samples, fits), sizes.take(fits), dropped)
+    return plan.Measured(_Chosen(samples, fits), sizes.take(fits), dropped, tokens)

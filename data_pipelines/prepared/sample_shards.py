@@ -12,17 +12,28 @@ from data_pipelines import sources
 from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import shards
+from data_pipelines.sources import overriding
 from data_pipelines.video.info import VideoInfo
 from ivx.text.chat_template import TemplateError
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A file in the folder: its address there and what it is, or why it is not there."""
+    """A file in the folder, or a folder of frames in it.
+
+    Attributes:
+      url: its address there.
+      info: what it is; None if it is not there.
+      error: why it is not there.
+      is_folder: whether it is a folder of frames.
+      is_proxy: whether it is a proxy, so that what annotations say of it does not hold.
+    """
 
     url: str
     info: VideoInfo | None
-    error: str | None
+    error: str | None = None
+    is_folder: bool = False
+    is_proxy: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +45,12 @@ class SampleJob:
       samples: as they were annotated.
       stored: of their media, by (kind, path).
       rule: how they are laid out.
-      lossy: whether videos are proxies, so that what annotations say of them does not hold.
     """
 
     stem: pathlib.Path
     samples: tuple[sources.Sample, ...]
     stored: Mapping[tuple[str, str], Stored]
     rule: LayoutRule
-    lossy: bool
 
 
 def write(job: SampleJob) -> None:
@@ -61,7 +70,11 @@ def write(job: SampleJob) -> None:
         trained.append(int(layout.trained.sum()))
         grids += [(*clip.patch_shape, len(clip.times)) for clip in layout.clips]
         counts.append(len(layout.clips))
-        seconds += sum(c.info.num_frames / c.info.rate for c in layout.clips if not c.still)
+        seconds += sum(
+            clip.info.num_frames / clip.info.rate
+            for clip in layout.clips
+            if clip.info.timed and not clip.still
+        )
     columns = {
         "tokens": np.array(tokens, np.int32),
         "trained": np.array(trained, np.int32),
@@ -90,6 +103,8 @@ def _record(sample: sources.Sample, job: SampleJob) -> dict:
         record["truths"] = list(sample.truths)
     if sample.tools:
         record["tools"] = list(sample.tools)
+    if sample.overrides:
+        record["overrides"] = overriding.written(sample.overrides)
     return record
 
 
@@ -98,16 +113,32 @@ def _described(kind: str, ref, job: SampleJob) -> dict:
     stored = job.stored[kind, ref.path]
     if stored.error:
         raise MediaError(stored.error)
-    info, said = stored.info, ref.info
-    if said and not job.lossy:
-        if (said.num_frames, said.width, said.height) != (info.num_frames, info.width, info.height):
-            raise MediaError(
-                f"{ref.path}: {info.num_frames} frames of {info.width}x{info.height}, where"
-                f" {said.num_frames} of {said.width}x{said.height} were announced"
-            )
+    info = stored.info
+    if ref.info and not stored.is_proxy:
+        _check(ref, stored)
         # The rate too is what was announced, since it says which frames are sampled.
-        info = said
+        info = ref.info
     described = {"url": stored.url, "image_wh": [info.width, info.height]}
-    if kind == "video":
-        described |= {"origin_video_length": info.num_frames, "origin_fps": info.rate}
-    return described
+    if kind == "image":
+        return described
+    if ref.processed_fps:
+        return described | {
+            "processed_video_length": info.num_frames,
+            "processed_fps": ref.processed_fps,
+        }
+    if stored.is_folder and not ref.said_fps:
+        # Without a rate it is not described; it is counted when it is laid out, as before.
+        return described
+    rate = ref.said_fps if stored.is_folder else info.rate
+    return described | {"origin_video_length": info.num_frames, "origin_fps": rate}
+
+
+def _check(ref, stored: Stored) -> None:
+    said, info = ref.info, stored.info
+    # Of a folder the first frames alone may be meant.
+    frames = min(said.num_frames, info.num_frames) if stored.is_folder else info.num_frames
+    if (said.num_frames, said.width, said.height) != (frames, info.width, info.height):
+        raise MediaError(
+            f"{ref.path}: {info.num_frames} frames of {info.width}x{info.height}, where"
+            f" {said.num_frames} of {said.width}x{said.height} were announced"
+        )

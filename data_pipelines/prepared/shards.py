@@ -1,14 +1,11 @@
 """Shards: a file of records, columns beside it, and a .json that is written last of the three."""
 
-import contextlib
 import functools
 import hashlib
 import json
 import os
 import pathlib
 import re
-import tempfile
-from collections.abc import Iterator
 
 import numpy as np
 from array_record.python import array_record_module
@@ -18,7 +15,7 @@ from data_pipelines.media_error import MediaError
 RECORDS = ".array_record"
 # Records are read one by one, and videos do not shrink.
 _OPTIONS = "group_size:1,uncompressed"
-_ADDRESS = re.compile(rf"(.+{re.escape(RECORDS)})#(\d+)(/[^/]*)?")
+_ADDRESS = re.compile(rf"(.+{re.escape(RECORDS)})#(\d+)(?:-(\d+))?(/[^/]*)?")
 
 
 class Writer:
@@ -91,14 +88,28 @@ def write_json(path: pathlib.Path, value: dict) -> None:
     partial.replace(path)
 
 
-def address(stem: str, number: int, name: str) -> str:
-    """What stands for a record where a path could; `name` is for messages, and for its suffix."""
-    return f"{stem}{RECORDS}#{number}/{pathlib.PurePath(name).name}"
+def address(stem: str, number: int, name: str, count: int | None = None) -> str:
+    """What stands for a record where a path could; `name` is for messages, and for its suffix.
+
+    With `count` it stands for so many records in a row: a folder of frames.
+    """
+    last = "" if count is None else f"-{number + count - 1}"
+    return f"{stem}{RECORDS}#{number}{last}/{name}"
 
 
 def is_address(path: str) -> bool:
-    """Whether `path` is that of a record."""
-    return _ADDRESS.fullmatch(path) is not None
+    """Whether `path` is that of one record."""
+    found = _ADDRESS.fullmatch(path)
+    return bool(found) and found[3] is None
+
+
+def frames(path: str) -> list[str]:
+    """The addresses of the records of a folder of frames; none if `path` stands for no such."""
+    found = _ADDRESS.fullmatch(path)
+    if not found or found[3] is None:
+        return []
+    file, first, last, name = found.groups()
+    return [f"{file}#{number}{name or ''}.jpg" for number in range(int(first), int(last) + 1)]
 
 
 def read(path: str) -> bytes:
@@ -107,7 +118,7 @@ def read(path: str) -> bytes:
     Raises:
       MediaError: the shard is missing or damaged.
     """
-    file, number, _ = _ADDRESS.fullmatch(path).groups()
+    file, number, *_ = _ADDRESS.fullmatch(path).groups()
     return record(file, int(number))
 
 
@@ -124,26 +135,6 @@ def record(file: str, number: int) -> bytes:
     except Exception as error:  # of kinds that array_record does not name
         raise MediaError(f"{file}: record {number} cannot be read ({error})") from error
     return found
-
-
-@contextlib.contextmanager
-def local(path: str) -> Iterator[str]:
-    """A file with the bytes behind `path`, as long as it is open; itself if it is no address.
-
-    Raises:
-      MediaError: the shard is missing or damaged; also what the body raises, with the address in
-        place of the name of the copy.
-    """
-    if not is_address(path):
-        yield path
-        return
-    with tempfile.NamedTemporaryFile(suffix=pathlib.PurePath(path).suffix) as copy:
-        copy.write(read(path))
-        copy.flush()
-        try:
-            yield copy.name
-        except MediaError as error:
-            raise MediaError(str(error).replace(copy.name, path)) from error
 
 
 @functools.lru_cache(maxsize=64)

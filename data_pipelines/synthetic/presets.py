@@ -3,7 +3,6 @@
 tiny    the walk from files to answers: training, validation and test, all families
 base    captions and short questions, from which the recipe's base model learns
 teacher short and long clips of all families, for the teacher of the distillation
-teacher_agent  fewer of them, and searches of an agent, by which it learns calls too
 recipe  what the stages of the recipe train on, and the videos on which all are compared
 test    a handful of clips of every family
 """
@@ -21,8 +20,8 @@ class Split:
       asked: `conversation`, all questions of a clip one after another; `one`, a sample for each
         question of the clip's own family; `both`, such samples openly and as multiple choice;
         `traces`, an agent's search for a needle and the labels it needs; `words`, such a search
-        without frames; `calls`, the last call of such a search as a question; `agent`, the question
-        that the agent would answer.
+        without frames; `steps`, one turn of a search as a question; `agent`, the question that the
+        agent would answer.
       choices: the share of each family's questions that is asked as multiple choice; where samples
         are asked `both` ways it is not looked at.
       thinking: the share of questions that ask for a thought before the answer.
@@ -75,7 +74,7 @@ def _recipe(scale: float) -> Preset:
         "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
         "traces": Split(clips(700), _AGENT, "traces"),
         "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
-        "calls": Split(clips(400), _AGENT, "calls"),
+        "steps": Split(clips(150), _AGENT, "steps"),
         "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
         "validation": Split(140, _TINY),
         "test": Split(210, _TINY),
@@ -109,16 +108,6 @@ PRESETS: dict[str, Preset] = {
         "validation": Split(140, _TINY),
         "test": Split(420, _TINY),
         "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
-    },
-    "teacher_agent": {
-        "short": Split(3000, _TINY, "conversation", _half(_TINY), thinking=0.1),
-        "long": Split(1200, _LONG, "conversation", _half(_LONG), thinking=0.1),
-        "words": Split(2000, _AGENT, "words"),
-        "traces": Split(1200, _AGENT, "traces"),
-        "validation": Split(140, _TINY),
-        "test": Split(420, _TINY),
-        "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
-        "test_agent": Split(40, _AGENT, "agent"),
     },
     "recipe": _recipe(1.0),
     "recipe_quick": _recipe(0.05),

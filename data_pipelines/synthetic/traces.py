@@ -94,12 +94,14 @@ def search_in_words(rng: np.random.Generator) -> dict:
     }
 
 
-def call_in_words(rng: np.random.Generator) -> dict:
-    """`search_in_words` as a question, which its last turn answers, with the truth."""
-    found = search_in_words(rng)
-    [call] = found["messages"][-1]["tool_calls"]
+def step(rng: np.random.Generator, trace: Trace) -> dict:
+    """One turn of a trace as a question, all before it being the context, with the truth."""
+    whole = trace.samples[0]
+    turns = [i for i, turn in enumerate(whole["messages"]) if turn["role"] == "assistant"]
+    last = int(rng.choice(turns))
+    [call] = whole["messages"][last]["tool_calls"]
     truth = {"family": "agent_call", "format": "call", "answer": json.dumps(call)}
-    return found | {"truths": [truth]}
+    return whole | {"messages": whole["messages"][: last + 1], "truths": [truth]}
 
 
 def _ends(call: dict) -> bool:
@@ -135,7 +137,7 @@ class _Oracle:
         for number, label in enumerate(found[:_MOST_INSPECTED]):
             if self._is_last():
                 return self._finish_by(found[number:])
-            seen = self._inspect(thought, label.span)
+            seen = self._inspect(thought, label)
             if film.sought in seen:
                 return self._finish_by_sight(label.span)
             thought = _look_again(seen, _NOTHING_SEEN)
@@ -151,9 +153,10 @@ class _Oracle:
         self._messages.append({"role": "tool", "content": agent_texts.hits(found, names)})
         return found
 
-    def _inspect(self, thought: str, span: Span) -> list[Actor]:
+    def _inspect(self, thought: str, label: Label) -> list[Actor]:
+        span = label.span
         view = self._film.dense(span)
-        self._act(thought, agent_texts.INSPECT, {"start": span[0], "end": span[1]})
+        self._act(thought, agent_texts.INSPECT, {"evidence": self._names.name(label)})
         text = agent_texts.seen(span, self._names.name(span))
         self._messages.append(_turn("tool", text, view))
         return self._film.shown(view)

@@ -108,10 +108,10 @@ def annotate(job: Job) -> Annotated:
     sample_id = f"{job.name}-{job.number:06d}"
     if job.split.asked == "words":
         return Annotated(None, "", [traces.search_in_words(rng) | {"id": sample_id}])
-    if job.split.asked == "calls":
-        return Annotated(None, "", [traces.call_in_words(rng) | {"id": sample_id}])
-    if job.split.asked in ("traces", "agent"):
+    if job.split.asked in ("traces", "steps", "agent"):
         trace = traces.needle_trace(rng, name)
+        if job.split.asked == "steps":
+            return Annotated(trace.scene, name, [traces.step(rng, trace) | {"id": sample_id}])
         asked = (
             [turns.sample("", video_item(name, trace.scene), [turns.openly(trace.question)])]
             if job.split.asked == "agent"

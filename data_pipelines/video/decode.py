@@ -1,12 +1,13 @@
 """Decoding with PyAV: exact frames by display index, resized as they come to keep memory flat.
 
-One pass over the packets, without decoding, gives the time of every shown frame and the keyframes.
-Then each run of groups of pictures that holds wanted frames is decoded from its keyframe; frames
-that nothing else refers to are dropped unless they are wanted.
+    index    one pass over the packets gives time and place of every frame; nothing is decoded
+    runs     of each group of pictures with wanted frames, its keyframe to its last wanted frame
+    decode   run by run, passing over what lies between; in a run, frames that no other refers to
+             are dropped unless wanted
+
+Measured choices are in docs/results/decode.md.
 """
 
-import contextlib
-import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -14,44 +15,47 @@ import av
 import numpy as np
 
 from data_pipelines.media_error import MediaError
+from data_pipelines.video import container as containers
+from data_pipelines.video import index as indexes
+from data_pipelines.video import picture
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
-# A guard against files made to exhaust memory; above 8K video.
-MAX_FRAME_PIXELS = 8192 * 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class _Index:
-    """Display times and keyframe times of a stream, sorted, in units of its time base."""
-
-    times: np.ndarray
-    keys: np.ndarray
+# Packets that are read over rather than sought past: about what a seek costs.
+_READ_OVER = 16
+# A rate this far from what was announced gives times that are wrong.
+_RATE_SLACK = 0.1
+# Codecs whose frames marked as not referred to are referred to by none. (Of HEVC they may be, by
+# frames of a higher temporal layer. Decoders of VP9 and AV1 do not look at the mark.)
+_DROPPABLE = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
 
 
-def probe(path: str | pathlib.Path) -> VideoInfo:
-    """Reads size, rate and frame count without decoding more than one frame.
+class _CannotSeekError(Exception):
+    """The container does not go where it is sent."""
+
+
+def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
+    """Reads size, rate and frame count, and decodes one frame.
 
     Raises:
-      MediaError: the file is missing, empty, damaged, or has no video in it.
+      MediaError: the file is missing, empty, damaged, beyond a limit, or has no video in it.
     """
-    with _open(path) as (container, stream):
-        index = _build_index(container, stream, path)
-        rotation = _rotation(container, stream, index)
-        width, height = stream.codec_context.width, stream.codec_context.height
-        if rotation % 180:
-            width, height = height, width
-        return VideoInfo(len(index.times), _rate(stream, index), width, height)
+    meter = Meter(limits)
+    index, [(height, width)] = _read(
+        path, [0], lambda _: None, lambda frame: frame.shape[:2], meter
+    )
+    return VideoInfo(len(index.shown), index.rate, width, height)
 
 
-def frame_times(path: str | pathlib.Path) -> np.ndarray:
+def frame_times(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> np.ndarray:
     """When each frame is shown, in seconds after the first: float64 [N].
 
     Raises:
       MediaError: as `probe`.
     """
-    with _open(path) as (container, stream):
-        times = _build_index(container, stream, path).times
-        return (times - times[0]) * float(stream.time_base)
+    meter = Meter(limits)
+    with containers.opened(path, meter.limits) as (container, stream):
+        return indexes.build(container, stream, path, meter).seconds()
 
 
 def read_frames(
@@ -59,6 +63,7 @@ def read_frames(
     info: VideoInfo,
     indices: np.ndarray,
     convert: Callable[[np.ndarray], np.ndarray],
+    meter: Meter | None = None,
 ) -> list[np.ndarray]:
     """Decodes the frames at `indices`, each passed through `convert` at once.
 
@@ -67,124 +72,171 @@ def read_frames(
       info: what the file is said to be; frames chosen for another would be the wrong ones.
       indices: int [F_], in display order, non-decreasing; repeats are allowed.
       convert: from an RGB frame, uint8 [h, w, 3] with rotation applied, to what is kept of it.
+      meter: the work of the sample so far; a new one by default.
 
     Raises:
-      MediaError: as `probe`, or another number or size of frames than said, or damage before a
-        wanted frame.
+      MediaError: as `probe`, or another number, rate or size of frames than said, or damage before
+        a wanted frame.
     """
-    with _open(path) as (container, stream):
-        index = _build_index(container, stream, path)
-        if len(index.times) != info.num_frames:
+    meter = meter or Meter(USUAL_LIMITS)
+
+    def checked(frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        if (height, width) != (info.height, info.width):
             raise MediaError(
-                f"{path}: {len(index.times)} frames, where {info.num_frames} were announced;"
-                " damaged or replaced?"
+                f"{path}: a frame of {width}x{height} pixels, where {info.width}x{info.height}"
+                " were announced; replaced, or announced without its rotation?",
+                "differs",
             )
+        return convert(frame)
 
-        def checked(frame: np.ndarray) -> np.ndarray:
-            height, width = frame.shape[:2]
-            if (height, width) != (info.height, info.width):
-                raise MediaError(
-                    f"{path}: a frame of {width}x{height} pixels, where {info.width}x{info.height}"
-                    " were announced; replaced, or announced without its rotation?"
-                )
-            return convert(frame)
-
-        wanted = np.unique(index.times[indices])
-        kept = {}
-        for run in _runs(index, wanted):
-            _decode_run(container, stream, run, kept, checked)
-        missing = [int(time) for time in wanted if int(time) not in kept]
-        if missing:
-            raise MediaError(
-                f"{path}: {len(missing)} of {len(wanted)} frames could not be decoded;"
-                " damaged file?"
-            )
-        return [kept[int(time)] for time in index.times[indices]]
+    _, kept = _read(path, indices, lambda index: _check(path, index, info), checked, meter)
+    return kept
 
 
-@contextlib.contextmanager
-def _open(path: str | pathlib.Path) -> Iterator[tuple]:
-    """Opens the first video stream to decode on one thread; PyAV's errors become `MediaError`."""
-    path = pathlib.Path(path)
-    if not path.is_file():
-        raise MediaError(f"{path}: no such file")
-    if not path.stat().st_size:
-        raise MediaError(f"{path}: the file is empty")
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.video:
-                raise MediaError(f"{path}: no video stream in the file")
-            # Not the first: that may be the cover of an album.
-            stream = container.streams.best("video")
-            if stream is None or stream.codec_context is None:
-                raise MediaError(f"{path}: there is no decoder for its codec")
-            pixels = stream.codec_context.width * stream.codec_context.height
-            if not 0 < pixels <= MAX_FRAME_PIXELS:
-                raise MediaError(
-                    f"{path}: frames of {pixels} pixels; allowed are 1 to {MAX_FRAME_PIXELS}"
-                )
-            stream.codec_context.thread_count = 1
-            yield container, stream
-    except av.error.FFmpegError as error:
-        reason = error.strerror or type(error).__name__
-        raise MediaError(f"{path}: not a readable video ({reason})") from error
+def _check(path: str | pathlib.Path, index: indexes.Index, info: VideoInfo) -> None:
+    """Whether the file is as long and as fast as it was said to be."""
+    if len(index.shown) != info.num_frames:
+        raise MediaError(
+            f"{path}: {len(index.shown)} frames, where {info.num_frames} were announced;"
+            " damaged or replaced?",
+            "differs",
+        )
+    if info.num_frames > 1 and abs(index.rate / info.rate - 1) > _RATE_SLACK:
+        raise MediaError(
+            f"{path}: {index.rate:.4g} frames a second, where {info.rate:.4g} were announced, so"
+            " that its times would be wrong; mend the annotation",
+            "differs",
+        )
 
 
-def _build_index(container, stream, path) -> _Index:
-    """Demuxes the stream once; packets before an edit list's start are decoded but never shown."""
-    times, keys = [], []
-    for packet in container.demux(stream):
-        if packet.size == 0 or packet.pts is None:
-            continue
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-        if not packet.is_discard:
-            times.append(packet.pts)
-    if not times or not keys:
-        raise MediaError(f"{path}: no frames in the video stream")
-    return _Index(np.unique(times), np.unique(keys))
+def _read(path, indices, check: Callable, convert: Callable, meter: Meter) -> tuple:
+    """The index of a file, if it passes `check`, and what `convert` makes of frames of it."""
+    with containers.opened(path, meter.limits) as (container, stream):
+        index = indexes.build(container, stream, path, meter)
+        check(index)
+        packets = index.shown[indices].tolist()
+        try:
+            kept = _decode(_Packets(container, stream, index), index, packets, path, convert, meter)
+        except _CannotSeekError:
+            kept = None
+    if kept is None:
+        with containers.opened(path, meter.limits) as (container, stream):
+            source = _Packets(container, stream, index, from_start=True)
+            kept = _decode(source, index, packets, path, convert, meter)
+    missing = set(packets) - kept.keys()
+    if missing:
+        raise MediaError(
+            f"{path}: {len(missing)} of {len(set(packets))} frames could not be decoded;"
+            " damaged file?",
+            "damaged",
+        )
+    return index, [kept[packet] for packet in packets]
 
 
-def _rate(stream, index: _Index) -> float:
-    """Frames a second: the mean over shown frames, or what the container says of a single one."""
-    if len(index.times) > 1:
-        seconds = float((index.times[-1] - index.times[0]) * stream.time_base)
-        return (len(index.times) - 1) / seconds
-    return float(stream.average_rate or stream.guessed_rate or 1)
+def _decode(source: "_Packets", index: indexes.Index, packets, path, convert, meter: Meter) -> dict:
+    """Packet number -> what `convert` made of its frame."""
+    kept = {}
+    for run in index.runs(np.asarray(packets)):
+        source.go_to(run.first)
+        marks = _marks(index, run)
+        for count, frame in enumerate(_frames(source, run, path, meter)):
+            meter.add(path, sum(plane.buffer_size for plane in frame.planes))
+            number = marks.pop(frame.pts if index.timed else count, None)
+            if number is not None:
+                if frame.is_corrupt:
+                    raise MediaError(f"{path}: the picture of packet {number} is torn", "damaged")
+                kept[number] = convert(picture.rgb(frame))
+                if not marks and not index.timed:
+                    return kept
+    return kept
 
 
-def _rotation(container, stream, index: _Index) -> int:
-    """Degrees counter-clockwise by which frames are to be turned, read off the first frame."""
-    container.seek(int(index.times[0]), stream=stream, backward=True)
-    for frame in container.decode(stream):
-        return int(frame.rotation)
-    return 0
+def _marks(index: indexes.Index, run: indexes.Run) -> dict[int, int]:
+    """What tells a wanted frame of a run, its time or its place, -> its packet."""
+    wanted = np.sort(list(run.wanted))
+    marks = index.times[wanted] if index.timed else np.searchsorted(index.shown, wanted)
+    return dict(zip(marks.tolist(), wanted.tolist(), strict=True))
 
 
-def _runs(index: _Index, wanted: np.ndarray) -> Iterator[tuple[int, set[int], int]]:
-    """Runs of adjacent groups of pictures with wanted frames: (keyframe time, times, last time)."""
-    groups = np.maximum(np.searchsorted(index.keys, wanted, side="right") - 1, 0)
-    breaks = np.flatnonzero(np.diff(groups) > 1) + 1
-    for members, times in zip(np.split(groups, breaks), np.split(wanted, breaks), strict=True):
-        yield int(index.keys[members[0]]), {int(time) for time in times}, int(times[-1])
+def _frames(source: "_Packets", run: indexes.Run, path, meter: Meter) -> Iterator:
+    """Frames of the packets of a run, in the order of showing."""
+    context = source.context
+    for number, packet in source:
+        meter.tick(path)
+        drop = source.droppable and number not in run.wanted
+        context.skip_frame = "NONREF" if drop else "DEFAULT"
+        try:
+            yield from context.decode(packet)
+        except av.error.FFmpegError as error:
+            reason = error.strerror or type(error).__name__
+            raise MediaError(f"{path}: damaged at packet {number} ({reason})", "damaged") from error
+        if number >= run.last:
+            break
+    yield from context.decode(None)
+    context.flush_buffers()
 
 
-def _decode_run(container, stream, run, kept: dict[int, np.ndarray], convert) -> None:
-    """Decodes one run into `kept`, keyed by time; stops after its last wanted frame."""
-    start, times, last = run
+def _droppable(stream) -> bool:
     context = stream.codec_context
-    container.seek(start, stream=stream, backward=True)
-    for packet in container.demux(stream):
-        # Non-reference frames can be skipped without harm to any other.
-        context.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in times else "NONREF"
-        for frame in packet.decode() if packet.size else context.decode(None):
-            if frame.pts in times and frame.pts not in kept:
-                picture = frame.to_ndarray(format="rgb24")
-                turns = int(frame.rotation) // 90 % 4
-                kept[frame.pts] = convert(
-                    np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
-                )
-            if frame.pts is not None and frame.pts >= last:
-                return
-        if packet.size == 0:
+    if context.name == "hevc":
+        # The field numTemporalLayers of an hvcC record.
+        record = context.extradata or b""
+        return len(record) > 22 and record[0] == 1 and record[21] >> 3 & 7 == 1
+    return context.name in _DROPPABLE
+
+
+class _Packets:
+    """The packets of an indexed stream with their numbers; it is sought in, or read from its start.
+
+    Args:
+      container: freshly opened if it is to be read from its start.
+      stream: of it.
+      index: of the stream.
+      from_start: whether the container cannot seek.
+    """
+
+    def __init__(self, container, stream, index: indexes.Index, from_start: bool = False):
+        self.context = stream.codec_context
+        self.droppable = index.timed and _droppable(stream)
+        self._container, self._stream, self._index = container, stream, index
+        self._from_start = from_start
+        self._packets = container.demux(stream)
+        self._next = 0 if from_start else None
+        keys = index.keys
+        self._keys = dict(zip(index.times[keys].tolist(), keys.tolist(), strict=True))
+
+    def go_to(self, number: int) -> None:
+        """Makes the keyframe `number` the next packet.
+
+        Raises:
+          _CannotSeekError: it cannot be found.
+        """
+        self._skip_to = number
+        near = self._next is not None and self._next <= number <= self._next + _READ_OVER
+        if self._from_start or near:
             return
+        if not self._index.timed:
+            raise _CannotSeekError
+        time = int(self._index.times[number])
+        try:
+            self._container.seek(time, stream=self._stream, backward=True)
+        except av.error.FFmpegError as error:
+            raise _CannotSeekError from error
+        self._packets, self._next = self._container.demux(self._stream), None
+
+    def __iter__(self) -> Iterator[tuple]:
+        for packet in self._packets:
+            if not packet.size:
+                continue
+            if self._next is None:
+                self._next = self._keys.get(packet.pts) if packet.is_keyframe else None
+                if self._next is None:
+                    continue
+                if self._next > self._skip_to:
+                    raise _CannotSeekError
+            self._next += 1
+            if self._next > self._skip_to:
+                yield self._next - 1, packet
+        if self._next is None:
+            raise _CannotSeekError

@@ -14,12 +14,14 @@ class VideoInfo:
       rate: mean frames a second.
       width: pixels as shown, rotation applied.
       height: likewise.
+      timed: whether the rate is known; of a folder of frames it may not be.
     """
 
     num_frames: int
     rate: float
     width: int
     height: int
+    timed: bool = True
 
     def __post_init__(self):
         if self.num_frames < 1 or self.rate <= 0 or self.width < 1 or self.height < 1:

@@ -15,6 +15,7 @@ from data_pipelines.layout import Layout, LayoutRule
 from data_pipelines.media_error import MediaError
 from ivx.errors import UserError
 from ivx.sampling import sampler as sampling
+from ivx.text import thinking
 from ivx.text.chat_template import TemplateError
 
 # So that frames that stay in the context are decoded once.
@@ -47,6 +48,8 @@ class ModelAsker:
       root: folder of the videos.
       limit: tokens that a turn may have.
       batch: conversations at a time.
+      enable_thinking: how a turn with tools begins, see `ivx.text.chat_template`; labels of shots
+        are asked for without.
     """
 
     def __init__(
@@ -56,9 +59,10 @@ class ModelAsker:
         root: pathlib.Path,
         limit: int,
         batch: int,
+        enable_thinking: bool | None = None,
     ):
         self._rule, self._sampler, self._root = rule, sampler, root
-        self._limit, self._batch = limit, batch
+        self._limit, self._batch, self._thinks = limit, batch, enable_thinking
         self._cache = FrameCache(_CACHE_BYTES)
 
     def ask(self, conversations: Sequence[dict]) -> list[str]:
@@ -75,7 +79,8 @@ class ModelAsker:
             pixels = [self._pixels(layout) for layout in asked]
             tokens = self._sampler.generate(asked, pixels, self._limit)
             for index, ids in zip(indices, tokens, strict=True):
-                texts[index] = self._rule.tokenizer.decode(ids)
+                thinks = self._thinking(conversations[index])
+                texts[index] = thinking.whole_turn(self._rule.tokenizer.decode(ids), thinks)
 
         sampling.run_in_batches(answer, layouts, self._batch)
         return texts
@@ -102,9 +107,12 @@ class ModelAsker:
 
     def _layout(self, conversation: dict, generate: bool) -> Layout:
         try:
-            return self._rule(self._sample(conversation), generate=generate)
+            return self._rule(self._sample(conversation), generate, self._thinking(conversation))
         except (MediaError, TemplateError, sources.AnnotationError) as error:
             raise UserError(str(error)) from error
+
+    def _thinking(self, conversation: dict) -> bool | None:
+        return self._thinks if conversation.get("tools") else None
 
     def _pixels(self, layout: Layout) -> tuple[list, list]:
         """Patches of all its clips, each kept by itself: the context grows, its clips stay."""

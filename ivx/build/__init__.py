@@ -13,6 +13,7 @@ from data_pipelines.batch import Batch
 from data_pipelines.layout import LayoutRule
 from data_pipelines.prepared import read as prepared
 from data_pipelines.video.frames import FrameRule
+from data_pipelines.video.limits import Limits
 from data_pipelines.video.resize import PixelBudget
 from ivx.assistant import Assistant
 from ivx.build import stored
@@ -21,7 +22,6 @@ from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
 from ivx.parallel.mesh import AXES, make_mesh
 from ivx.sampling.sampler import Sampler
-from ivx.text import tokenizer
 from ivx.training import progress
 from ivx.training.loop import RunSpec
 from ivx.training.optimizer import OptimizerSpec
@@ -57,12 +57,11 @@ def layout_rule(config: Config) -> LayoutRule:
     Raises:
       UserError: no such tokenizer, or one with more tokens than the model has rows.
     """
-    data = config.data
+    data, words = config.data, stored.words(config)
     try:
-        words = tokenizer.load(data.tokenizer)
         budget = PixelBudget(data.min_pixels, data.max_pixels)
         image_budget = PixelBudget(data.image_min_pixels, data.image_max_pixels)
-    except (FileNotFoundError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
     rows = stored.model_spec(config).text.vocab
     if words.vocab_size > rows:
@@ -72,7 +71,14 @@ def layout_rule(config: Config) -> LayoutRule:
             " take the tokenizer that belongs to the model"
         )
     frame_rule = FrameRule(data.fps, data.min_frames, data.max_frames)
-    return LayoutRule(words, frame_rule, budget, image_budget)
+    limits = Limits(
+        frame_pixels=data.limit_frame_pixels,
+        frames=data.limit_frames,
+        hours=data.limit_hours,
+        decode_gib=data.limit_decode_gib,
+        decode_seconds=data.limit_decode_seconds,
+    )
+    return LayoutRule(words, frame_rule, budget, image_budget, limits=limits)
 
 
 def pack_shape(config: Config) -> packing.PackShape:
@@ -132,9 +138,12 @@ def loader_options(config: Config) -> loader.LoaderOptions:
 
 
 def samples(
-    config: Config, names: tuple[str, ...]
+    config: Config, names: tuple[str, ...], training: bool = False
 ) -> list[tuple[sources.DataSet, Sequence[sources.Sample]]]:
     """Named data sets of the config's mixture, read; prepared ones when they are asked for.
+
+    Of what is trained on, up to `data.max_bad_samples` annotations may be unusable: they are named
+    and left out. What is evaluated is used whole or not at all.
 
     Raises:
       UserError: the mixture or an annotation is not usable.
@@ -144,17 +153,56 @@ def samples(
             "this model knows of no data; name a mixture file, as `ivx data synthesize` makes it"
         )
     try:
-        return [
-            (member, _read(member)) for member in sources.read_mixture(config.data.mixture, names)
-        ]
+        data_sets = sources.read_mixture(config.data.mixture, names)
+        for one in data_sets:
+            _check_overrides(config, one)
+        found = [(one, *_read(one, training)) for one in data_sets]
+        _check_faults(config, [fault for *_, faults in found for fault in faults], training)
+        for one, read, _ in found:
+            if not len(read):
+                raise sources.AnnotationError(f"data set {one.name} holds no usable sample")
+        return [(one, read) for one, read, _ in found]
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 
 
-def _read(data_set: sources.DataSet) -> Sequence[sources.Sample]:
-    if prepared.is_prepared(data_set):
-        return prepared.PreparedSamples(data_set.annotations[0])
-    return sources.read_samples(data_set)
+def _read(
+    data_set: sources.DataSet, training: bool
+) -> tuple[Sequence[sources.Sample], Sequence[str]]:
+    """Samples, and a sentence for each annotation that is none."""
+    if data_set.prepared:
+        read = prepared.PreparedSamples(data_set.prepared, data_set.overrides)
+        return read, read.faults
+    if not training:
+        return sources.read_samples(data_set), ()
+    found = sources.read(data_set)
+    return found.samples, [fault.sentence for fault in found.faults]
+
+
+def _check_faults(config: Config, faults: Sequence[str], training: bool) -> None:
+    if faults and not training:
+        raise sources.AnnotationError(faults[0])
+    if len(faults) > config.data.max_bad_samples:
+        raise UserError(
+            f"{len(faults):,} unusable annotations, data.max_bad_samples ="
+            f" {config.data.max_bad_samples} allows fewer; the first: {faults[0]};"
+            f" `ivx data check --mixture={config.data.mixture}` lists them all"
+        )
+    for sentence in faults:
+        progress.note(f"left out {sentence}")
+    if faults:
+        progress.note(f"{len(faults):,} unusable annotations were left out")
+
+
+def _check_overrides(config: Config, member: sources.DataSet) -> None:
+    """Bounds of a data set may cross those of the config."""
+    if member.overrides:
+        try:
+            layout_rule(config).under(member.overrides)
+        except ValueError as error:
+            raise sources.AnnotationError(
+                f"{config.data.mixture}: data set {member.name}: {error}"
+            ) from error
 
 
 def validation_batches(config: Config) -> list[Batch]:
@@ -182,8 +230,8 @@ def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sample
       UserError: there is no checkpoint.
     """
     shardings = rules.parameter_shardings(model.definition.abstract, mesh) if mesh else None
+    end = stored.words(model.config).end_of_turn
     params, step = model.load(shardings)
-    end = tokenizer.load(model.config.data.tokenizer).end_of_turn
     return Sampler(model.definition, params, end, mesh), step
 
 
@@ -199,20 +247,35 @@ def assistant(model: stored.StoredModel) -> Assistant:
 def members(config: Config, names: tuple[str, ...]) -> list[plan.Member]:
     """Named data sets with the sizes of their samples; says what does not fit.
 
+    Faults are left out of the training sets of the config, and of no other.
+
     Raises:
       UserError: the mixture or an annotation is not usable.
     """
     rule, shape = layout_rule(config), pack_shape(config)
     found = []
-    for data_set, read in samples(config, names):
-        measure = prepared.measure if isinstance(read, prepared.PreparedSamples) else plan.measure
-        measured = measure(read, rule, shape)
-        for sentence in measured.dropped:
-            progress.note(f"left out {sentence}")
-        if measured.dropped:
-            kept, left = len(measured.sizes), len(measured.dropped)
-            progress.note(f"{data_set.name}: {left:,} of {kept + left:,} samples left out")
-        found.append(plan.Member(measured, data_set.sample_ratio))
+    training = names == tuple(config.data.train)
+    for data_set, read in samples(config, names, training):
+        fitting = measured(read, rule, shape)
+        if fitting.dropped:
+            kept, left = len(fitting.sizes), len(fitting.dropped)
+            lost = fitting.dropped_tokens
+            progress.note(
+                f"{data_set.name}: {left:,} of {kept + left:,} samples left out, with {lost:,} of"
+                f" {lost + fitting.sizes.tokens.sum():,} tokens"
+            )
+        found.append(plan.Member(fitting, data_set.sample_ratio))
+    return found
+
+
+def measured(
+    read: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
+) -> plan.Measured:
+    """Samples that fit, with their sizes, stored ones where there are; says what does not fit."""
+    measure = prepared.measure if isinstance(read, prepared.PreparedSamples) else plan.measure
+    found = measure(read, rule, shape)
+    for sentence in found.dropped:
+        progress.note(f"left out {sentence}")
     return found
 
 
@@ -220,7 +283,7 @@ def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     """A plan of `count` packs from the named data sets; says what does not fit.
 
     Raises:
-      UserError: nothing is left to train on.
+      UserError: as `members`, or nothing is left to train on.
     """
     shape, batch = pack_shape(config), config.data.batch_packs
     try:

@@ -7,7 +7,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from data_pipelines import loader, plan
+from data_pipelines import loader
 from ivx import build
 from ivx.build import stored
 from ivx.errors import UserError
@@ -21,7 +21,6 @@ from ivx.stages.gspo import GspoSpec, GspoStage
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Stage
 from ivx.stages.rollouts import Roller, RolloutSpec
-from ivx.text import tokenizer
 from ivx.training import progress
 
 Config = ml_collections.ConfigDict
@@ -122,9 +121,9 @@ def _distillation(config: Config, mesh: Mesh) -> DistillationStage:
         )
     teacher = stored.open_model(config.stage.teacher)
     stored.check_whole(teacher)
-    words = [tokenizer.find(one.data.tokenizer).read_bytes() for one in (config, teacher.config)]
+    words = [stored.words(one) for one in (config, teacher.config)]
     vocabs = [stored.model_spec(one).text.vocab for one in (config, teacher.config)]
-    if words[0] != words[1] or vocabs[0] != vocabs[1]:
+    if not words[0].same_vocabulary(words[1]) or vocabs[0] != vocabs[1]:
         raise UserError(
             f"stage.teacher={config.stage.teacher} has another vocabulary than the student;"
             " take a teacher with the same tokenizer"
@@ -152,10 +151,8 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
         )
     room = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
     questions = []
-    for _, found in build.samples(config, tuple(config.data.train)):
-        measured = plan.measure(found, rule, room)
-        for sentence in measured.dropped:
-            progress.note(f"left out {sentence}")
+    for _, found in build.samples(config, tuple(config.data.train), training=True):
+        measured = build.measured(found, rule, room)
         questions += [one for one in measured.samples if len(text_only.questions(one)) == 1]
     if not questions:
         raise UserError(

@@ -11,6 +11,7 @@ from ivx.build import hugging_face
 from ivx.errors import UserError
 from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition, Params
+from ivx.text import tokenizer
 from ivx.training import checkpoint
 
 
@@ -58,6 +59,18 @@ def model_spec(config: ml_collections.ConfigDict) -> specs.ModelSpec:
     return dataclasses.replace(
         specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat
     )
+
+
+def words(config: ml_collections.ConfigDict) -> tokenizer.Tokenizer:
+    """The tokenizer of a config.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    try:
+        return tokenizer.load(config.data.tokenizer)
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def check_whole(model: StoredModel) -> None:

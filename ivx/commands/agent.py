@@ -26,6 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_float("shot_seconds", 6.0, "Length of the shots that are labelled.", 0.5)
     flags.DEFINE_float("dense_fps", 2.0, "Frames a second of a span that is inspected.", 0.01)
     flags.DEFINE_integer("dense_frames", 12, "Most frames of a span that is inspected.", 2)
+    flags.DEFINE_bool("enable_thinking", None, "Begin every turn with a thought, or an empty one.")
     flags.DEFINE_integer("batch", 16, "Shots labelled at a time.", 1)
 
 
@@ -64,7 +65,9 @@ def run(given, words: list[str]) -> dict:
     model = stored.open_model(build.workdir(given.workdir))
     start.start(cpu_devices=0)
     rule, (sampler, _) = build.layout_rule(model.config), build.sampler(model)
-    asker = ModelAsker(rule, sampler, video.parent, given.max_new_tokens, given.batch)
+    asker = ModelAsker(
+        rule, sampler, video.parent, given.max_new_tokens, given.batch, given.enable_thinking
+    )
     episode = loop.run(asker, footage, given.question, budget=budget, looks=looks, video=str(video))
 
     out.mkdir(parents=True, exist_ok=True)

@@ -38,6 +38,7 @@ def run(given, words: list[str]) -> dict:
     from ivx import build
     from ivx.build import stored
     from ivx.parallel import start
+    from ivx.text import thinking
 
     model = stored.open_model(build.workdir(given.workdir))
     start.start(cpu_devices=0)
@@ -49,11 +50,16 @@ def run(given, words: list[str]) -> dict:
         print(f"{clip.path}: {shown}, seen at {clip.width}x{clip.height} pixels")
     answered = []
     for question in given.question or _typed():
-        answer = assistant.generate(
+        written = assistant.generate(
             given.video, question, given.max_new_tokens, given.enable_thinking, given.image
         )
-        print(f"Q: {question}\nA: {answer}")
-        answered.append({"question": question, "answer": answer})
+        turn = thinking.whole_turn(written, given.enable_thinking)
+        thought, answer = thinking.apart(turn)
+        print(f"Q: {question}")
+        if thought:
+            print(f"(thought) {thought}")
+        print(f"A: {answer}")
+        answered.append({"question": question, "thought": thought, "answer": answer})
     return {"video": given.video, "images": given.image, "answers": answered}
 
 

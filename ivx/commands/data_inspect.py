@@ -67,6 +67,7 @@ def run(given) -> dict:
             name: {
                 "samples": len(member.measured.sizes),
                 "left_out": len(member.measured.dropped),
+                "left_out_tokens": member.measured.dropped_tokens,
                 "tokens": int(member.measured.sizes.tokens.sum()),
             }
             for name, member in members.items()

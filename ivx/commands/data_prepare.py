@@ -8,7 +8,6 @@ from ivx.errors import UserError
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("mixture", "", "prepare: the mixture file to read.")
     flags.DEFINE_float(
         "proxy",
         0.0,
@@ -29,13 +28,20 @@ def run(given) -> dict:
     from ivx import config as configs
 
     config = configs.base() if given.config is None else given.config
+    # Nothing is trained, so it does not matter what the run would begin with.
+    config.run.follows = ""
+    configs.validate(config)
     mixture = given.mixture or config.data.mixture
     if not mixture:
         raise UserError("no --mixture was given; name a mixture file, as in --mixture=data.json")
     out = pathlib.Path(given.out)
-    how = write.Options(workers=given.workers, proxy_fps=given.proxy)
+    how = write.Options(
+        workers=given.workers,
+        proxy_fps=given.proxy,
+        max_bad_samples=config.data.max_bad_samples,
+    )
     try:
-        names = sources.data_set_names(mixture)
+        names = given.sets or sources.data_set_names(mixture)
         rule = build.layout_rule(config)
         manifest = write.prepare(pathlib.Path(mixture), names, out, rule, how)
     except (sources.AnnotationError, FileExistsError) as error:
@@ -44,12 +50,13 @@ def run(given) -> dict:
     for sentence in media["unreadable"]:
         print(f"unreadable: {sentence}")
     for name, facts in data_sets.items():
-        for sentence in facts["left_out"]:
+        left_out = facts["faults"] + facts["left_out"]
+        for sentence in left_out:
             print(f"{name}: left out {sentence}")
         found = facts["statistics"]
         print(
             f"{name}: {found['samples']:,} samples in {len(facts['shards'])} shards,"
-            f" {len(facts['left_out']):,} left out; {found['tokens']:,} tokens, of which"
+            f" {len(left_out):,} left out; {found['tokens']:,} tokens, of which"
             f" {found['visual_tokens']:,} visual and {found['trained_tokens']:,} trained;"
             f" half have more than {found['tokens_quantiles']['0.5']:,}, the longest"
             f" {found['longest']:,}"
@@ -66,7 +73,7 @@ def run(given) -> dict:
         "unreadable": len(media["unreadable"]),
         "bytes": media["bytes"],
         "data_sets": {
-            name: facts["statistics"] | {"left_out": len(facts["left_out"])}
+            name: facts["statistics"] | {"left_out": len(facts["faults"] + facts["left_out"])}
             for name, facts in data_sets.items()
         },
     }

@@ -20,6 +20,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("limit", 0, "Ask only this many questions; 0 asks all.", lower_bound=0)
     flags.DEFINE_integer("batch", 32, "Questions answered at a time.", lower_bound=1)
     flags.DEFINE_integer("max_new_tokens", 24, "Tokens an answer may have.", lower_bound=1)
+    flags.DEFINE_bool(
+        "enable_thinking", None, "Open a thought (or, with no..., an empty one) before the answer."
+    )
 
 
 def run(given, words: list[str]) -> dict:
@@ -37,10 +40,26 @@ def run(given, words: list[str]) -> dict:
             " say with --out where the scores are to go"
         )
     out = build.workdir(given.out or given.workdir)
-    return evaluate(model, given.split, out, given.limit, given.batch, given.max_new_tokens)
+    return evaluate(
+        model,
+        given.split,
+        out,
+        given.limit,
+        given.batch,
+        given.max_new_tokens,
+        given.enable_thinking,
+    )
 
 
-def evaluate(model, split: str, out, limit: int, batch: int, max_new_tokens: int) -> dict:
+def evaluate(
+    model,
+    split: str,
+    out,
+    limit: int,
+    batch: int,
+    max_new_tokens: int,
+    enable_thinking: bool | None = None,
+) -> dict:
     """Asks a stored model the questions of one data set, prints and stores the table.
 
     Args:
@@ -50,6 +69,7 @@ def evaluate(model, split: str, out, limit: int, batch: int, max_new_tokens: int
       limit: questions to ask; 0 for all.
       batch: questions at a time.
       max_new_tokens: tokens an answer may have.
+      enable_thinking: whether the prompt opens a thought; only what follows one is scored.
 
     Raises:
       UserError: the data set or the model cannot be used.
@@ -71,7 +91,9 @@ def evaluate(model, split: str, out, limit: int, batch: int, max_new_tokens: int
         )
     sampler, step = build.sampler(model, build.mesh(config))
     note(f"asking {len(asked):,} questions of {split} at step {step}")
-    outcome = runner.run(sampler, build.layout_rule(config), asked, max_new_tokens, batch)
+    outcome = runner.run(
+        sampler, build.layout_rule(config), asked, max_new_tokens, batch, enable_thinking
+    )
     for sentence in outcome.skipped:
         note(f"skipped {sentence}")
     rows = scoring.table(outcome.predictions)
@@ -108,4 +130,5 @@ def _training(config) -> list:
 
     there = sources.data_set_names(config.data.mixture)
     names = tuple(name for name in config.data.train if name in there)
-    return [sample for _, found in build.samples(config, names) for sample in found]
+    found = build.samples(config, names, training=True)
+    return [sample for _, samples in found for sample in samples]

@@ -2,16 +2,15 @@
 
 import re
 
-from ivx.text import tool_calls
+from ivx.text import thinking, tool_calls
 
-_THOUGHT = re.compile(r".*</think>", re.DOTALL)
 _TIME = r"(\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?"
 _SPAN = re.compile(rf"{_TIME}\s*(?:to|-|–|and|,)\s*{_TIME}", re.IGNORECASE)
 
 
 def final(text: str) -> str:
-    """The answer behind the reasoning: what follows the last </think>, stripped."""
-    return _THOUGHT.sub("", text).strip()
+    """The answer behind the thought; none behind one that was cut off."""
+    return thinking.apart(text)[1]
 
 
 def words(text: str) -> str:

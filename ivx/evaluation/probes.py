@@ -15,6 +15,7 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
 from data_pipelines.video import info as infos
 from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import Meter
 from ivx import assistant
 from ivx.errors import UserError
 from ivx.text.chat_template import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, TemplateError
@@ -85,7 +86,8 @@ def _sample(text: str, *videos: VideoRef, images: Sequence[ImageRef] = ()) -> Sa
 class _Drawn(Clip):
     """A clip that is drawn instead of decoded."""
 
-    def read(self) -> np.ndarray:
+    def read(self, meter: Meter | None = None) -> np.ndarray:
+        del meter
         count = len(self.indices)
         rows, columns = np.mgrid[: self.height, : self.width]
         slope = np.stack([rows * 255 // self.height, columns * 255 // self.width], -1)

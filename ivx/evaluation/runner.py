@@ -13,6 +13,7 @@ from ivx.errors import UserError
 from ivx.evaluation import text_only
 from ivx.evaluation.scoring import Prediction
 from ivx.sampling import sampler as sampling
+from ivx.text import thinking
 from ivx.text.chat_template import TemplateError
 
 # Several questions are often asked of one clip.
@@ -40,6 +41,7 @@ def run(
     samples: Sequence[Sample],
     limit: int,
     batch_size: int,
+    enable_thinking: bool | None = None,
 ) -> Outcome:
     """Asks the last question of each sample, greedily.
 
@@ -49,6 +51,7 @@ def run(
       samples: one question each, with truths.
       limit: tokens an answer may have.
       batch_size: prompts at a time.
+      enable_thinking: how the open turn begins, see `ivx.text.chat_template`.
 
     Raises:
       UserError: no question could be put.
@@ -56,7 +59,7 @@ def run(
     usable, layouts, skipped = [], [], []
     for sample in samples:
         try:
-            layouts.append(rule(as_prompt(sample), generate=True))
+            layouts.append(rule(as_prompt(sample), True, enable_thinking))
             usable.append(sample)
         except (MediaError, TemplateError) as error:
             skipped.append(f"sample {sample.id}: {error}")
@@ -75,7 +78,8 @@ def run(
             if readable:
                 tokens = sampler.generate([layouts[i] for i in readable], pixels, limit)
                 for index, ids in zip(readable, tokens, strict=True):
-                    predictions.append(_prediction(usable[index], rule.tokenizer.decode(ids)))
+                    turn = thinking.whole_turn(rule.tokenizer.decode(ids), enable_thinking)
+                    predictions.append(_prediction(usable[index], turn))
             bar.update(len(indices))
 
         sampling.run_in_batches(answer, layouts, batch_size)

@@ -8,6 +8,7 @@ Written as transformers 4.57 does, which 5 reads too; 4.57 cannot read what 5 wr
 
 import math
 import pathlib
+from collections.abc import Sequence
 
 from ivx.errors import UserError
 from ivx.hf import json_file, text_files
@@ -100,8 +101,13 @@ def read_ranks(folder: pathlib.Path) -> tuple[int, ...]:
     return _ranks(_part(config.get("text_config", config)))
 
 
-def write_config(spec: specs.ModelSpec, tokenizer: Tokenizer, dtype: str = "bfloat16") -> dict:
-    """config.json for a model of these sizes, with weights of `dtype`."""
+def write_config(
+    spec: specs.ModelSpec,
+    tokenizer: Tokenizer,
+    dtype: str = "bfloat16",
+    latent_ranks: Sequence[int] = (),
+) -> dict:
+    """config.json for a model of these sizes, with weights of `dtype` and maybe a rank a layer."""
     text, attention = spec.text, spec.text.attention
     model_type, model_class = _KINDS[attention]
     config = {
@@ -169,6 +175,8 @@ def write_config(spec: specs.ModelSpec, tokenizer: Tokenizer, dtype: str = "bflo
             "qk_latent_layernorm": False,
             "rope_interleave": True,
         }
+        if latent_ranks:
+            config["text_config"]["kv_lora_rank_list"] = list(latent_ranks)
     return config
 
 

@@ -7,7 +7,7 @@ the folder is never run.
 import pathlib
 
 from ivx.errors import UserError
-from ivx.hf import json_file
+from ivx.hf import json_file, torchvision_shim
 
 
 def modules():
@@ -22,8 +22,9 @@ def modules():
     except ImportError as error:
         raise UserError(
             f"--peer=transformers needs a package that is not installed ({error});"
-            " install those of the extra, as in: pip install 'ivx[parity]'"
+            " the extra brings it: pip install 'ivx[hf]'"
         ) from error
+    torchvision_shim.declare()
     return torch, transformers
 
 

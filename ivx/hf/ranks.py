@@ -4,7 +4,7 @@
     kv_b_proj   columns [latent r | 0]           which nothing reads
 
 The model computes what it computed before. Gradients of these zeros are zero, and so is the decay
-of a zero: training leaves them alone.
+of a zero: training leaves them alone, and an export finds them and leaves them out.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ivx.hf import names
+from ivx.models.definition import ModelDefinition, Params
 
 # Axis of the latent in the folder's form.
 _AXES = {
@@ -20,6 +21,26 @@ _AXES = {
     "self_attn.kv_a_proj_with_mqa.bias": 0,
     "self_attn.kv_b_proj.weight": 1,
 }
+
+
+def found(definition: ModelDefinition, params: Params) -> tuple[int, ...]:
+    """Ranks of the layers, without the zeros behind their latents; () if they are equal.
+
+    The widest are called as wide as the model is, so that a model of the same sizes is read again.
+    """
+    text = definition.spec.text
+    if text.attention != "m2la":
+        return ()
+    attention, widths = params["language_model"]["layers"]["self_attn"], []
+    for layer in range(text.depth):
+        down = np.asarray(attention["kv_a_proj"]["kernel"][layer])[:, : text.kv_rank]
+        bias = np.asarray(attention["kv_a_proj"]["bias"][layer])[: text.kv_rank]
+        up = np.asarray(attention["kv_b_proj"]["kernel"][layer])
+        used = np.flatnonzero(down.any(0) | (bias != 0) | up.any(1))
+        widths.append(int(used[-1]) + 1 if len(used) else 1)
+    if len(set(widths)) == 1:
+        return ()
+    return tuple(text.kv_rank if width == max(widths) else width for width in widths)
 
 
 def of_layer(weight: names.Weight, latent_ranks: Sequence[int]) -> names.Weight:
@@ -47,6 +68,22 @@ def rooms(
     if _axis(weight) == 1:
         return [(whole[:, :rank], 0)]
     return [(whole[:rank], 0), (whole[max(latent_ranks) :], rank)]
+
+
+def cut(weight: names.Weight, whole: np.ndarray, latent_ranks: Sequence[int]) -> np.ndarray:
+    """The tensor of a weight out of its place: `rooms` the other way round.
+
+    Args:
+      weight: from `of_layer`.
+      whole: its place, in the folder's form.
+      latent_ranks: as in `of_layer`.
+    """
+    if weight.shape == whole.shape:
+        return whole
+    rank = latent_ranks[weight.layer]
+    if _axis(weight) == 1:
+        return whole[:, :rank]
+    return np.concatenate([whole[:rank], whole[max(latent_ranks) :]])
 
 
 def _axis(weight: names.Weight) -> int | None:

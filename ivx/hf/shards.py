@@ -5,13 +5,13 @@ model-00001-of-00003.safetensors ... + model.safetensors.index.json
 """
 
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from ivx.hf import json_file, names
+from ivx.hf import json_file, names, ranks
 from ivx.hf.index import INDEX, SINGLE
 from ivx.models.definition import ModelDefinition, Params
 
@@ -24,9 +24,13 @@ def write_params(
     params: Params,
     dtype: np.dtype,
     shard_bytes: float,
+    latent_ranks: Sequence[int] = (),
 ) -> None:
-    """Writes all tensors; one shard at a time is in memory, in `dtype`."""
-    weights = names.weights(definition)
+    """Writes all tensors, latents as wide as `ivx.hf.ranks.found` says.
+
+    One shard at a time is in memory, in `dtype`.
+    """
+    weights = [ranks.of_layer(weight, latent_ranks) for weight in names.weights(definition)]
     shards = _plan(weights, dtype.itemsize, shard_bytes)
     files = [SINGLE]
     if len(shards) > 1:
@@ -35,7 +39,7 @@ def write_params(
             for number in range(1, len(shards) + 1)
         ]
     for file, shard in zip(files, shards, strict=True):
-        tensors = {weight.name: _tensor(params, weight, dtype) for weight in shard}
+        tensors = {weight.name: _tensor(params, weight, dtype, latent_ranks) for weight in shard}
         _save(tensors, folder / file)
     if len(shards) > 1:
         count = sum(_size(weight) for weight in weights)
@@ -71,11 +75,14 @@ def _plan(
     return shards
 
 
-def _tensor(params: Params, weight: names.Weight, dtype: np.dtype) -> np.ndarray:
+def _tensor(
+    params: Params, weight: names.Weight, dtype: np.dtype, latent_ranks: Sequence[int]
+) -> np.ndarray:
     array = names.leaf(params, weight.path)
     array = np.asarray(array if weight.layer is None else array[weight.layer])
+    whole = weight.form.to_theirs(array.astype(dtype))
     # The writer takes the memory as it lies: a transposed view would come out scrambled.
-    return np.ascontiguousarray(weight.form.to_theirs(array.astype(dtype)))
+    return np.ascontiguousarray(ranks.cut(weight, whole, latent_ranks))
 
 
 def _size(weight: names.Weight) -> int:

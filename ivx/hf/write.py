@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from ivx.errors import UserError
 from ivx.hf import card as cards
-from ivx.hf import config, json_file, processor, shards, text_files
+from ivx.hf import config, json_file, processor, ranks, shards, text_files
 from ivx.models.definition import ModelDefinition, Params
 from ivx.text import tokenizer as tokenizers
 
@@ -56,16 +56,20 @@ def export(
     if dtype not in shards.DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(shards.DTYPES)}")
     check_free(folder)
-    words = tokenizers.load(str(tokenizer_path))
+    words, latent_ranks = tokenizers.load(str(tokenizer_path)), ranks.found(definition, params)
+    if latent_ranks:
+        card = {**card, "latent of each layer": ", ".join(map(str, latent_ranks))}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
     ) as made:
         whole = pathlib.Path(made) / "whole"  # unlike `made` itself, open to others
         whole.mkdir()
-        shards.write_params(whole, definition, params, shards.DTYPES[dtype], shard_bytes)
+        shards.write_params(
+            whole, definition, params, shards.DTYPES[dtype], shard_bytes, latent_ranks
+        )
         documents = {
-            "config.json": config.write_config(definition.spec, words, dtype),
+            "config.json": config.write_config(definition.spec, words, dtype, latent_ranks),
             "generation_config.json": text_files.generation_config(words),
             "tokenizer_config.json": text_files.tokenizer_config(words),
             **processor.processor_files(rules),

@@ -6,6 +6,7 @@ After each of the first layers, visual tokens receive the features that one tap 
 gave them.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from ivx.models.spec import TextSpec
 from ivx.parallel.remat import POLICIES
 from ivx.parallel.rules import AXES
 
-# What a layer keeps of the past; stacked over layers, every array has a leading axis L.
+# What a layer keeps of the past, arrays [B, ..., S, n].
 Cache = LatentCache | GroupedCache
 
 ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
@@ -93,7 +94,7 @@ class Decoder(nnx.Module):
     """All layers and the final norm. HF names: layers.{i}, norm."""
 
     def __init__(self, spec: TextSpec, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
-        self.depth, self.remat = spec.depth, remat
+        self.depth, self.remat, self.dtype = spec.depth, remat, dtype
         self.layers = stack(Block, spec.depth, spec, dtype, rngs=rngs)
         self.norm = rms_norm(spec, dtype, rngs)
 
@@ -105,7 +106,7 @@ class Decoder(nnx.Module):
         deepstack: DeepStack,
         keep_cache: bool = False,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """Runs a whole sequence; `keep_cache` also returns the caches, stacked on axis 0."""
+        """Runs a whole sequence; `keep_cache` also returns the caches, stacked on a new axis 0."""
         graph, layers = nnx.split(self.layers)
 
         @POLICIES[self.remat]
@@ -117,18 +118,40 @@ class Decoder(nnx.Module):
         x_btd, cache = jax.lax.scan(body, x_btd, (layers, jnp.arange(self.depth)))
         return self.norm(x_btd), cache
 
+    def unstack(self) -> tuple[nnx.State, ...]:
+        """The parameters of each layer by themselves, kernels in the dtype of computation.
+
+        For decoding, which reads every parameter once a token and does little else: a scan would
+        first copy each layer out of the stack (XLA:CPU), cast it, and copy the caches in and out.
+        """
+        layers = nnx.state(self.layers)
+
+        def part(stacked: Array, number: int) -> Array:
+            # Kernels are cast where they are used; norms are computed in float32.
+            return stacked[number].astype(self.dtype) if stacked.ndim > 2 else stacked[number]
+
+        return tuple(
+            jax.tree.map(lambda a, n=number: part(a, n), layers) for number in range(self.depth)
+        )
+
     def decode(
-        self, x_b1d: Float[Array, "b 1 d"], rope: Rope, cache: Cache, lengths_b: Int[Array, " b"]
-    ) -> tuple[Float[Array, "b 1 d"], Cache]:
-        """Runs one new text token a sequence; returns the caches with it written at `lengths_b`."""
-        graph, layers = nnx.split(self.layers)
+        self,
+        x_b1d: Float[Array, "b 1 d"],
+        rope: Rope,
+        layers: Sequence[nnx.State],
+        caches: Sequence[Cache],
+        lengths_b: Int[Array, " b"],
+    ) -> tuple[Float[Array, "b 1 d"], tuple[Cache, ...]]:
+        """Runs one new text token a sequence; returns the caches with it written at `lengths_b`.
 
-        def body(x, layer_and_cache):
-            layer, layer_cache = layer_and_cache
-            return nnx.merge(graph, layer).decode(x, rope, layer_cache, lengths_b)
-
-        x_b1d, cache = jax.lax.scan(body, x_b1d, (layers, cache))
-        return self.norm(x_b1d), cache
+        The layers are not scanned: caches that are arrays of their own are written in place.
+        """
+        graph, _ = nnx.split(self.layers)
+        kept = []
+        for layer, cache in zip(layers, caches, strict=True):
+            x_b1d, cache = nnx.merge(graph, layer).decode(x_b1d, rope, cache, lengths_b)
+            kept.append(cache)
+        return self.norm(x_b1d), tuple(kept)
 
 
 def place(

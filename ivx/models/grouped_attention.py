@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ivx.kernels import dense_attention, masking
+from ivx.models.cache import write
 from ivx.models.linear import linear
 from ivx.models.rope import Rope, rotate
 from ivx.models.spec import TextSpec
@@ -24,7 +25,7 @@ from ivx.parallel.rules import AXES
 
 
 class GroupedCache(NamedTuple):
-    """What is kept of the past: k_bskh, rotated, and v_bskh."""
+    """What is kept of the past: k_bksh, rotated, and v_bksh; head by head as decoding reads it."""
 
     k: Array
     v: Array
@@ -55,12 +56,12 @@ class GroupedAttention(nnx.Module):
         self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], GroupedCache]:
         """Attends over a whole sequence; also returns what a cache would keep of it."""
-        q_btnh, new = self._project(x_btd, rope)
-        k_btnh, v_btnh = (jnp.repeat(a, self.heads // self.kv_heads, 2) for a in new)
+        q_btnh, k_btkh, v_btkh = self._project(x_btd, rope)
         out_btnh = dense_attention.causal_attention(
-            q_btnh, k_btnh, v_btnh, segments_bt, self.head_dim**-0.5
+            q_btnh, k_btkh, v_btkh, segments_bt, self.head_dim**-0.5
         )
-        return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), new
+        kept = GroupedCache(*(einops.rearrange(a, "b t k h -> b k t h") for a in (k_btkh, v_btkh)))
+        return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), kept
 
     def decode(
         self,
@@ -70,23 +71,20 @@ class GroupedAttention(nnx.Module):
         lengths_b: Int[Array, " b"],
     ) -> tuple[Float[Array, "b 1 d"], GroupedCache]:
         """Attends with one new token a sequence, written into the cache at `lengths_b`."""
-        q_b1nh, new = self._project(x_b1d, rope)
-        rows = jnp.arange(x_b1d.shape[0])
-        cache = GroupedCache(
-            *(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True))
-        )
+        q_b1nh, k_b1kh, v_b1kh = self._project(x_b1d, rope)
+        cache = write(cache, GroupedCache(k_b1kh[:, 0], v_b1kh[:, 0]), lengths_b)
         q_bkgh = einops.rearrange(q_b1nh, "b 1 (k g) h -> b k g h", k=self.kv_heads)
-        scores = jnp.einsum("bkgh,bskh->bkgs", q_bkgh, cache.k, preferred_element_type=jnp.float32)
-        valid_bs = jnp.arange(cache.k.shape[1]) <= lengths_b[:, None]
+        scores = jnp.einsum("bkgh,bksh->bkgs", q_bkgh, cache.k, preferred_element_type=jnp.float32)
+        valid_bs = jnp.arange(cache.k.shape[2]) <= lengths_b[:, None]
         scores = jnp.where(valid_bs[:, None, None], scores * self.head_dim**-0.5, masking.MASKED)
         weights = jax.nn.softmax(scores, -1).astype(cache.v.dtype)
-        out = jnp.einsum("bkgs,bskh->bkgh", weights, cache.v)
+        out = jnp.einsum("bkgs,bksh->bkgh", weights, cache.v)
         return self.o_proj(einops.rearrange(out, "b k g h -> b 1 (k g h)")), cache
 
-    def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, GroupedCache]:
-        """q_btnh, rotated, and the cache entries of these tokens."""
+    def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, Array, Array]:
+        """q_btnh and k_btkh, rotated, and v_btkh."""
         q, k, v = (
             einops.rearrange(proj(x_btd), "b t (n h) -> b t n h", h=self.head_dim)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return rotate(self.q_norm(q), rope), GroupedCache(rotate(self.k_norm(k), rope), v)
+        return rotate(self.q_norm(q), rope), rotate(self.k_norm(k), rope), v

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ivx.kernels.latent_attention import latent_attention
 from ivx.kernels.latent_decode import latent_decode
+from ivx.models.cache import write
 from ivx.models.linear import linear
 from ivx.models.rope import Rope, rotate_pairs
 from ivx.models.spec import TextSpec
@@ -71,10 +72,7 @@ class LatentAttention(nnx.Module):
     ) -> tuple[Float[Array, "b 1 d"], LatentCache]:
         """Attends with one new token a sequence, written into the cache at `lengths_b`."""
         q_nope, q_rope, new = self._project(x_b1d, rope)
-        rows = jnp.arange(x_b1d.shape[0])
-        cache = LatentCache(
-            *(old.at[rows, lengths_b].set(add[:, 0]) for old, add in zip(cache, new, strict=True))
-        )
+        cache = write(cache, LatentCache(new.latent[:, 0], new.k_rope[:, 0]), lengths_b)
         out_bnh = latent_decode(q_nope[:, 0], q_rope[:, 0], *cache, self._up_rnk(), lengths_b + 1)
         return self.o_proj(einops.rearrange(out_bnh, "b n h -> b 1 (n h)")), cache
 

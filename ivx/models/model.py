@@ -1,5 +1,6 @@
 """The whole model: a vision tower whose tokens stand among the words, and a decoder over both."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,10 +16,14 @@ from ivx.parallel.rules import AXES
 
 
 class Output(NamedTuple):
-    """Final hidden states [B, T, D], normed, and the stacked caches if they were asked for."""
+    """Final hidden states [B, T, D], normed, and caches.
+
+    After a whole sequence those of all layers as one, stacked on axis 0, if they were asked for;
+    after `decode` one a layer.
+    """
 
     hidden: Array
-    cache: Cache | None
+    cache: Cache | tuple[Cache, ...] | None
 
 
 class VideoLanguageModel(nnx.Module):
@@ -63,7 +68,8 @@ class VideoLanguageModel(nnx.Module):
         self,
         tokens_b: Int[Array, " b"],
         positions_b: Int[Array, " b"],
-        cache: Cache,
+        layers: Sequence[nnx.State],
+        caches: Sequence[Cache],
         lengths_b: Int[Array, " b"],
     ) -> Output:
         """Runs one new text token a sequence.
@@ -71,12 +77,14 @@ class VideoLanguageModel(nnx.Module):
         Args:
           tokens_b: the tokens.
           positions_b: their positions, equal on all three axes.
-          cache: stacked caches, [L, B, S, ...].
-          lengths_b: entries of the cache in use; the new one is written there.
+          layers: parameters of the decoder as `Decoder.unstack` gives them.
+          caches: one a layer.
+          lengths_b: entries of the caches in use; the new one is written there.
         """
         x_b1d = self.embed_tokens(tokens_b[:, None])
         positions = jnp.broadcast_to(positions_b[:, None, None], (tokens_b.shape[0], 3, 1))
-        return Output(*self.language_model.decode(x_b1d, self._rope(positions), cache, lengths_b))
+        rope = self._rope(positions)
+        return Output(*self.language_model.decode(x_b1d, rope, layers, caches, lengths_b))
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
         """Scores of the vocabulary, accumulated in float32 as in the loss."""

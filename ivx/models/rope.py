@@ -27,6 +27,9 @@ def text_rope(
 ) -> Rope:
     """Interleaved mrope: frequency j = theta^(-2j / width) turns with one of the three axes.
 
+    Frequencies are rounded twice, as transformers rounds them: at a position near 262,144 one last
+    bit of a frequency is a hundredth of a radian.
+
     j belongs to height when j % 3 == 1 and j < 3 * sections[1], to width when j % 3 == 2 and
     j < 3 * sections[2], and to time otherwise (Qwen3VLTextRotaryEmbedding.apply_interleaved_mrope).
 
@@ -40,7 +43,7 @@ def text_rope(
     axis = np.zeros(width // 2, np.int32)
     for a in (1, 2):
         axis[(frequency % 3 == a) & (frequency < 3 * sections[a])] = a
-    inverse = (theta ** (-2 * frequency / width)).astype(np.float32)
+    inverse = 1 / (theta ** (2 * frequency / width)).astype(np.float32)
     angles = jnp.moveaxis(positions[:, axis].astype(jnp.float32), 1, -1) * inverse
     return Rope(jnp.cos(angles), jnp.sin(angles))
 

@@ -3,7 +3,9 @@
     prefill:  the prompts side by side, one a row, padded on the right; every layer's cache is kept
     decode:   one token a step for all rows, until each has ended its turn or the limit is reached
 
-Prompt lengths are rounded up to powers of two, so that few shapes are compiled.
+Prompt lengths are rounded up to powers of two, so that few shapes are compiled. Prefill scans over
+the stacked layers, as training does; decoding has arrays of its own for each layer, cut from the
+stack once (see `Decoder.unstack`): a second copy of the decoder, in the dtype of computation.
 """
 
 import copy
@@ -15,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
@@ -30,9 +33,9 @@ _SMALLEST = 64
 
 
 class Prefilled(NamedTuple):
-    """The cache after the prompts, [L, B, S, ...], and the next token's scores, float32 [B, V]."""
+    """The cache of each layer after the prompts, and the next token's scores, float32 [B, V]."""
 
-    cache: Cache
+    caches: tuple[Cache, ...]
     logits: Float[Array, "b v"]
 
 
@@ -87,6 +90,8 @@ class Sampler:
         self, definition: ModelDefinition, params: Params, end: int, mesh: Mesh | None = None
     ):
         self._params, self._end, self._mesh = params, end, mesh
+        self._layers = None
+        self._unstack = jax.jit(functools.partial(unstack, definition))
         self._prefill = jax.jit(
             functools.partial(prefill, definition), static_argnames=("capacity", "group")
         )
@@ -97,7 +102,7 @@ class Sampler:
     def at(self, params: Params) -> "Sampler":
         """The same sampler with other parameters; nothing is compiled again."""
         other = copy.copy(self)
-        other._params = params
+        other._params, other._layers = params, None
         return other
 
     def generate(
@@ -143,10 +148,19 @@ class Sampler:
         batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
         if self._mesh is not None:
             batch, lengths, positions = rules.put_batch((batch, lengths, positions), self._mesh)
+        if self._layers is None:
+            self._layers = self._unstack(self._params)
         filled = self._prefill(self._params, batch, lengths, capacity=capacity, group=group)
         lengths, positions = (jnp.repeat(a, group) for a in (lengths, positions))
         decoded = self._decode(
-            self._params, filled, lengths, positions, key, temperature=temperature, limit=limit
+            self._params,
+            self._layers,
+            filled,
+            lengths,
+            positions,
+            key,
+            temperature=temperature,
+            limit=limit,
         )
         tokens, logps = np.asarray(decoded.tokens), np.asarray(decoded.logps)
         lengths = [_length(row, self._end) for row in tokens]
@@ -154,6 +168,11 @@ class Sampler:
             Answer(row[:length].tolist(), logp[:length])
             for row, logp, length in zip(tokens, logps, lengths, strict=True)
         ][: count * group]
+
+
+def unstack(definition: ModelDefinition, params: Params) -> tuple[nnx.State, ...]:
+    """The decoder's parameters layer by layer, for `decode`."""
+    return definition.bind(params).language_model.unstack()
 
 
 def prefill(
@@ -169,17 +188,23 @@ def prefill(
     output = model(batch, keep_cache=True)
     last_bd = jnp.take_along_axis(output.hidden, (lengths_b - 1)[:, None, None], 1)[:, 0]
     room = capacity - batch.tokens.shape[1]
-    grown = jax.tree.map(
-        lambda a: jnp.pad(a, [(0, 0), (0, 0), (0, room)] + [(0, 0)] * (a.ndim - 3)), output.cache
+
+    def grow(stacked: Array, layer: int) -> Array:
+        cache = jnp.pad(stacked[layer], [(0, 0)] * (stacked.ndim - 3) + [(0, room), (0, 0)])
+        return jnp.repeat(cache, group, 0)
+
+    caches = tuple(
+        jax.tree.map(lambda a, n=layer: grow(a, n), output.cache)
+        for layer in range(definition.spec.text.depth)
     )
-    grown = jax.tree.map(lambda a: jnp.repeat(a, group, 1), grown)
-    return Prefilled(grown, jnp.repeat(model.logits(last_bd), group, 0))
+    return Prefilled(caches, jnp.repeat(model.logits(last_bd), group, 0))
 
 
 def decode(
     definition: ModelDefinition,
     end: int,
     params: Params,
+    layers: Sequence[nnx.State],
     filled: Prefilled,
     lengths_b: Int[Array, " b"],
     positions_b: Int[Array, " b"],
@@ -187,7 +212,10 @@ def decode(
     temperature: float,
     limit: int,
 ) -> Decoded:
-    """Continues every row until it has ended or has `limit` tokens; temperature 0 is greedy."""
+    """Continues every row until it has ended or has `limit` tokens; temperature 0 is greedy.
+
+    The loop stops once all rows have ended. `layers` are those of `unstack`.
+    """
     model = definition.bind(params)
 
     def choose(logits_bv: Array, number: Array) -> tuple[Array, Array]:
@@ -212,9 +240,11 @@ def decode(
         return (number < limit) & jnp.any(decoded.tokens[:, number - 1] != end)
 
     def advance(carry):
-        decoded, cache, number = carry
+        decoded, caches, number = carry
         last_b = decoded.tokens[:, number - 1]
-        output = model.decode(last_b, positions_b + number - 1, cache, lengths_b + number - 1)
+        output = model.decode(
+            last_b, positions_b + number - 1, layers, caches, lengths_b + number - 1
+        )
         token_b, logp_b = choose(model.logits(output.hidden[:, 0]), number)
         ended = last_b == end
         return (
@@ -226,7 +256,7 @@ def decode(
             number + 1,
         )
 
-    return jax.lax.while_loop(going_on, advance, (start, filled.cache, 1))[0]
+    return jax.lax.while_loop(going_on, advance, (start, filled.caches, 1))[0]
 
 
 def batch_prompts(layouts: Sequence[Layout], pixels: Sequence[tuple]) -> Prompts:

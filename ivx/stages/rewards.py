@@ -6,8 +6,8 @@
     call     share of the arguments of a tool call that are right; 0 for another tool, or for a turn
              that holds no call or several
 
-What stands before </think> is not looked at. Every reward is finite and lies in [0, 1]
-(InternVideo3 README names the first two; the others and the edge cases are ours).
+Thoughts are not looked at, and one that was cut off has no answer. Every reward is finite and lies
+in [0, 1] (InternVideo3 README names the first two; the others and the edge cases are ours).
 """
 
 import json

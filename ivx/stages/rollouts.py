@@ -2,7 +2,7 @@
 
     questions --(permuted by seed and epoch)--> prompts of rollout k
     prompts --(Sampler at the current parameters, `group` answers each)--> Rollout
-    rollouts --(first fit)--> Batch whose loss falls on the answers alone
+    rollouts --(filling)--> Batch whose loss falls on the answers alone
 
 Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again.
 """

@@ -29,8 +29,9 @@ SEARCH_VIDEO = _schema(
 )
 INSPECT = _schema(
     "inspect",
-    "Look at the video again from start to end, in seconds.",
-    ["start", "end"],
+    "Look at evidence again, or from start to end in seconds.",
+    [],
+    evidence={"type": "string"},
     start={"type": "number"},
     end={"type": "number"},
 )

@@ -4,8 +4,10 @@
     <|im_start|>user\\n{..}<|im_end|>\\n
     <|im_start|>assistant\\n{..}<|im_end|>\\n
     <|im_start|>user\\n<tool_response>\\n{..}\\n</tool_response><|im_end|>\\n    (role tool)
+    {..}<|im_end|>                             (role pretrain, which stands alone)
 
-Loss falls on what an assistant says and on its <|im_end|>, nowhere else. There is no default
+Loss falls on what an assistant says and on its <|im_end|>, nowhere else; of pretraining on all but
+vision tokens. There is no default
 system message; tools that are offered are described at the end of it. Results of tools that follow
 each other share one turn. A video stands in the text of a user or a tool as the placeholder
 <VIDEO_CONTEXT>, which is replaced by its vision tokens, each slice after its time; an image as
@@ -35,7 +37,7 @@ from ivx.text import special_tokens, thinking, tool_calls
 
 VIDEO_PLACEHOLDER = "<VIDEO_CONTEXT>"
 IMAGE_PLACEHOLDER = "<IMG_CONTEXT>"
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant", "tool", "pretrain")
 
 _RESERVED = re.compile(
     "|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|"))
@@ -43,8 +45,13 @@ _RESERVED = re.compile(
 # What each stands for: one, several.
 _MEDIA = {VIDEO_PLACEHOLDER: ("a video", "videos"), IMAGE_PLACEHOLDER: ("an image", "images")}
 _PLACEHOLDERS = re.compile("|".join(_MEDIA))
+# In parentheses, so that splitting by it keeps it.
+_VISION = re.compile(
+    f"((?:{re.escape(special_tokens.VISION_START)}|{re.escape(special_tokens.VISION_END)}"
+    f"|{re.escape(special_tokens.VIDEO_PAD)}|{re.escape(special_tokens.IMAGE_PAD)})+)"
+)
 # Whose text may hold them.
-_SHOWING = ("user", "tool")
+_SHOWING = ("user", "tool", "pretrain")
 # What a tool's result may not hold beside these.
 _RESPONSE_TAGS = re.compile(f"{tool_calls.RESPONSE}|{tool_calls.RESPONSE_END}")
 _FORGING = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{_PLACEHOLDERS.pattern}")
@@ -62,10 +69,10 @@ class Piece:
     trained: bool = False
 
 
-def video_text(slice_times: Sequence[float], tokens_per_slice: int) -> str:
-    """What stands for a video: its slices, each after its time in seconds."""
+def video_text(slice_times: Sequence[float | None], tokens_per_slice: int) -> str:
+    """What stands for a video: its slices, each after its time in seconds if that is known."""
     pads = _between(special_tokens.VIDEO_PAD * tokens_per_slice)
-    return "".join(f"<{time:.1f} seconds>{pads}" for time in slice_times)
+    return "".join(pads if time is None else f"<{time:.1f} seconds>{pads}" for time in slice_times)
 
 
 def image_text(tokens: int) -> str:
@@ -131,7 +138,19 @@ def render(
             raise TemplateError(
                 f"message {number}: tool_calls in the role {role}; an assistant calls"
             )
-        if role == "assistant":
+        if role == "pretrain":
+            if len(messages) > 1 or offer or generate:
+                raise TemplateError(
+                    f"message {number}: role pretrain stands alone: no other messages, no tools"
+                )
+            text = _with_media(text, waiting, number) + special_tokens.IM_END
+            trained = message.get("loss") is not False
+            pieces += [
+                Piece(part, trained and not _VISION.fullmatch(part))
+                for part in _VISION.split(text)
+                if part
+            ]
+        elif role == "assistant":
             thought = ""
             if enable_thinking is not None:
                 thought, text = thinking.split(text)

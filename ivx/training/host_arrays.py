@@ -3,6 +3,9 @@
 Orbax by itself copies all arrays of numpy first and compresses all of them at once, so that a save
 holds the parameters three times. Here nothing is copied, since nothing is trained meanwhile, and
 `WAITING` chunks at a time are on their way; a chunk never crosses from one layer into the next.
+
+The one method that is overridden is not public. What is (writing array after array by `serialize`)
+keeps all of a compressed array in memory, and a busy machine more than that.
 """
 
 import asyncio

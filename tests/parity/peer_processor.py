@@ -17,10 +17,10 @@ import numpy as np
 
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.resize import PixelBudget
-from ivx.hf import config, json_file, processor, text_files
+from ivx.hf import config, json_file, processor, text_files, torchvision_shim
 from ivx.models import spec
 from ivx.text import compact_tokenizer, special_tokens, tokenizer
-from tests.parity import images, peers, pictures, torchvision_shim, videos
+from tests.parity import images, peers, pictures, videos
 
 QUESTION = "What happens?"
 _PROMPT = (

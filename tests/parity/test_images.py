@@ -15,12 +15,11 @@ from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.resize import PixelBudget
 from ivx.evaluation import observe, observe_peer
 from ivx.evaluation.agreement import LOGITS
-from ivx.hf import config, read
+from ivx.hf import config, read, torchvision_shim
 from ivx.models.definition import ModelDefinition
 from ivx.sampling import sampler
 from ivx.text import tokenizer
 from tests.conftest import small_spec
-from tests.parity import torchvision_shim
 from tests.parity.images import IMAGE, VIDEO, Case
 
 torch = pytest.importorskip("torch")

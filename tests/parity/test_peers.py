@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from ivx.hf import torchvision_shim
 from tests import make_parity
-from tests.parity import peers, torchvision_shim
+from tests.parity import peers
 
 pytest.importorskip("torch")
 torchvision_shim.declare()

@@ -11,11 +11,11 @@ from data_pipelines.media import ImageRef
 from data_pipelines.sources import Sample
 from data_pipelines.video import decode
 from ivx.evaluation.runner import as_prompt
-from ivx.hf import processor, write
+from ivx.hf import processor, torchvision_shim, write
 from ivx.models.definition import ModelDefinition
 from ivx.text import chat_template, compact_tokenizer
 from tests.conftest import small_spec
-from tests.parity import images, torchvision_shim
+from tests.parity import images
 
 pytest.importorskip("torch")
 torchvision_shim.declare()

@@ -75,10 +75,16 @@ def loaded(exported, definition):
 
 
 @pytest.fixture(scope="module")
-def prompt(samples, rule) -> layout.Layout:
-    """A question about a video of several slices."""
-    prompts = (rule(as_prompt(sample), generate=True) for sample in samples)
-    return next(found for found in prompts if len(found.slice_sizes) > 2)
+def prompts(samples, rule) -> list[layout.Layout]:
+    """Two questions of unequal length, about videos of several slices."""
+    laid_out = (rule(as_prompt(sample), generate=True) for sample in samples)
+    several = [found for found in laid_out if len(found.slice_sizes) > 2]
+    return [several[0], next(one for one in several if len(one.tokens) != len(several[0].tokens))]
+
+
+@pytest.fixture(scope="module")
+def prompt(prompts) -> layout.Layout:
+    return prompts[0]
 
 
 def trust(definition) -> dict:
@@ -182,21 +188,32 @@ def test_a_step_from_their_cache_equals_a_whole_pass(loaded, definition, prompt)
     close(step.numpy(), their_logits(model, prompt, again)[-1])
 
 
-def test_rows_padded_on_the_left_answer_alike(loaded, prompt):
-    """The mask reaches the step that answers from the latent."""
+def test_rows_padded_on_the_left_answer_as_alone(loaded, prompts):
+    """Two prompts of unequal length in one batch; the mask reaches the step that answers from the
+    latent."""
     model, _ = loaded
     model.set_attn_implementation("sdpa")
-    inputs, room = their_inputs(prompt), 5
-    padded = dict(inputs)
-    for name, value in (("input_ids", 0), ("attention_mask", 0), ("mm_token_type_ids", 0)):
-        if name in inputs:
-            padded[name] = torch.nn.functional.pad(inputs[name], (room, 0), value=value)
-    with torch.no_grad():
-        plain, left = (
-            model.generate(**given, max_new_tokens=ANSWER, do_sample=False)[0, -ANSWER:].tolist()
-            for given in (inputs, padded)
-        )
-    assert plain == left
+    alone = [their_inputs(prompt) for prompt in prompts]
+    lengths = [len(prompt.tokens) for prompt in prompts]
+    assert lengths[0] != lengths[1]
+
+    def together(name: str):
+        if name in ("pixel_values_videos", "video_grid_thw"):
+            return torch.cat([inputs[name] for inputs in alone])
+        rows = [
+            torch.nn.functional.pad(inputs[name], (max(lengths) - length, 0), value=0)
+            for inputs, length in zip(alone, lengths, strict=True)
+        ]
+        return torch.cat(rows)
+
+    def answers(inputs: dict) -> list[list[int]]:
+        with torch.no_grad():
+            out = model.generate(**inputs, min_new_tokens=4, max_new_tokens=4, do_sample=False)
+        return out[:, -4:].tolist()
+
+    expected = [answers(inputs)[0] for inputs in alone]
+    assert answers({name: together(name) for name in alone[0]}) == expected
+    assert expected[0] != expected[1]
 
 
 def test_text_goes_in_and_out_as_ours(exported, definition):
@@ -233,6 +250,28 @@ def test_a_tied_model_has_one_table_there_too(definition, prompt, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
     close(our_logits(tied, params, prompt), their_logits(model.eval(), prompt))
+
+
+@pytest.mark.parametrize("definition", ["m2la"], indirect=True)
+def test_layers_of_unequal_latents_are_as_narrow_there(definition, noisy, prompt, tmp_path):
+    """`kv_lora_rank_list`: the zeros that fill ours up are not in the folder, nor in the cache."""
+    narrow, latents = jax.tree.map(np.copy, noisy), (24, 7, 16)
+    attention = narrow["language_model"]["layers"]["self_attn"]
+    for layer, rank in enumerate(latents):
+        filled = slice(rank, definition.spec.text.kv_rank)
+        attention["kv_a_proj"]["kernel"][layer, :, filled] = 0
+        attention["kv_a_proj"]["bias"][layer, filled] = 0
+        attention["kv_b_proj"]["kernel"][layer, filled] = 0
+    rules, folder = processor.FrameRules(1.0, 2, 16, 4096, 65536), tmp_path / "model"
+    write.export(folder, definition, narrow, compact_tokenizer.PATH, rules, {}, "float32")
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=True
+    )
+    assert not any(report[f"{kind}_keys"] for kind in ("missing", "unexpected", "mismatched"))
+    close(our_logits(definition, narrow, prompt), their_logits(model.eval(), prompt))
+    with torch.no_grad():
+        cache = model(**their_inputs(prompt), use_cache=True).past_key_values
+    assert [layer.keys.shape[-1] for layer in cache.layers] == list(latents)
 
 
 @pytest.mark.parametrize("definition", ["gqa"], indirect=True)

@@ -1,4 +1,8 @@
-"""`inspect`: dense frames of a span, at their times in the whole video."""
+"""`inspect`: dense frames of a span, at their times in the whole video.
+
+The span is that of an evidence, a label that was found say, or is given in seconds. An id is copied
+more safely than two numbers.
+"""
 
 import math
 
@@ -18,8 +22,14 @@ class Inspect:
 
     def call(self, arguments: dict, world: World) -> Result:
         """The frames of [start, end), the end cut at that of the video."""
-        length = world.footage.seconds
-        start, end = (_seconds(arguments.get(key)) for key in ("start", "end"))
+        length, name = world.footage.seconds, arguments.get("evidence")
+        if name is None:
+            start, end = (_seconds(arguments.get(key)) for key in ("start", "end"))
+        elif not isinstance(name, str) or name not in world.names.given:
+            text = agent_texts.no_such_evidence([str(name)], world.names.given)
+            return Result(text, refused=True)
+        else:
+            start, end = world.names.span(name)
         refusal = Result(agent_texts.no_such_span(length), refused=True)
         if start is None or end is None or not 0 <= start < min(end, length):
             return refusal

@@ -122,6 +122,7 @@ class _Ours:
             functools.partial(sampler.prefill, self.definition, capacity=capacity)
         )
         # No token has this id: an answer never ends before its limit.
+        self._layers = jax.jit(functools.partial(sampler.unstack, self.definition))(self.params)
         decode = functools.partial(sampler.decode, self.definition, -1)
         self._decode = jax.jit(functools.partial(decode, temperature=0.0, limit=new + 1))
         self._wait = jax.block_until_ready
@@ -133,7 +134,9 @@ class _Ours:
 
     def decode(self) -> None:
         """Continues it from its cache."""
-        self.decoded = self._wait(self._decode(self.params, self._filled, *self._follow))
+        self.decoded = self._wait(
+            self._decode(self.params, self._layers, self._filled, *self._follow)
+        )
 
 
 class _Theirs:

@@ -56,7 +56,8 @@ def run(given) -> dict:
             f" tokens and {row['patch_fill']:.1%} of patches used; the dearest pack of a step"
             f" costs {row['unevenness']:.3f} times the mean, {row['unevenness_as_filled']:.2f}"
             f" if not levelled, the dearest host {row['host_unevenness']:.3f} of"
-            f" {row['hosts']}; {row['dropped']:,} samples are too long, {row['left']:,} left over"
+            f" {row['hosts']}; {row['dropped']:,} samples are too long, with"
+            f" {row['dropped_tokens']:.1%} of all tokens, {row['left']:,} left over"
         )
     return {"rows": rows}
 
@@ -89,5 +90,6 @@ def measure(name: str, samples: int) -> dict:
         "hosts": hosts,
         "host_unevenness": filling.unevenness(shares, hosts),
         "dropped": fits.count(False),
+        "dropped_tokens": float(1 - sizes.tokens.sum() / drawn.tokens.sum()),
         "left": len(sizes) - len(used),
     }

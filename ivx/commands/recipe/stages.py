@@ -196,8 +196,6 @@ class Recipe:
         config = config_flag.load(self._experiments / f"{name}.py", self._config.preset)
         config.data.mixture = self._mixture
         config.run.seed = self._config.seed
-        if not config.data.tokenizer:
-            config.data.tokenizer = self._config.base
         if name == "base":
             config.data.mixture = str(self._workdir / "base_data" / "data.json")
         else:

@@ -38,7 +38,10 @@ class M2LA(nn.Module):
         self.config, self.layer_idx = config, layer_idx
         self.heads = heads = config.num_attention_heads
         self.nope, self.rope = config.qk_nope_head_dim, config.qk_rope_head_dim
+        ranks = getattr(config, "kv_lora_rank_list", None)
         self.value, self.rank = config.v_head_dim, config.kv_lora_rank
+        if ranks:
+            self.rank = ranks[layer_idx]
         self.scaling = (self.nope + self.rope) ** -0.5
         width = config.hidden_size
         self.q_proj = nn.Linear(width, heads * (self.nope + self.rope), bias=True)

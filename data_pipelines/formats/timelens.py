@@ -1,0 +1,43 @@
+"""TimeLens: when does an event happen, in its benchmarks and its training set.
+
+    .json, TimeLens-Bench    {"VIDEO": {"duration": 30.9, "queries": ["..."],
+                                        "spans": [[2.0, 5.5]]}}
+    .jsonl, TimeLens-100K    {"source": "cosmo_cap", "video_path": "cosmo/a.mp4", "duration": 61.2,
+                              "events": [{"query": "...", "span": [[2.0, 5.5]]}]}
+
+The video of the first is VIDEO.mp4 under media_root. A span may also be [2.0, 5.5] in the second.
+"""
+
+from data_pipelines.annotation_error import VALUE, AnnotationError
+from data_pipelines.formats import asked
+from data_pipelines.formats.columns import get
+
+
+def convert(value, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+    """A question for each event.
+
+    Raises:
+      AnnotationError: it is of neither form.
+    """
+    del fields
+    seconds = get(value, "duration", float, where)
+    if "events" not in value:
+        vid, queries = get(value, "vid", str, where), get(value, "queries", list, where)
+        spans = get(value, "spans", list, where)
+        if len(queries) != len(spans):
+            raise AnnotationError(f"{where}: {len(queries)} queries with {len(spans)} spans", VALUE)
+        url, events = vid + suffix, list(zip(queries, map(_spans, spans), strict=True))
+    else:
+        url = vid = get(value, "video_path", str, where)
+        events = [
+            (get(event, "query", str, where), _spans(get(event, "span", list, where)))
+            for event in get(value, "events", list, where)
+        ]
+    return [
+        asked.when(f"{vid}-{number}", url, str(query), spans, seconds, where)
+        for number, (query, spans) in enumerate(events)
+    ]
+
+
+def _spans(value) -> list:
+    return value if isinstance(value, list) and value and isinstance(value[0], list) else [value]

@@ -1,0 +1,60 @@
+"""Video-R1-260k: questions about videos and images with answers that a rule can judge.
+
+    {"problem_id": 2, "problem": "...", "data_type": "video", "problem_type": "multiple choice",
+     "options": ["A. ...", "B. ..."], "solution": "<answer>B</answer>", "path": "./a/b.mp4"}
+
+in a .json array or a line each. Answers that are no choice are judged by their words, also those of
+free-form and regression, which Video-R1 judges by ROUGE and by distance.
+"""
+
+import re
+
+from data_pipelines.annotation_error import VALUE, AnnotationError
+from data_pipelines.formats import asked
+from data_pipelines.formats.columns import get
+
+TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_OPTION = re.compile(r"\(?([A-J])\)?\s*[.:)]\s*(.*)", re.DOTALL)
+
+
+def convert(value, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+    """One question.
+
+    Raises:
+      AnnotationError: it is of another form.
+    """
+    del fields, suffix
+    text, kind = get(value, "problem", str, where), get(value, "problem_type", str, where)
+    medium, url = get(value, "data_type", str, where), get(value, "path", str, where)
+    solution = get(value, "solution", str, where)
+    answer = (_ANSWER.findall(solution) or [solution])[-1].strip()
+    if kind not in TYPES or medium not in ("video", "image"):
+        raise AnnotationError(
+            f"{where}: a {medium!r} with a problem of type {kind!r}; known are video and image,"
+            f" {', '.join(TYPES)}",
+            VALUE,
+        )
+    name = str(value.get("problem_id", where))
+    url, image = url.removeprefix("./"), medium == "image"
+    if kind == "multiple choice":
+        options = get(value, "options", list, where)
+        if answer not in asked.LETTERS[: len(options)] or len(answer) != 1:
+            raise AnnotationError(
+                f"{where}: the answer {answer!r} is none of the letters of {len(options)} options",
+                VALUE,
+            )
+        bare = [_without_letter(str(option)) for option in options]
+        return [asked.choice(name, url, text, bare, answer, image=image)]
+    truth = {
+        "family": kind,
+        "format": "open",
+        "answer": answer,
+        "values": [],
+    }
+    return [asked.question(name, url, text, answer, truth, image=image)]
+
+
+def _without_letter(option: str) -> str:
+    found = _OPTION.fullmatch(option.strip())
+    return found[2].strip() if found else option.strip()

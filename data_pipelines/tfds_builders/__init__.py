@@ -1,0 +1,1 @@
+"""Builders of data sets of TFDS, written as ArrayRecord; each file needs the extra `tfds`."""

@@ -1,0 +1,232 @@
+"""Damaged videos without end, from a few good ones and a seed.
+
+    python -m tests.damage FOLDER COUNT    makes them, reads each, prints one JSON line a file
+
+The reading is a process of its own, so that a crash or a hang of a decoder is seen as one.
+"""
+
+import dataclasses
+import json
+import pathlib
+import re
+import resource
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.media_error import MediaError
+from data_pipelines.video import decode
+from data_pipelines.video.info import VideoInfo
+from data_pipelines.video.limits import Limits, Meter
+from tests import odd_videos
+
+# Small, so that tests reach them.
+LIMITS = Limits(frame_pixels=1 << 22, frames=5000, hours=1.0, decode_gib=0.5, decode_seconds=20.0)
+SEEDS = ("h264", "open_groups", "pyramid", "transport", "h264_avi", "mpeg4", "vp9", "gif", "mpeg2")
+MORE_SEEDS = ("hevc", "av1", "ten_bits", "interlaced", "rotated", "mjpeg", "mpeg4_avi", "odd_size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a file.
+
+    Attributes:
+      name: of the file.
+      damage: what was done to it.
+      cause: why it was refused, "" if it was read.
+      message: likewise, in words.
+      megabytes: in use by the process afterwards.
+      seconds: of processor time.
+    """
+
+    name: str
+    damage: str
+    cause: str
+    message: str
+    megabytes: float
+    seconds: float
+
+
+def bit_flips(data: bytearray, rng: np.random.Generator) -> None:
+    """One to a thousand bits, anywhere."""
+    for place in rng.integers(0, len(data), int(10 ** rng.uniform(0, 3))):
+        data[place] ^= 1 << int(rng.integers(8))
+
+
+def header_flips(data: bytearray, rng: np.random.Generator) -> None:
+    """Some bytes where containers keep their tables: at either end."""
+    for place in rng.integers(0, min(len(data), 2000), int(rng.integers(1, 30))):
+        data[place if rng.random() < 0.5 else -1 - place] = int(rng.integers(256))
+
+
+def cut_short(data: bytearray, rng: np.random.Generator) -> None:
+    """The end is missing."""
+    del data[int(rng.integers(0, len(data))) :]
+
+
+def beheaded(data: bytearray, rng: np.random.Generator) -> None:
+    """The beginning is missing."""
+    del data[: int(rng.integers(1, len(data)))]
+
+
+def zeroed(data: bytearray, rng: np.random.Generator) -> None:
+    """A stretch of zeros, as of a download that was broken off."""
+    start = int(rng.integers(0, len(data)))
+    length = min(int(rng.integers(1, 4096)), len(data) - start)
+    data[start : start + length] = bytes(length)
+
+
+def shuffled(data: bytearray, rng: np.random.Generator) -> None:
+    """Blocks of the file change places."""
+    blocks = [data[i : i + 512] for i in range(0, len(data), 512)]
+    first, second = rng.integers(0, len(blocks), 2)
+    blocks[first], blocks[second] = blocks[second], blocks[first]
+    data[:] = b"".join(blocks)
+
+
+def doubled(data: bytearray, rng: np.random.Generator) -> None:
+    """A stretch comes twice."""
+    start = int(rng.integers(0, len(data)))
+    data[start:start] = data[start : start + int(rng.integers(1, 4096))]
+
+
+def great_numbers(data: bytearray, rng: np.random.Generator) -> None:
+    """Sizes, counts, durations and times of the tables become extreme."""
+    names = rb"tkhd|mvhd|mdhd|stts|ctts|stsz|stsc|stco|stss|elst|avc1|hvc1|hev1|av01|mp4v|avcC|trex"
+    places = [found.end() for found in re.finditer(names, bytes(data))]
+    places = places or rng.integers(0, max(1, min(len(data), 600)), 8).tolist()
+    extremes = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0xFFFF, 0xF0F0F0F0)
+    for _ in range(int(rng.integers(1, 6))):
+        place = places[rng.integers(len(places))] + 4 * int(rng.integers(0, 24))
+        if place + 4 <= len(data):
+            data[place : place + 4] = struct.pack(">I", extremes[rng.integers(len(extremes))])
+
+
+def giant_size(data: bytearray, rng: np.random.Generator) -> None:
+    """The tables of an mp4 declare 65,000 pixels a side; elsewhere as `great_numbers`."""
+    places = [found.start() for found in re.finditer(rb"avc1|hvc1|hev1|av01|mp4v", bytes(data))]
+    if not places:
+        great_numbers(data, rng)
+    for place in places:
+        data[place + 28 : place + 32] = struct.pack(">HH", 65000, 65000)
+
+
+def no_duration(data: bytearray, rng: np.random.Generator) -> None:
+    """Every frame of an mp4 lasts no time; elsewhere as `great_numbers`."""
+    places = [found.end() for found in re.finditer(b"stts", bytes(data))]
+    if not places:
+        great_numbers(data, rng)
+    for place in places:
+        data[place + 12 : place + 16] = bytes(4)
+
+
+def text(data: bytearray, rng: np.random.Generator) -> None:
+    """The name of a video, words inside; some are playlists that name other files."""
+    kinds = (b"not a video", b"#EXTM3U\n/etc/passwd\n", b"ffconcat version 1.0\nfile h264.mp4\n")
+    data[:] = kinds[rng.integers(len(kinds))] * int(rng.integers(1, 100))
+
+
+def noise(data: bytearray, rng: np.random.Generator) -> None:
+    """Random bytes, at times behind the head of a good file."""
+    keep = int(rng.integers(0, 64)) * int(rng.integers(0, 2))
+    data[keep:] = rng.bytes(int(rng.integers(1, 20000)))
+
+
+def nothing(data: bytearray, rng: np.random.Generator) -> None:
+    """An empty file."""
+    data.clear()
+
+
+DAMAGES: tuple[Callable, ...] = (
+    bit_flips,
+    header_flips,
+    cut_short,
+    beheaded,
+    zeroed,
+    shuffled,
+    doubled,
+    great_numbers,
+    giant_size,
+    no_duration,
+    text,
+    noise,
+    nothing,
+)
+# Where the likelihood of finding something is; the rest are soon all the same.
+_FERTILE = (bit_flips, header_flips, great_numbers, cut_short, zeroed)
+
+
+def make(folder: pathlib.Path, count: int, seed: int = 0) -> list[tuple[pathlib.Path, str]]:
+    """Writes `count` files: (path, what was done to it) each."""
+    rng = np.random.default_rng(seed)
+    names = SEEDS + (MORE_SEEDS if count > 100 else ())
+    seeds = [odd_videos.make(name, folder) for name in names]
+    found = []
+    for number in range(count):
+        source = seeds[number % len(seeds)]
+        # Every damage in turn, then those that find most.
+        turn, place = divmod(number, len(DAMAGES))
+        damage = _FERTILE[number % len(_FERTILE)] if turn % 2 else DAMAGES[place]
+        data = bytearray(source.read_bytes())
+        damage(data, rng)
+        # Sometimes under the name of another kind.
+        suffix = seeds[rng.integers(len(seeds))].suffix if rng.random() < 0.1 else source.suffix
+        path = folder / f"{number:04d}_{source.stem}_{damage.__name__}{suffix}"
+        path.write_bytes(data)
+        found.append((path, damage.__name__))
+    return found
+
+
+def read(path: pathlib.Path, damage: str) -> Outcome:
+    """Probes a file and reads a few frames of it, as training would.
+
+    Anything but a `MediaError` is a fault of ours and is raised.
+    """
+    start, cause, message = time.process_time(), "", ""
+    try:
+        info = decode.probe(path, LIMITS)
+        indices = np.round(np.linspace(0, info.num_frames - 1, 8)).astype(int)
+        pictures = decode.read_frames(path, info, indices, _sample, Meter(LIMITS))
+        assert len(pictures) == 8
+    except MediaError as error:
+        cause, message = error.cause, str(error)
+    return Outcome(
+        path.name, damage, cause, message, _megabytes(), round(time.process_time() - start, 2)
+    )
+
+
+def described(kind: odd_videos.Kind) -> VideoInfo:
+    """What an annotation would say of the undamaged file."""
+    return VideoInfo(kind.frames, float(odd_videos.RATE), *kind.size)
+
+
+def _sample(picture: np.ndarray) -> np.ndarray:
+    return picture[::8, ::8].copy()
+
+
+def _megabytes() -> float:
+    """Memory of this process now."""
+    with open("/proc/self/statm") as numbers:
+        pages = int(numbers.read().split()[1])
+    return round(pages * resource.getpagesize() / 2**20, 1)
+
+
+def _peak_megabytes() -> float:
+    """Most memory of this process; `ru_maxrss` counts in that of the process it was forked from."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
+def main(folder: str, count: str) -> None:
+    for path, damage in make(pathlib.Path(folder), int(count)):
+        print(json.dumps({"reading": path.name}), flush=True)
+        print(json.dumps(dataclasses.asdict(read(path, damage))), flush=True)
+    print(json.dumps({"peak": _peak_megabytes()}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

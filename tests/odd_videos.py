@@ -1,0 +1,135 @@
+"""Small videos of every odd kind, whose frame i is as bright as `LEVEL * i + DARKEST`.
+
+Not all of them are to be read: some are to be refused, for a cause that is known.
+"""
+
+import dataclasses
+import fractions
+import pathlib
+
+import av
+import numpy as np
+
+FRAMES, RATE, WIDTH, HEIGHT = 24, 10, 64, 48
+LEVEL, DARKEST = 8, 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """How a video is encoded."""
+
+    file: str
+    codec: str = "libx264"
+    pix_fmt: str = "yuv420p"
+    options: tuple[tuple[str, str], ...] = (("g", "10"), ("bf", "2"))
+    size: tuple[int, int] = (WIDTH, HEIGHT)
+    frames: int = FRAMES
+    step: tuple[int, ...] = (9000,)  # time between frames in 1/90000 s, repeated
+    start: int = 0
+    turned: int = 0
+
+
+_FINE = (("b", "2000000"), ("qmin", "1"), ("qmax", "2"))
+
+KINDS = {
+    "h264": Kind("h264.mp4"),
+    "open_groups": Kind("open.mp4", options=(("x264-params", "open-gop=1:keyint=8:bframes=3"),)),
+    "pyramid": Kind("pyramid.mkv", options=(("x264-params", "keyint=12:bframes=7"),)),
+    "no_b_frames": Kind("no_b.mp4", options=(("g", "10"), ("bf", "0"))),
+    "variable_rate": Kind("variable.mp4", step=(3000, 9000, 18000)),
+    "ten_bits": Kind("ten.mp4", pix_fmt="yuv420p10le"),
+    "full_colour": Kind("full.mp4", pix_fmt="yuv444p"),
+    "odd_size": Kind("odd.mp4", pix_fmt="yuv444p", size=(65, 49)),
+    "interlaced": Kind("interlaced.mp4", options=(("g", "10"), ("x264-params", "tff=1"))),
+    "late_start": Kind("late.mkv", start=900000),
+    "rotated": Kind("rotated.mp4", turned=90),
+    "one_frame": Kind("one.mp4", frames=1),
+    "transport": Kind("transport.ts"),
+    "hevc": Kind("hevc.mp4", "libx265", options=(("x265-params", "log-level=none:keyint=10"),)),
+    "hevc_layers": Kind(
+        "layers.mp4", "libx265", options=(("x265-params", "log-level=none:temporal-layers=3"),)
+    ),
+    "vp9": Kind("vp9.webm", "libvpx-vp9", options=(("g", "10"), ("cpu-used", "8"))),
+    "av1": Kind("av1.mp4", "libsvtav1", options=(("preset", "12"), ("svtav1-params", "keyint=8"))),
+    "mpeg4": Kind("mpeg4.mp4", "mpeg4", options=(("g", "10"), ("bf", "2"), *_FINE)),
+    "mpeg4_avi": Kind("b_frames.avi", "mpeg4", options=(("g", "10"), ("bf", "2"), *_FINE)),
+    "mpeg2": Kind("mpeg2.mpg", "mpeg2video", options=(("g", "10"), ("bf", "2"), *_FINE)),
+    "h264_avi": Kind("h264.avi"),
+    "mjpeg": Kind("mjpeg.avi", "mjpeg", pix_fmt="yuvj420p", options=()),
+    "gif": Kind("moving.gif", "gif", pix_fmt="rgb8", options=()),
+}
+
+
+def make(name: str, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the video of that kind; raises `ValueError` where PyAV has no such encoder."""
+    kind = KINDS[name]
+    path = folder / kind.file
+    rate = 25 if kind.codec == "mpeg2video" else RATE
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(kind.codec, rate=rate)
+        stream.width, stream.height = kind.size
+        stream.pix_fmt = kind.pix_fmt
+        stream.codec_context.thread_count = 1
+        stream.options = dict(kind.options)
+        if kind.turned:
+            stream.set_display_rotation(kind.turned)
+        ticks = len(kind.step) > 1 or kind.start
+        if ticks:
+            stream.codec_context.time_base = fractions.Fraction(1, 90000)
+        time = kind.start
+        for number in range(kind.frames):
+            picture = av.VideoFrame.from_ndarray(brightness(number, kind), format="rgb24")
+            if ticks:
+                picture.pts, picture.time_base = time, fractions.Fraction(1, 90000)
+            else:
+                picture.pts = number
+            time += kind.step[number % len(kind.step)]
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    return path
+
+
+def edit_list(source: pathlib.Path, path: pathlib.Path, hidden: int) -> pathlib.Path:
+    """Packets of `source` copied, the first `hidden` frames before the start."""
+    return _copy(source, path, lambda time, frame: time - hidden * frame)
+
+
+def jumping(source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """Packets of `source`, without B-frames, copied, those of the second half an hour later."""
+    half = FRAMES // 2
+    return _copy(source, path, lambda time, frame: time + 36000 * frame * (time >= half * frame))
+
+
+def joined(source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+    """A transport stream twice in a row, so that its times jump back."""
+    path.write_bytes(source.read_bytes() * 2)
+    return path
+
+
+def _copy(source: pathlib.Path, path: pathlib.Path, moved) -> pathlib.Path:
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        frame = round(1 / RATE / stream.time_base)
+        for packet in old.demux(stream):
+            if packet.size:
+                dts = packet.pts if packet.dts is None else packet.dts
+                pts, dts = (round(moved(time, frame)) for time in (packet.pts, dts))
+                packet.pts, packet.dts, packet.stream = pts, min(pts, dts), copy
+                new.mux(packet)
+    return path
+
+
+def brightness(number: int, kind: Kind) -> np.ndarray:
+    """The picture of a frame, its upper left corner darker so that turns are seen."""
+    width, height = kind.size
+    picture = np.full((height, width, 3), LEVEL * number + DARKEST, np.uint8)
+    picture[:8, :8] = 0
+    return picture
+
+
+def read_number(picture: np.ndarray) -> int:
+    """The number of a frame, from its middle."""
+    height, width = picture.shape[:2]
+    middle = picture[height // 3 : -height // 3, width // 3 : -width // 3]
+    return round((float(middle.mean()) - DARKEST) / LEVEL)

@@ -1,0 +1,266 @@
+"""Annotations of other projects, files of other kinds: what is made of them and what refused."""
+
+import dataclasses
+import json
+import pathlib
+
+import pytest
+from array_record.python import array_record_module
+
+from data_pipelines import annotation_error, formats, sources
+from data_pipelines.sources.entries import entries
+from ivx.evaluation import answers, scoring, text_only
+from ivx.stages import rewards
+from tests.test_sources import WORDS, data_set
+
+
+def read(folder, name: str, text, form: str, **changes) -> sources.Found:
+    """What a file of this format gives."""
+    file = folder / name
+    file.write_text(text if isinstance(text, str) else json.dumps(text))
+    member = sources.DataSet("x", (file,), folder, 1.0, form)
+    return sources.read(dataclasses.replace(member, **changes))
+
+
+def one(found: sources.Found) -> sources.Sample:
+    assert found.faults == []
+    [sample] = found.samples
+    return sample
+
+
+def asked(sample: sources.Sample) -> str:
+    [(text, _)] = text_only.questions(sample)
+    return text
+
+
+GROUNDED = [
+    ("charades", "sta.txt", "3MSZA 24.3 30.4##person turn a light on.\n", "3MSZA.mp4"),
+    (
+        "charades",
+        "time_r1.json",
+        {
+            "3MSZA": {
+                "duration": 30.0,
+                "timestamps": [[24.3, 30.4]],
+                "sentences": ["person turn a light on."],
+            }
+        },
+        "3MSZA.mp4",
+    ),
+    (
+        "timelens",
+        "bench.json",
+        {"v1": {"duration": 30, "queries": ["person turn a light on"], "spans": [[24.3, 30.4]]}},
+        "v1.mp4",
+    ),
+    (
+        "timelens",
+        "100k.jsonl",
+        {
+            "source": "cosmo_cap",
+            "video_path": "cosmo/v1.webm",
+            "duration": 30.0,
+            "events": [{"query": "person turn a light on", "span": [[24.3, 30.4], [1, 2]]}],
+        },
+        "cosmo/v1.webm",
+    ),
+    (
+        "qvhighlights",
+        "train.jsonl",
+        {
+            "qid": 9769,
+            "query": "person turn a light on",
+            "duration": 30,
+            "vid": "j7r_210.0_360.0",
+            "relevant_windows": [[24.3, 30.4], [2, 4]],
+            "relevant_clip_ids": [36],
+            "saliency_scores": [[4, 1, 1]],
+        },
+        "j7r_210.0_360.0.mp4",
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "name", "text", "video"), GROUNDED)
+def test_a_sentence_and_its_span_become_a_question_of_when(tmp_path, form, name, text, video):
+    """The answer that is trained on is worth a full reward; the span ends with the video."""
+    sample = one(read(tmp_path, name, text, form))
+    assert sample.videos[0].path == str(tmp_path / video)
+    assert "'person turn a light on'" in asked(sample)
+    [truth] = sample.truths
+    start, end = truth["span"]
+    assert start == 24.3 and end == (30.4 if name == "sta.txt" else 30.0)
+    answer = sample.messages[1]["content"]
+    assert answers.span(answer) == (start, end)
+    assert rewards.reward_of(truth)(answer, truth) == 1.0
+    assert rewards.reward_of(truth)("from 1 to 2 seconds", truth) == 0.0
+    prediction = scoring.Prediction(sample.id, truth["family"], "", truth, "", answer)
+    assert scoring.table([prediction])[0].metric == "mIoU"
+
+
+R1 = {
+    "problem_id": 2,
+    "problem": "What is it?",
+    "data_type": "video",
+    "problem_type": "multiple choice",
+    "options": ["A. A cat", "B. A dog"],
+    "solution": "<answer>B</answer>",
+    "path": "./LLaVA/b.mp4",
+}
+
+
+def test_choices_of_video_r1(tmp_path):
+    sample = one(read(tmp_path, "r1.json", [R1], "video_r1"))
+    assert asked(sample).startswith("What is it?\nA. A cat\nB. A dog\n")
+    [truth] = sample.truths
+    assert truth["options"] == ["A cat", "A dog"] and truth["answer"] == "B"
+    assert rewards.reward_of(truth)("<think>Barks.</think>(B)", truth) == 1.0
+    assert sample.videos[0].path.endswith("/LLaVA/b.mp4")
+
+
+@pytest.mark.parametrize("kind", ["numerical", "OCR", "free-form", "regression"])
+def test_words_of_video_r1_about_images(tmp_path, kind):
+    words = {"problem_type": kind, "data_type": "image", "path": "a.jpg", "options": []}
+    line = R1 | words | {"solution": "<answer>42</answer>"}
+    sample = one(read(tmp_path, "r1.jsonl", line, "video_r1"))
+    assert sample.videos == () and sample.images[0].path.endswith("a.jpg")
+    [truth] = sample.truths
+    assert truth["family"] == kind and rewards.reward_of(truth)("42.", truth) == 1.0
+    assert rewards.reward_of(truth)("43", truth) == 0.0
+
+
+def test_rows_of_internvideo3_by_named_columns(tmp_path):
+    fields = {"video": "vid", "question": "q", "answer": "a"}
+    line = {"vid": "abc", "q": "What?", "a": "A dot.", "extra": 1}
+    sample = one(read(tmp_path, "rows.jsonl", line, "internvideo3", fields=fields))
+    assert sample.videos[0].path.endswith("abc.mp4") and sample.messages[1]["content"] == "A dot."
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "text", "cause", "complaint"),
+    [
+        ("charades", "a.txt", "no line of it", annotation_error.VALUE, "VIDEO start end##sentence"),
+        ("charades", "a.txt", "v 9.0 3.0##x", annotation_error.SPAN, "is none"),
+        (
+            "charades",
+            "a.json",
+            {"v": {"duration": 5, "timestamps": [[7, 9]], "sentences": ["x"]}},
+            annotation_error.SPAN,
+            "outside of a video of 5 seconds",
+        ),
+        (
+            "charades",
+            "a.json",
+            {"v": {"duration": 5, "timestamps": [], "sentences": ["x"]}},
+            annotation_error.VALUE,
+            "1 sentences with 0 timestamps",
+        ),
+        ("charades", "a.json", {"v": {}}, annotation_error.MISSING, "no duration"),
+        ("charades", "a.json", ["v"], annotation_error.VALUE, "expected VIDEO"),
+        ("timelens", "a.json", {"v": {"duration": "x"}}, annotation_error.TYPE, "not a number"),
+        (
+            "timelens",
+            "a.json",
+            {"v": {"duration": 5, "queries": ["x"], "spans": ["1-2"]}},
+            annotation_error.TYPE,
+            "is not .start, end.",
+        ),
+        (
+            "qvhighlights",
+            "a.jsonl",
+            {"qid": 1, "query": "x", "vid": "v", "duration": 9},
+            annotation_error.MISSING,
+            "no relevant_windows",
+        ),
+        (
+            "video_r1",
+            "a.jsonl",
+            R1 | {"solution": "<answer>C</answer>"},
+            annotation_error.VALUE,
+            "none of the letters of 2 options",
+        ),
+        ("video_r1", "a.jsonl", R1 | {"data_type": "sound"}, annotation_error.VALUE, "'sound'"),
+        ("internvideo3", "a.jsonl", {"vid": "v"}, annotation_error.MISSING, "fields must name"),
+    ],
+)
+def test_what_is_of_another_form_is_a_fault(tmp_path, form, name, text, cause, complaint):
+    found = read(tmp_path, name, text, form)
+    [fault] = found.faults
+    assert found.samples == [] and fault.cause == cause
+    assert fault.where.startswith(str(tmp_path / name) + ":")
+    with pytest.raises(sources.AnnotationError, match=complaint):
+        raise sources.AnnotationError(fault.sentence)
+
+
+@pytest.mark.parametrize("form", sorted(formats.FORMATS))
+@pytest.mark.parametrize("value", [None, 5, [], {}, "", {"vid": None}, {"events": 5}])
+def test_no_format_fails_otherwise_than_by_a_fault(tmp_path, form, value):
+    found = read(tmp_path, "a.json", [value], form)
+    assert found.samples == [] and len(found.faults) == 1
+
+
+# Files of other kinds
+
+
+def test_array_records_hold_a_sample_each(tmp_path):
+    file = tmp_path / "a.array_record"
+    writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
+    for line in (json.dumps({"id": "one", **WORDS}).encode(), b"{", b"\xff"):
+        writer.write(line)
+    writer.close()
+    found = sources.read(data_set(tmp_path, annotations=(file,)))
+    assert [sample.id for sample in found.samples] == ["one"]
+    assert [fault.cause for fault in found.faults] == [
+        annotation_error.NOT_JSON,
+        annotation_error.NOT_TEXT,
+    ]
+    assert found.faults[0].where.endswith("a.array_record:2")
+    file.write_bytes(b"no such file")
+    with pytest.raises(sources.AnnotationError, match="not a readable ArrayRecord file"):
+        list(entries(data_set(tmp_path, annotations=(file,))))
+
+
+def test_rows_of_parquet_are_samples_nested_or_as_json(tmp_path):
+    """Nulls, which a table needs where rows differ, are keys that are not there."""
+    pyarrow = pytest.importorskip("pyarrow", reason="pip install 'ivx[parquet]'")
+    from pyarrow import parquet
+
+    file = tmp_path / "a.parquet"
+    url = {"type": "video_url", "video_url": {"url": "a.mp4"}}
+    text = {"type": "text", "text": "<VIDEO_CONTEXT>What?"}
+    nested = [
+        {"role": "user", "content": [url, text]},
+        {"role": "assistant", "content": [{"type": "text", "text": "A dot."}], "loss": True},
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist([{"id": "one", "messages": nested}]), file)
+    sample = one(sources.read(data_set(tmp_path, annotations=(file,))))
+    assert sample.videos[0].path.endswith("a.mp4")
+    rows = [
+        {"id": "one", "messages": json.dumps(nested), "truths": None},
+        {"id": "two", "messages": "[", "truths": "[]"},
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    found = sources.read(data_set(tmp_path, annotations=(file,)))
+    assert [sample.id for sample in found.samples] == ["one"]
+    [fault] = found.faults
+    assert fault.where.endswith("a.parquet:2") and fault.cause == annotation_error.NOT_JSON
+    file.write_bytes(b"no such file")
+    with pytest.raises(sources.AnnotationError, match="not a readable Parquet file"):
+        list(entries(data_set(tmp_path, annotations=(file,))))
+
+
+@pytest.mark.parametrize(
+    ("changes", "extra"),
+    [({"annotations": (pathlib.Path("a.parquet"),)}, "parquet"), ({"tfds": "x"}, "tfds")],
+)
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, changes, extra):
+    for name in ("pyarrow", "tensorflow_datasets"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(sources.AnnotationError, match=rf"pip install 'ivx\[{extra}\]'"):
+        list(entries(data_set(tmp_path, **{"split": "train", **changes})))
+
+
+def test_files_of_no_known_kind_are_refused(tmp_path):
+    member = data_set(tmp_path, annotations=(tmp_path / "a.csv",))
+    with pytest.raises(sources.AnnotationError, match=r"known are .jsonl, .parquet"):
+        list(entries(member))
