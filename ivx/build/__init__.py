@@ -235,14 +235,15 @@ def assistant(model: stored.StoredModel) -> Assistant:
 def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     """A plan of `count` packs from the named data sets; says what does not fit.
 
-    Faults are left out of the training sets of the config, and of no other.
+    Faults are left out of the data sets that the config trains on or rehearses, and of no other.
 
     Raises:
       UserError: nothing is left to train on.
     """
     rule, shape = layout_rule(config), pack_shape(config)
+    training = names in (tuple(config.data.train), tuple(config.stage.rehearse))
     members = []
-    for data_set, found in samples(config, names, training=names == tuple(config.data.train)):
+    for data_set, found in samples(config, names, training):
         measured = plan.measure(found, rule, shape)
         for sentence in measured.dropped:
             progress.note(f"left out {sentence}")
