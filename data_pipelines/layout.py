@@ -73,7 +73,7 @@ class Clip:
         Raises:
           MediaError: the file cannot be decoded.
         """
-        return np.stack(self._pictures(meter))
+        return np.stack(self.pictures(meter))
 
     def read_slices(self, meter: Meter | None = None) -> list[np.ndarray]:
         """Decodes to the patches of each slice: uint8 [p, 1536] each.
@@ -83,15 +83,19 @@ class Clip:
         Raises:
           MediaError: the file cannot be decoded.
         """
-        pictures = self._pictures(meter)[::-1]
+        pictures = self.pictures(meter)[::-1]
         slices = []
         while pictures:
             pair = np.stack([pictures.pop() for _ in range(frames.FRAMES_PER_SLICE)])
             slices.append(patches.patchify(pair)[0])
         return slices
 
-    def _pictures(self, meter: Meter | None) -> list[np.ndarray]:
-        """The frames, uint8 [height, width, 3] each."""
+    def pictures(self, meter: Meter | None = None) -> list[np.ndarray]:
+        """Decodes and resizes: a picture for each index, uint8 [height, width, 3].
+
+        Raises:
+          MediaError: the file cannot be decoded.
+        """
         meter = meter or Meter(USUAL_LIMITS)
         if self.still:
             picture = media.read_image(self.path, self.info, meter.limits)

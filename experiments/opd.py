@@ -64,6 +64,8 @@ def _tiny() -> ml_collections.ConfigDict:
     )
     config.stage.update(name="opd", prompts=16, group=1, minibatches=1)
     config.stage.max_new_tokens = 32
+    # The teacher knows no calls of an agent.
+    config.stage.update(rehearse=("synthetic_traces",), rehearsal=0.5)
     config.run.update(steps=48, log_every=2, save_every=16)
     return config
 

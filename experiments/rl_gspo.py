@@ -73,6 +73,9 @@ def _tiny() -> ml_collections.ConfigDict:
         max_new_tokens=56,
         clip_low=0.02,
         clip_high=0.03,
+        # Calls of the agent are rare among what is judged, and were unlearned without this.
+        rehearse=("synthetic_traces",),
+        rehearsal=0.5,
     )
     config.run.update(steps=80, log_every=2, save_every=20)
     return config

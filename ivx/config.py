@@ -78,6 +78,9 @@ def base() -> ml_collections.ConfigDict:
         # gspo: the range of the sequence-level ratio
         "clip_low": 3e-4,
         "clip_high": 4e-4,
+        # data sets whose fine-tuning goes on beside the stage, and the weight of its mean loss
+        "rehearse": (),
+        "rehearsal": 0.1,
         # opd: the workdir or Hugging Face folder of the teacher
         "teacher": "",
         # convert: packs of the statistics pass, ridge of the QK-norm fit as a share of the mean
@@ -178,6 +181,8 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("stage.max_new_tokens", lambda v: v >= 1, "at least 1"),
     ("stage.clip_low", lambda v: 0 < v < 1, "between 0 and 1"),
     ("stage.clip_high", lambda v: v > 0, "a positive number"),
+    ("stage.rehearse", lambda v: _names(v), "names of data sets of the mixture, or none"),
+    ("stage.rehearsal", lambda v: 0 < v < math.inf, "a positive number"),
     ("stage.calibration_packs", lambda v: v >= 1, "at least 1"),
     ("stage.ridge", lambda v: v >= 0, "0 or more"),
     ("stage.rotation", lambda v: v in ("real", "complex"), "real or complex"),

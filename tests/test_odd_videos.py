@@ -239,7 +239,7 @@ def test_training_skips_counts_and_names_every_damaged_sample(tmp_path, samples,
         bad.append(sources.Sample(path.name, (message, answer), (video,)))
     strict = dataclasses.replace(rule, limits=damage.LIMITS)
     packs = [(good, *bad[i : i + 2]) for i, good in zip(range(0, 60, 2), samples * 9, strict=False)]
-    short = plan.Plan(packs, 1.0, 1.0, 1)
+    short = plan.Plan(packs, 1.0, 1.0, 1.0, 1)
     wide = dataclasses.replace(shape, tokens=2048, patches=9600)
     options = loader.LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=0)
     loaded = list(loader.batches(short, strict, wide, 1, 0, options))

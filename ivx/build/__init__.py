@@ -247,14 +247,14 @@ def assistant(model: stored.StoredModel) -> Assistant:
 def members(config: Config, names: tuple[str, ...]) -> list[plan.Member]:
     """Named data sets with the sizes of their samples; says what does not fit.
 
-    Faults are left out of the training sets of the config, and of no other.
+    Faults are left out of the data sets that the config trains on or rehearses, and of no other.
 
     Raises:
       UserError: the mixture or an annotation is not usable.
     """
     rule, shape = layout_rule(config), pack_shape(config)
     found = []
-    training = names == tuple(config.data.train)
+    training = names in (tuple(config.data.train), tuple(config.stage.rehearse))
     for data_set, read in samples(config, names, training):
         fitting = measured(read, rule, shape)
         if fitting.dropped:

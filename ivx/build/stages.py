@@ -20,6 +20,7 @@ from ivx.stages.distillation import DistillationStage
 from ivx.stages.gspo import GspoSpec, GspoStage
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Stage
+from ivx.stages.rehearsal import RehearsalStage
 from ivx.stages.rollouts import Roller, RolloutSpec
 from ivx.training import progress
 
@@ -46,15 +47,20 @@ def stage(config: Config, mesh: Mesh) -> Stage:
     Raises:
       UserError: the data or the teacher are not usable.
     """
-    if config.stage.name == "sft":
-        return _language_model(config)
-    if config.stage.name == "gspo":
-        return _gspo(config, mesh)
-    if config.stage.name == "opd":
-        return _distillation(config, mesh)
-    raise UserError(
-        f"stage.name = {config.stage.name} begins with a conversion; `ivx convert` runs it"
-    )
+    stages = {
+        "sft": lambda: _language_model(config),
+        "gspo": lambda: _gspo(config, mesh),
+        "opd": lambda: _distillation(config, mesh),
+    }
+    if config.stage.name not in stages:
+        raise UserError(
+            f"stage.name = {config.stage.name} begins with a conversion; `ivx convert` runs it"
+        )
+    own, names = stages[config.stage.name](), tuple(config.stage.rehearse)
+    if not names:
+        return own
+    rehearsed = LanguageModelStage(_planned_batches(config, names), [], config.stage.reduction)
+    return RehearsalStage(own, rehearsed, config.stage.rehearsal)
 
 
 def attention_matching(config: Config, original: stored.StoredModel) -> AttentionMatchingStage:
@@ -66,26 +72,30 @@ def attention_matching(config: Config, original: stored.StoredModel) -> Attentio
     return AttentionMatchingStage(
         original.definition,
         lambda mesh: _parameters(original, mesh),
-        _planned_batches(config),
+        _planned_batches(config, tuple(config.data.train)),
         build.validation_batches(config),
     )
 
 
 def _language_model(config: Config) -> LanguageModelStage:
     return LanguageModelStage(
-        _planned_batches(config), build.validation_batches(config), config.stage.reduction
+        _planned_batches(config, tuple(config.data.train)),
+        build.validation_batches(config),
+        config.stage.reduction,
     )
 
 
-def _planned_batches(config: Config) -> Callable[[int], Iterator[loader.Loaded]]:
-    """From a batch number to the batches that follow, all packs of the run planned now."""
+def _planned_batches(
+    config: Config, names: tuple[str, ...]
+) -> Callable[[int], Iterator[loader.Loaded]]:
+    """From a batch number to the batches of these data sets that follow, all planned now."""
     rule, shape, packs = (
         build.layout_rule(config),
         build.pack_shape(config),
         config.data.batch_packs,
     )
     steps = config.run.steps
-    training = build.plan_of(config, tuple(config.data.train), steps * packs)
+    training = build.plan_of(config, names, steps * packs)
     progress.note(
         f"planned {steps * packs:,} packs over {training.epochs} epochs,"
         f" {training.token_fill:.1%} of tokens and {training.patch_fill:.1%} of patches used,"

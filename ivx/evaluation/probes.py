@@ -86,7 +86,7 @@ def _sample(text: str, *videos: VideoRef, images: Sequence[ImageRef] = ()) -> Sa
 class _Drawn(Clip):
     """A clip that is drawn instead of decoded."""
 
-    def read(self, meter: Meter | None = None) -> np.ndarray:
+    def pictures(self, meter: Meter | None = None) -> list[np.ndarray]:
         del meter
         count = len(self.indices)
         rows, columns = np.mgrid[: self.height, : self.width]
@@ -98,7 +98,7 @@ class _Drawn(Clip):
             share = index / max(self.info.num_frames - 1, 1)
             top, left = (int(share * (edge - side)) for edge in (self.height, self.width))
             frames[number, top : top + side, left : left + side] = (255, 32, 0)
-        return frames
+        return list(frames)
 
 
 def _drawable(clip: Clip) -> Clip:
