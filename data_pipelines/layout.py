@@ -73,19 +73,37 @@ class Clip:
         Raises:
           MediaError: the file cannot be decoded.
         """
+        return np.stack(self._pictures(meter))
+
+    def read_slices(self, meter: Meter | None = None) -> list[np.ndarray]:
+        """Decodes to the patches of each slice: uint8 [p, 1536] each.
+
+        A frame is let go when its patches are made, so that a long video is held once, not twice.
+
+        Raises:
+          MediaError: the file cannot be decoded.
+        """
+        pictures = self._pictures(meter)[::-1]
+        slices = []
+        while pictures:
+            pair = np.stack([pictures.pop() for _ in range(frames.FRAMES_PER_SLICE)])
+            slices.append(patches.patchify(pair)[0])
+        return slices
+
+    def _pictures(self, meter: Meter | None) -> list[np.ndarray]:
+        """The frames, uint8 [height, width, 3] each."""
         meter = meter or Meter(USUAL_LIMITS)
         if self.still:
             picture = media.read_image(self.path, self.info, meter.limits)
             picture = resize.resize_frame(picture, self.height, self.width)
-            return np.stack([picture] * len(self.indices))
-        pictures = media.read_video(
+            return [picture] * len(self.indices)
+        return media.read_video(
             self.path,
             self.info,
             self.indices,
             lambda frame: resize.resize_frame(frame, self.height, self.width),
             meter,
         )
-        return np.stack(pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +145,7 @@ class Layout:
         """
         rows, grids, meter = [], [], Meter(self.limits)
         for clip in self.clips:
-            slices = patches.patchify(clip.read(meter))
+            slices = clip.read_slices(meter)
             rows.extend(slices)
             grids.extend([patches.patch_grid(*clip.patch_shape)] * len(slices))
         return rows, grids

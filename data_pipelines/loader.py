@@ -74,7 +74,11 @@ class _MakePack:
 
 def stack(packs: Sequence[Loaded]) -> Loaded:
     """Packs side by side: adds the leading axis of a `Batch`."""
-    batch = jax.tree.map(lambda *rows: np.stack(rows), *[pack.batch for pack in packs])
+    # A pack of 2,048 frames is 1.6 GB; where there is one, it is not copied.
+    batch = jax.tree.map(
+        lambda *rows: np.stack(rows) if len(rows) > 1 else rows[0][None],
+        *[pack.batch for pack in packs],
+    )
     return Loaded(batch, tuple(sentence for pack in packs for sentence in pack.skipped))
 
 
@@ -99,13 +103,11 @@ def batches(
     if not flags.FLAGS.is_parsed():
         # Grain's workers read absl flags, also where no command line was.
         flags.FLAGS.mark_as_parsed()
-    own = plan.packs[start * batch_size + options.process_index :: options.process_count]
-    if not own:
+    first = start * batch_size + options.process_index
+    if first >= len(plan.packs):
         return iter(())
-    data_set = grain.MapDataset.source(own).map(
-        _MakePack(rule, shape, FrameCache(options.cache_bytes))
-    )
-    data_set = data_set.batch(
+    own = grain.MapDataset.source(plan.packs)[first :: options.process_count]
+    data_set = own.map(_MakePack(rule, shape, FrameCache(options.cache_bytes))).batch(
         batch_size // options.process_count, drop_remainder=True, batch_fn=stack
     )
     read = grain.ReadOptions(num_threads=options.threads, prefetch_buffer_size=options.prefetch)

@@ -2,9 +2,9 @@
 
 where it lies                     how it is read
 a file here                       in place
-a folder of frames, %08d.jpg      frame by frame
+a folder of frames, %08d.jpg      frame by frame; a run of records of shards likewise
 gs://..., s3://...                copied into a temporary file, whole, for as long as it is open
-a record of TFDS                  likewise
+a record of TFDS, or of shards    likewise
 """
 
 import dataclasses

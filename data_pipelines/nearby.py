@@ -1,8 +1,8 @@
 """A file here for every address of media: what lies elsewhere is copied as long as it is open.
 
-Only addresses that a mixture's media_root begins with get here; nothing is fetched by http. A copy
-is made anew each time, so give the sizes of media in annotations: then each is read once, when it
-is decoded.
+Only addresses that a mixture's media_root begins with get here, and those of records; nothing is
+fetched by http. A copy is made anew each time, so give the sizes of remote media in annotations:
+then each is read once, when it is decoded.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from etils import epath
 
 from data_pipelines import tfds_records
 from data_pipelines.media_error import MediaError
+from data_pipelines.prepared import shards
 
 # What `etils.epath` reads by fsspec.
 REMOTE = ("gs://", "s3://")
@@ -35,14 +36,15 @@ def local(path: str) -> Iterator[str]:
       MediaError: it is not there, too large, or cannot be copied; also what the body raises, with
         the address instead of the name of the copy.
     """
-    if not is_remote(path) and not tfds_records.is_address(path):
+    read = tfds_records.media if tfds_records.is_address(path) else shards.read
+    if not is_remote(path) and not _is_record(path):
         yield path
         return
     with tempfile.NamedTemporaryFile(suffix=pathlib.PurePosixPath(path).suffix[:8]) as copy:
         if is_remote(path):
             _copy(path, copy)
         else:
-            copy.write(tfds_records.media(path))
+            copy.write(read(path))
         copy.flush()
         try:
             yield copy.name
@@ -52,12 +54,27 @@ def local(path: str) -> Iterator[str]:
 
 def exists(path: str) -> bool:
     """Whether there is such a file; that of a record is, by its address."""
-    if tfds_records.is_address(path):
+    if _is_record(path):
         return True
     if not is_remote(path):
         return pathlib.Path(path).is_file()
     with remote_errors(path):
         return epath.Path(path).is_file()
+
+
+def name(path: str) -> str:
+    """The last part of the name of a file, wherever it lies."""
+    known = tfds_records.url(path) if tfds_records.is_address(path) else path
+    return pathlib.PurePosixPath(known).name
+
+
+def is_elsewhere(path: str) -> bool:
+    """Whether `path` is no file or folder here."""
+    return is_remote(path) or _is_record(path) or bool(shards.frames(path))
+
+
+def _is_record(path: str) -> bool:
+    return tfds_records.is_address(path) or shards.is_address(path)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,10 @@
 A pack has room for T tokens and X patches. Patches are laid in blocks of `slice_block`; a slice
 never straddles a block, so that vision attention is dense within blocks and needs nothing across
 them.
-
-    first fit:  each sample goes into the first open pack with room for it;
-                when `open_packs` are open and none has room, the oldest is closed
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,10 +34,16 @@ class PackShape:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a sample needs: its tokens, and the patches of each of its slices."""
+    """What a sample needs: its tokens, and (patches of a slice, slices) of each video and image."""
 
     tokens: int
-    slices: tuple[int, ...]
+    runs: tuple[tuple[int, int], ...]
+
+
+def size_of(layout: Layout) -> Size:
+    """What a laid-out sample needs."""
+    shapes = [(*clip.patch_shape, len(clip.times)) for clip in layout.clips]
+    return Size(len(layout.tokens), tuple((rows * columns, n) for rows, columns, n in shapes))
 
 
 def place_slices(sizes: Sequence[int], cursor: int, block: int) -> tuple[list[int], int]:
@@ -60,32 +63,33 @@ def place_slices(sizes: Sequence[int], cursor: int, block: int) -> tuple[list[in
     return starts, cursor
 
 
+def rows_after(runs: Sequence[tuple[int, int]], cursor: int, block: int) -> int:
+    """The row after the last, as `place_slices` says it, without placing slice by slice.
+
+    Args:
+      runs: (patches of a slice, slices), no slice longer than a block.
+      cursor: the first row that is free.
+      block: rows that no slice straddles.
+    """
+    for size, count in runs:
+        room = block - cursor % block
+        if (rest := count - room // size) <= 0:
+            cursor += count * size
+        else:
+            full, last = divmod(rest - 1, block // size)
+            cursor += room + full * block + (last + 1) * size
+    return cursor
+
+
 def misfit(size: Size, shape: PackShape) -> str | None:
     """Why a sample cannot go into any pack; None if it can."""
     if size.tokens > shape.tokens:
         return f"{size.tokens} tokens in a pack of {shape.tokens}"
-    if size.slices and max(size.slices) > shape.slice_block:
-        return f"a slice of {max(size.slices)} patches in blocks of {shape.slice_block}"
-    rows = place_slices(size.slices, 0, shape.slice_block)[1]
+    largest = max((patches for patches, _ in size.runs), default=0)
+    if largest > shape.slice_block:
+        return f"a slice of {largest} patches in blocks of {shape.slice_block}"
+    rows = rows_after(size.runs, 0, shape.slice_block)
     return f"{rows} patches in a pack of {shape.patches}" if rows > shape.patches else None
-
-
-def first_fit(sizes: Iterable[Size], shape: PackShape, open_packs: int) -> list[list[int]]:
-    """Assigns samples to packs, each a list of indices into `sizes`; all samples fit alone."""
-    closed, bins = [], []
-    for index, size in enumerate(sizes):
-        for bin_ in bins:
-            rows = place_slices(size.slices, bin_[1], shape.slice_block)[1]
-            if bin_[0] + size.tokens <= shape.tokens and rows <= shape.patches:
-                bin_[0] += size.tokens
-                bin_[1] = rows
-                bin_[2].append(index)
-                break
-        else:
-            if len(bins) == open_packs:
-                closed.append(bins.pop(0)[2])
-            bins.append([size.tokens, place_slices(size.slices, 0, shape.slice_block)[1], [index]])
-    return closed + [bin_[2] for bin_ in bins]
 
 
 def assemble(layouts: Sequence[Layout], pixels: Sequence[tuple], shape: PackShape) -> Batch:

@@ -1,12 +1,13 @@
 """The plan of a run: which samples make which pack, known before the first frame is decoded.
 
     epoch e:  every data set gives its samples as often as its sample_ratio says
-              (`sources.repeats`); all are shuffled together by (seed, e) and packed first-fit
+              (`sources.repeats`); all are shuffled together by (seed, e), packed (`filling`) and
+              cut into batches; what is left of a batch is packed again with the next epoch
     batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row;
               process p of n takes every n-th
 
-The plan depends on the data and the seed alone, never on the number of processes, workers or
-threads; the position of a run in it is one number, the batch index.
+The plan depends on the data, the packs of a batch and the seed alone, never on the number of
+processes, workers or threads; the position of a run in it is one number, the batch index.
 """
 
 import dataclasses
@@ -14,28 +15,36 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines import packing, sources
+from data_pipelines import filling, packing, sources
 from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from ivx.text.chat_template import TemplateError
 
-_SHUFFLE = 1
+_SHUFFLE, _LEVEL = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Samples that fit, with their sizes, and a sentence for each that was left out."""
+    """Samples that fit, and what was left out.
 
-    samples: list[sources.Sample]
-    sizes: list[packing.Size]
+    Attributes:
+      samples: that fit.
+      sizes: of them.
+      dropped: a sentence for each that was left out.
+      dropped_tokens: of those that were laid out and did not fit, or bear no loss.
+    """
+
+    samples: Sequence[sources.Sample]
+    sizes: filling.Sizes
     dropped: list[str]
+    dropped_tokens: int = 0
 
 
 def measure(
     samples: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
 ) -> Measured:
     """Works out the size of every sample from its annotation; media without sizes are probed."""
-    measured = Measured([], [], [])
+    kept, sizes, dropped, tokens = [], [], [], 0
     for sample in samples:
         try:
             # From here on a video or image is what it was when the plan was made.
@@ -46,16 +55,17 @@ def measure(
             sample = dataclasses.replace(sample, videos=videos, images=images)
             layout = rule(sample)
         except (MediaError, TemplateError, ValueError) as error:
-            measured.dropped.append(f"sample {sample.id}: {error}")
+            dropped.append(f"sample {sample.id}: {error}")
             continue
-        size = packing.Size(len(layout.tokens), tuple(layout.slice_sizes))
+        size = packing.size_of(layout)
         reason = packing.misfit(size, shape)
         if reason or not layout.trained.any():
-            measured.dropped.append(f"sample {sample.id}: {reason or 'no text to train on'}")
+            dropped.append(f"sample {sample.id}: {reason or 'no text to train on'}")
+            tokens += size.tokens
             continue
-        measured.samples.append(sample)
-        measured.sizes.append(size)
-    return measured
+        kept.append(sample)
+        sizes.append(size)
+    return Measured(kept, filling.Sizes.of(sizes), dropped, tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,58 +76,126 @@ class Member:
     sample_ratio: float
 
 
+class Packs(Sequence):
+    """Packs in the order of training, each read as a tuple of samples.
+
+    Args:
+      members: the samples of each data set.
+      ids: int64 [n], samples by their number among all data sets, pack after pack.
+      bounds: int64 [packs + 1], pack k has the ids from bounds[k] to bounds[k + 1].
+    """
+
+    def __init__(
+        self, members: Sequence[Sequence[sources.Sample]], ids: np.ndarray, bounds: np.ndarray
+    ):
+        self._members, self._ids, self._bounds = members, ids, bounds
+        self._firsts = _firsts(members)
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    def __getitem__(self, number: int) -> tuple[sources.Sample, ...]:
+        ids = self._ids[self._bounds[number] : self._bounds[number + 1]]
+        owners = np.searchsorted(self._firsts, ids, side="right") - 1
+        places = ids - self._firsts[owners]
+        return tuple(
+            self._members[m][i] for m, i in zip(owners.tolist(), places.tolist(), strict=True)
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Packs in the order of training, each a tuple of samples, and how full they are.
+    """The packs of a run, and how full and even they are.
 
     Attributes:
       packs: as many as were asked for.
-      token_fill: share of token places that hold a token.
+      token_fill: share of token places that hold a token; the rest is padding.
       patch_fill: share of patch places that hold a patch.
+      unevenness: attention cost of the dearest pack of a batch over the mean, mean over batches.
       epochs: rounds over the mixture that the packs come from, the last perhaps begun only.
     """
 
-    packs: list[tuple[sources.Sample, ...]]
+    packs: Packs
     token_fill: float
     patch_fill: float
+    unevenness: float
     epochs: int
 
 
 def make_plan(
-    members: Sequence[Member], shape: packing.PackShape, count: int, open_packs: int, seed: int
+    members: Sequence[Member], shape: packing.PackShape, count: int, batch: int, seed: int
 ) -> Plan:
-    """Plans `count` packs, over as many epochs as they need.
+    """Plans `count` packs, a whole number of batches, over as many epochs as they need.
 
     Raises:
       AnnotationError: no sample is left to train on.
     """
-    if not any(member.measured.samples for member in members):
+    if not any(len(member.measured.sizes) for member in members):
         raise sources.AnnotationError("no sample of the training data fits; see the reasons above")
     if not any(len(_epoch(member)) for member in members):
         raise sources.AnnotationError("by its sample_ratio, an epoch has no sample; raise it")
-    packs, tokens, patches, epoch = [], 0, 0, 0
+    sizes = filling.Sizes.join([member.measured.sizes for member in members])
+    packs, epoch, carried = [], 0, np.zeros(0, np.int64)
     while len(packs) < count:
-        drawn = _draw(members, seed, epoch)
-        sizes = [members[m].measured.sizes[i] for m, i in drawn]
-        for pack in packing.first_fit(sizes, shape, open_packs)[: count - len(packs)]:
-            packs.append(tuple(members[drawn[k][0]].measured.samples[drawn[k][1]] for k in pack))
-            tokens += sum(sizes[k].tokens for k in pack)
-            patches += sum(sum(sizes[k].slices) for k in pack)
+        drawn = np.concatenate([carried, draw(members, seed, epoch)])
+        rng = np.random.default_rng([seed, _LEVEL, epoch])
+        whole, carried = _batches(drawn, len(carried), sizes, shape, batch, rng)
+        packs += whole
         epoch += 1
-    return Plan(packs, tokens / (count * shape.tokens), patches / (count * shape.patches), epoch)
+    packs = packs[:count]
+    ids = np.concatenate(packs)
+    cost = filling.costs(packs, sizes)
+    return Plan(
+        Packs(
+            [member.measured.samples for member in members],
+            ids,
+            np.cumsum([0] + [len(pack) for pack in packs]),
+        ),
+        token_fill=float(sizes.tokens[ids].sum() / (count * shape.tokens)),
+        patch_fill=float(sizes.patches()[ids].sum() / (count * shape.patches)),
+        unevenness=filling.unevenness(cost, batch),
+        epochs=epoch,
+    )
 
 
-def _draw(members: Sequence[Member], seed: int, epoch: int) -> list[tuple[int, int]]:
-    """(member, sample) pairs of one epoch in training order."""
-    drawn = [
-        (number, int(position))
-        for number, member in enumerate(members)
-        for position in _epoch(member)
-    ]
-    order = np.random.default_rng([seed, _SHUFFLE, epoch]).permutation(len(drawn))
-    return [drawn[i] for i in order]
+def _batches(
+    drawn: np.ndarray,
+    carried: int,
+    sizes: filling.Sizes,
+    shape: packing.PackShape,
+    batch: int,
+    rng: np.random.Generator,
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Whole batches of packs, and the samples that are left for the next epoch.
+
+    At least one pack is left, since the last to be filled is seldom full. The fullest stay, but
+    those with one of the first `carried` samples before all others, so that none waits for ever.
+    """
+    own = sizes.take(drawn)
+    packs = filling.fill(own, shape)
+    packs.sort(key=lambda pack: (min(pack) >= carried, -own.tokens[pack].sum()))
+    count = (len(packs) - 1) // batch * batch
+    left = np.sort(np.array([i for pack in packs[count:] for i in pack], np.int64))
+    whole = packs[:count]
+    if whole:
+        whole = [whole[k] for k in filling.level(filling.costs(whole, own), batch, rng)]
+    return [drawn[pack] for pack in whole], drawn[left]
+
+
+def draw(members: Sequence[Member], seed: int, epoch: int) -> np.ndarray:
+    """Samples of one epoch in a random order, by their number among all data sets: int64 [n]."""
+    firsts = _firsts([member.measured.sizes for member in members])
+    drawn = np.concatenate(
+        [first + _epoch(member) for first, member in zip(firsts, members, strict=True)]
+    )
+    return drawn[np.random.default_rng([seed, _SHUFFLE, epoch]).permutation(len(drawn))]
 
 
 def _epoch(member: Member) -> np.ndarray:
     """Samples of a data set that an epoch takes, by their numbers: int64 [n]."""
-    return sources.repeats(len(member.measured.samples), member.sample_ratio)
+    return sources.repeats(len(member.measured.sizes), member.sample_ratio)
+
+
+def _firsts(parts: Sequence[Sequence]) -> np.ndarray:
+    """Number of the first item of each part when all are counted through: int64 [parts]."""
+    return np.cumsum([0] + [len(part) for part in parts])[:-1]

@@ -74,6 +74,11 @@ def is_address(path: str) -> bool:
     return path.startswith(_SCHEME)
 
 
+def url(address: str) -> str:
+    """What the record calls the file."""
+    return json.loads(address.removeprefix(_SCHEME))[-1]
+
+
 def media(address: str) -> bytes:
     """A file of a record.
 

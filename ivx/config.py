@@ -44,7 +44,6 @@ def base() -> ml_collections.ConfigDict:
         "pack_patches": 262144,
         "slice_block": 16384,  # patches a slice may have; attention in the tower is this wide
         "batch_packs": 128,  # packs in a global batch
-        "open_packs": 16,  # of the first-fit packer
         "workers": 0,  # decoding processes a host; 0: threads
         "threads": 2,
         "prefetch": 4,  # batches made ahead
@@ -158,7 +157,6 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("data.image_min_pixels", lambda v: v >= 1, "at least 1"),
     ("data.image_max_pixels", lambda v: v >= 2048, "at least 2048, two tokens of 32x32"),
     ("data.batch_packs", lambda v: v >= 1, "at least 1"),
-    ("data.open_packs", lambda v: v >= 1, "at least 1"),
     ("data.workers", lambda v: v >= 0, "0 or more"),
     ("data.threads", lambda v: v >= 1, "at least 1"),
     ("data.prefetch", lambda v: v >= 1, "at least 1"),

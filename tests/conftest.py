@@ -98,3 +98,21 @@ def pack(chosen: list[layout.Layout], room: packing.PackShape):
     """One pack of these samples as a batch of one."""
     pixels = [one.read_patches() for one in chosen]
     return jax.tree.map(lambda a: np.asarray(a)[None], packing.assemble(chosen, pixels, room))
+
+
+@pytest.fixture
+def bucket(data_folder):
+    """gs://bucket with a clip; a test may add to it."""
+    import fsspec
+
+    from tests.bucket import Bucket
+
+    known = fsspec.registry.get("gcs")
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    files = Bucket()
+    clip = next((data_folder / "clips" / "train").iterdir())
+    files.pipe("/bucket/v/a.mp4", clip.read_bytes())
+    yield files
+    files.store.clear()
+    if known:
+        fsspec.register_implementation("gcs", known, clobber=True)

@@ -46,24 +46,6 @@ def test_only_answers_are_trained(layouts, samples, rule):
         assert said == "".join(answers)
 
 
-def test_first_fit_wastes_no_sample_and_overfills_no_pack():
-    rng = np.random.default_rng(0)
-    shape = packing.PackShape(tokens=100, patches=96, slice_block=48)
-    sizes = [
-        packing.Size(
-            int(rng.integers(5, 60)),
-            tuple(int(s) for s in rng.choice([16, 24, 36], rng.integers(0, 3))),
-        )
-        for _ in range(300)
-    ]
-    packs = packing.first_fit(sizes, shape, open_packs=4)
-    assert sorted(index for pack in packs for index in pack) == list(range(300))
-    for pack in packs:
-        slices = [size for index in pack for size in sizes[index].slices]
-        assert sum(sizes[index].tokens for index in pack) <= 100
-        assert packing.place_slices(slices, 0, 48)[1] <= 96
-
-
 def test_no_slice_straddles_a_block_and_targets_stay_within_a_sample(layouts, shape):
     chosen = layouts[:3]
     pack = packing.assemble(chosen, [one.read_patches() for one in chosen], shape)
@@ -82,7 +64,7 @@ def test_no_slice_straddles_a_block_and_targets_stay_within_a_sample(layouts, sh
 @pytest.fixture(scope="module")
 def short_plan(samples, rule, shape):
     member = plan.Member(plan.measure(samples, rule, shape), sample_ratio=1.0)
-    return plan.make_plan([member], shape, count=12, open_packs=3, seed=5)
+    return plan.make_plan([member], shape, count=12, batch=2, seed=5)
 
 
 def read(short_plan, rule, shape, start=0, **changes) -> list[loader.Loaded]:
@@ -116,32 +98,38 @@ def test_a_cursor_goes_on_exactly_where_it_points(short_plan, rule, shape):
         assert all(equal(a, b) for a, b in zip(expected[start:], found, strict=True))
 
 
-def test_two_hosts_share_what_one_reads_alone(short_plan, rule, shape):
-    whole = read(short_plan, rule, shape)
-    parts = [read(short_plan, rule, shape, process_index=i, process_count=2) for i in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        joined = jax.tree.map(lambda *rows: np.concatenate(rows), first.batch, second.batch)
-        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, batch.batch, joined)))
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_share_what_one_reads_alone_and_may_change_in_number(samples, rule, shape, hosts):
+    """A run of two hosts is stopped after a batch and goes on with another number of them."""
+    member = plan.Member(plan.measure(samples, rule, shape), sample_ratio=1.0)
+    planned = plan.make_plan([member], shape, count=12, batch=4, seed=5)
 
+    def joined(count: int, start: int, workers: int) -> list:
+        shares = [
+            loader.batches(
+                planned,
+                rule,
+                shape,
+                4,
+                start,
+                dataclasses.replace(OPTIONS, workers=workers, process_index=i, process_count=count),
+            )
+            for i in range(count)
+        ]
+        # Pack k of a batch is read by host k modulo their number.
+        return [
+            jax.tree.map(
+                lambda *rows: np.stack(rows, 1).reshape(-1, *rows[0].shape[1:]),
+                *[one.batch for one in parts],
+            )
+            for parts in zip(*shares, strict=True)
+        ]
 
-def test_a_mixture_takes_each_data_set_by_its_ratio(samples, rule, shape):
-    measured = plan.measure(samples, rule, shape)
-    halves = [plan.Measured(measured.samples[i::2], measured.sizes[i::2], []) for i in range(2)]
-    members = [plan.Member(halves[0], 2.0), plan.Member(halves[1], 0.5)]
-    drawn = plan._draw(members, seed=0, epoch=0) + plan._draw(members, seed=0, epoch=1)
-    counts = [
-        [drawn.count((m, i)) for i in range(len(half.samples))] for m, half in enumerate(halves)
-    ]
-    assert set(counts[0]) == {4}
-    half = int(len(halves[1].samples) / 2)
-    assert counts[1] == [2] * half + [0] * (len(counts[1]) - half)
-
-
-def test_epochs_differ_and_seeds_differ(samples, rule, shape):
-    member = plan.Member(plan.measure(samples, rule, shape), 1.0)
-    orders = [plan._draw([member], seed, epoch) for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0))]
-    assert orders[0] == orders[3]
-    assert orders[0] != orders[1] != orders[2] != orders[0]
+    alone = joined(1, 0, workers=0)
+    assert len(alone) == 3
+    found = joined(2, 0, workers=0)[:1] + joined(hosts, 1, workers=2 if hosts == 2 else 0)
+    for batch, other in zip(alone, found, strict=True):
+        assert all(jax.tree.leaves(jax.tree.map(np.array_equal, batch, other)))
 
 
 def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_path):
@@ -155,7 +143,7 @@ def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_
     damaged = sources.read_samples(member)
     measured = plan.measure(damaged, rule, shape)
     assert measured.dropped == []
-    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 3, seed=0)
+    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 2, seed=0)
     loaded = read(packs, rule, shape)
     sentences = sorted({sentence for one in loaded for sentence in one.skipped})
     assert len(sentences) == 2
@@ -179,7 +167,7 @@ def test_a_video_without_sizes_is_probed_once_and_may_vanish_later(
     clips = tmp_path / "data" / "clips" / "train"
     (clips / "000000.mp4").unlink()
     shutil.copy(clips / "000002.mp4", clips / "000001.mp4")
-    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 3, seed=0)
+    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 2, seed=0)
     skipped = {
         sentence.split(":")[0] for one in read(packs, rule, shape) for sentence in one.skipped
     }

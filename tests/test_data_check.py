@@ -84,7 +84,8 @@ def test_training_names_and_leaves_out_what_is_unusable(spoilt, capsys):
     notes = capsys.readouterr().err
     assert found and "4 unusable annotations were left out" in notes
     assert notes.count("left out /") == 4 and "surprise" in notes
-    assert build.plan_of(of(spoilt), ("synthetic_train",), 2).packs
+    config = of(spoilt)
+    assert build.plan_of(config, ("synthetic_train",), config.data.batch_packs).packs
 
 
 def test_a_run_with_too_many_unusable_lines_does_not_begin(spoilt):

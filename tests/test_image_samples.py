@@ -95,7 +95,7 @@ def test_images_are_packed_and_loaded_beside_videos(files, samples, rule, shape)
         infos.still(120, 40),
         infos.still(40, 100),
     ]
-    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, count=4, open_packs=2, seed=0)
+    packs = plan.make_plan([plan.Member(measured, 1.0)], shape, count=4, batch=2, seed=0)
     options = loader.LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**20)
     found = list(loader.batches(packs, rule, shape, 2, 0, options))
     image_pad = rule.tokenizer.image_pad

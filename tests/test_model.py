@@ -220,4 +220,4 @@ def test_prompts_are_padded_to_few_shapes(layouts):
     for one in layouts:
         shape = sampler.prompt_shape([one])
         assert len(one.tokens) <= shape.tokens < 2 * max(len(one.tokens), 64)
-        assert packing.misfit(packing.Size(len(one.tokens), tuple(one.slice_sizes)), shape) is None
+        assert packing.misfit(packing.size_of(one), shape) is None

@@ -18,6 +18,8 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import Limits, Meter
+from ivx import build
+from ivx import config as configs
 from tests import damage, odd_videos
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -254,3 +256,11 @@ def readable(sample: sources.Sample, rule) -> bool:
     except MediaError:
         return False
     return True
+
+
+def test_the_limits_of_a_config_reach_what_is_read():
+    config = configs.tiny()
+    config.data.limit_frames, config.data.limit_hours = 77, 0.5
+    rule = build.layout_rule(config)
+    assert (rule.limits.frames, rule.limits.hours) == (77, 0.5)
+    assert rule.rand_max_frames == 24

@@ -6,10 +6,8 @@ import importlib.util
 import json
 import pathlib
 
-import fsspec
 import numpy as np
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from data_pipelines import annotation_error, loader, nearby, plan, sources
@@ -334,31 +332,6 @@ def test_separators_inside_of_a_line_do_not_cut_it(tmp_path):
 
 
 # Media elsewhere
-
-
-class Bucket(MemoryFileSystem):
-    """A bucket that lives in memory."""
-
-    def __init__(self, *args, finalize_on_close: bool = True, **more):
-        super().__init__(*args, **more)
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        return super()._strip_protocol(str(path).replace("gs://", "memory://"))
-
-
-@pytest.fixture
-def bucket(data_folder):
-    """gs://bucket with a clip, a picture and a folder of frames."""
-    known = fsspec.registry.get("gcs")
-    fsspec.register_implementation("gcs", Bucket, clobber=True)
-    files = Bucket()
-    clip = next((data_folder / "clips" / "train").iterdir())
-    files.pipe("/bucket/v/a.mp4", clip.read_bytes())
-    yield files
-    files.store.clear()
-    if known:
-        fsspec.register_implementation("gcs", known, clobber=True)
 
 
 def test_videos_in_a_bucket_are_read_like_those_beside(tmp_path, bucket, data_folder, rule, shape):

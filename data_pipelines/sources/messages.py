@@ -19,6 +19,9 @@ Items that show something are those of `media_items`. The first placeholder of a
     conversation_timestamps  of an item of text, [start, end] or a list of them: written as
                  <start-end seconds> behind each video of the item
     name, meta, tool_call_id, reasoning_content  are allowed and mean nothing
+
+Beside messages, truths and tools, `overrides` may hold those of a data set: prepared samples keep
+what held for them. Where the mixture overrides the same, it counts.
 """
 
 import json
@@ -27,12 +30,12 @@ from collections.abc import Mapping, Sequence
 
 from data_pipelines.annotation_error import MISSING, SPAN, TYPE, UNKNOWN, AnnotationError
 from data_pipelines.formats.columns import is_number
-from data_pipelines.sources import media_items
+from data_pipelines.sources import media_items, overriding
 from data_pipelines.sources.sample import Overrides, Sample
 from ivx.text import thinking, tool_calls
 from ivx.text.chat_template import VIDEO_PLACEHOLDER
 
-_SAMPLE_KEYS = {"id", "messages", "truths", "tools"}
+_SAMPLE_KEYS = {"id", "messages", "truths", "tools", "overrides"}
 _TEXTS = ("role", "thinking", "name", "tool_call_id", "reasoning_content")
 _MESSAGE_KEYS = {*_TEXTS, "content", "loss", "meta", "tool_calls"}
 # Annotated spans are often rounded up to whole seconds.
@@ -87,6 +90,11 @@ def sample(
         for item in message["content"]
         if isinstance(item, dict)
     ]
+    own = record.get("overrides", {})
+    if not isinstance(own, dict) or set(own) - set(overriding.NAMES):
+        raise AnnotationError(
+            f"{where}: overrides are an object of {', '.join(overriding.NAMES)}, not {own!r}", TYPE
+        )
     videos, images = (
         tuple(read(item, where, media_root, stored or {}) for item in items if item["type"] == kind)
         for kind, read in (("video_url", media_items.video), ("image_url", media_items.image))
@@ -98,7 +106,7 @@ def sample(
         tuple(truths),
         tuple(record.get("tools", [])),
         images,
-        overrides,
+        overriding.joined(overrides, overriding.read(own, where)),
         where,
     )
     outside = span_outside(found)

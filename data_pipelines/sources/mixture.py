@@ -11,6 +11,9 @@ Relative paths start at the folder of the mixture file. With these keys, and the
     media_suffix  what to add to the names of videos in formats that leave it out; .mp4
     tfds, split   the name of a data set of TFDS, and its split; annotation is its data_dir
 
+An annotation may also be the folder of a data set that `ivx data prepare` wrote, which brings its
+media and its overrides; those of the mixture come first.
+
 A sample_ratio of s repeats a data set int(s) times in an epoch; of what is left of s, the first
 samples follow once more (XTuner, datasets/jsonl.py).
 """
@@ -26,6 +29,8 @@ from etils import epath
 from data_pipelines import formats, media
 from data_pipelines.annotation_error import ADDRESS, AnnotationError
 from data_pipelines.formats.columns import is_number
+from data_pipelines.prepared import manifest
+from data_pipelines.sources import overriding
 from data_pipelines.sources.sample import Overrides
 
 # Of a folder, the files of the first kind that it holds are read.
@@ -47,6 +52,7 @@ class DataSet:
       tfds: name of the data set of TFDS; empty for files.
       split: of it.
       overrides: what it changes of the rules of layout.
+      prepared: the folder that `ivx data prepare` wrote; None for annotations of any other kind.
     """
 
     name: str
@@ -59,11 +65,11 @@ class DataSet:
     tfds: str = ""
     split: str = ""
     overrides: Overrides | None = None
+    prepared: pathlib.Path | None = None
 
 
-_OVERRIDES = tuple(field.name for field in dataclasses.fields(Overrides))
 _TEXTS = ("annotation", "media_root", "format", "media_suffix", "tfds", "split")
-_KEYS = (*_TEXTS, "sample_ratio", "fields", "enable_3d_rope", *_OVERRIDES)
+_KEYS = (*_TEXTS, "sample_ratio", "fields", "enable_3d_rope", *overriding.NAMES)
 
 
 def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataSet]:
@@ -142,10 +148,11 @@ def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
         raise AnnotationError(f"{where} has sample_ratio {ratio!r}; it must be a positive number")
     if ("tfds" in entry) != ("split" in entry):
         raise AnnotationError(f"{where}: tfds and split go together: the name and its split")
+    prepared = _prepared(mixture, entry, where)
     return DataSet(
         name,
         _files(mixture, entry, where),
-        _root(mixture, entry.get("media_root", "."), where),
+        prepared.parent if prepared else _root(mixture, entry.get("media_root", "."), where),
         float(ratio),
         known,
         fields,
@@ -153,6 +160,7 @@ def _data_set(mixture: pathlib.Path, name: str, entry: dict) -> DataSet:
         entry.get("tfds", ""),
         entry.get("split", ""),
         _overrides(entry, where),
+        prepared,
     )
 
 
@@ -168,10 +176,30 @@ def _root(mixture: pathlib.Path, root: str, where: str) -> pathlib.Path:
     return mixture.parent / root
 
 
+def _prepared(mixture: pathlib.Path, entry: dict, where: str) -> pathlib.Path | None:
+    """The folder of a prepared data set; None for anything else."""
+    place = _root(mixture, entry["annotation"], where)
+    if entry.get("tfds") or not manifest.is_in(place):
+        return None
+    if not isinstance(place, pathlib.Path):
+        raise AnnotationError(
+            f"{where} was prepared, and is not read from afar; copy {place} to a local disk",
+            ADDRESS,
+        )
+    told = {"media_root", "format", "fields", "media_suffix"} & set(entry)
+    if told:
+        raise AnnotationError(
+            f"{where} was prepared, and has its media with it; take out {', '.join(sorted(told))}"
+        )
+    return place
+
+
 def _files(mixture: pathlib.Path, entry: dict, where: str) -> tuple[pathlib.Path, ...]:
     place = _root(mixture, entry["annotation"], where)
     if entry.get("tfds"):
         return (place,)
+    if manifest.is_in(place):
+        return manifest.shards(place, manifest.read(place))
     if not place.is_dir():
         files = (place,)
     else:
@@ -190,15 +218,4 @@ def _overrides(entry: dict, where: str) -> Overrides | None:
             f"{where} has enable_3d_rope {entry['enable_3d_rope']!r}; positions have three axes"
             " here, always: take the key out, and expect other positions than a run without them"
         )
-    given = {key: entry[key] for key in _OVERRIDES if entry.get(key) is not None}
-    for key, value in given.items():
-        if key == "add_vision_id":
-            good, wanted = isinstance(value, bool), "true or false"
-        elif key == "fps":
-            good, wanted = is_number(value) and value > 0, "a positive number"
-        else:
-            good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            wanted = "a whole number of at least 1"
-        if not good:
-            raise AnnotationError(f"{where} has {key} {value!r}; it must be {wanted}")
-    return Overrides(**given) if given else None
+    return overriding.read(entry, where)

@@ -10,6 +10,7 @@ from etils import epath
 from data_pipelines import nearby
 from data_pipelines.image import decode as image_decode
 from data_pipelines.media_error import MediaError
+from data_pipelines.prepared import shards
 from data_pipelines.video.info import VideoInfo, still
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
@@ -19,7 +20,9 @@ _FILES = {".mp4", ".avi", ".mov", ".webm", ".flv", ".wmv", ".mkv", ".rmvb", ".ts
 
 
 def is_folder(path: str) -> bool:
-    """Whether `path` is a folder, here or remote."""
+    """Whether `path` is a folder, here, remote, or in shards."""
+    if shards.frames(path):
+        return True
     if not nearby.is_remote(path):
         return pathlib.Path(path).is_dir()
     return pathlib.PurePosixPath(path).suffix.lower() not in _FILES and _is_remote_folder(path)
@@ -31,15 +34,27 @@ def probe(path: str, limits: Limits = USUAL_LIMITS) -> VideoInfo:
     Raises:
       MediaError: there are none, one is missing, or the first cannot be read.
     """
+    found = frames(path)
+    with nearby.local(found[0]) as file:
+        size = image_decode.probe(file, limits)
+    return VideoInfo(len(found), 1.0, size.width, size.height, timed=False)
+
+
+def frames(path: str) -> list[str]:
+    """The addresses of all frames.
+
+    Raises:
+      MediaError: there are none, or one is missing.
+    """
+    if found := shards.frames(path):
+        return found
     with nearby.remote_errors(path):
         names = {file.name for file in epath.Path(path).iterdir()}
     count = sum(name.endswith(".jpg") for name in names)
     missing = next((n for n in range(1, count + 1) if NAME.format(n) not in names), None)
     if not count or missing:
         raise MediaError(f"{path}: no {NAME.format(missing or 1)} in this folder of frames")
-    with nearby.local(_frame(path, 0)) as file:
-        size = image_decode.probe(file, limits)
-    return VideoInfo(count, 1.0, size.width, size.height, timed=False)
+    return [_frame(path, index) for index in range(count)]
 
 
 def read_frames(
@@ -55,9 +70,11 @@ def read_frames(
       MediaError: a frame is missing or damaged, or of another size than said.
     """
     shape = still(info.width, info.height)
-    kept = {}
+    kept, stored = {}, shards.frames(path)
     for index in np.unique(indices):
-        with nearby.local(_frame(path, int(index))) as file:
+        if stored and index >= len(stored):
+            raise MediaError(f"{path}: no frame {index + 1}")
+        with nearby.local(stored[index] if stored else _frame(path, int(index))) as file:
             kept[index] = convert(image_decode.read(file, shape, meter.limits))
         meter.tick(path)
         meter.add(path, kept[index].nbytes)

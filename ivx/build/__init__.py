@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -10,6 +11,7 @@ from jax.sharding import Mesh
 from data_pipelines import loader, packing, plan, sources
 from data_pipelines.batch import Batch
 from data_pipelines.layout import LayoutRule
+from data_pipelines.prepared import read as prepared
 from data_pipelines.video.frames import FrameRule
 from data_pipelines.video.limits import Limits
 from data_pipelines.video.resize import PixelBudget
@@ -76,7 +78,7 @@ def layout_rule(config: Config) -> LayoutRule:
         decode_gib=data.limit_decode_gib,
         decode_seconds=data.limit_decode_seconds,
     )
-    return LayoutRule(words, frame_rule, budget, image_budget, limits)
+    return LayoutRule(words, frame_rule, budget, image_budget, limits=limits)
 
 
 def pack_shape(config: Config) -> packing.PackShape:
@@ -137,8 +139,8 @@ def loader_options(config: Config) -> loader.LoaderOptions:
 
 def samples(
     config: Config, names: tuple[str, ...], training: bool = False
-) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
-    """Named data sets of the config's mixture, read.
+) -> list[tuple[sources.DataSet, Sequence[sources.Sample]]]:
+    """Named data sets of the config's mixture, read; prepared ones when they are asked for.
 
     Of what is trained on, up to `data.max_bad_samples` annotations may be unusable: they are named
     and left out. What is evaluated is used whole or not at all.
@@ -151,35 +153,45 @@ def samples(
             "this model knows of no data; name a mixture file, as `ivx data synthesize` makes it"
         )
     try:
-        members = sources.read_mixture(config.data.mixture, names)
-        for member in members:
-            _check_overrides(config, member)
-        if training:
-            return _read_tolerantly(config, members)
-        return [(member, sources.read_samples(member)) for member in members]
+        data_sets = sources.read_mixture(config.data.mixture, names)
+        for one in data_sets:
+            _check_overrides(config, one)
+        found = [(one, *_read(one, training)) for one in data_sets]
+        _check_faults(config, [fault for *_, faults in found for fault in faults], training)
+        for one, read, _ in found:
+            if not len(read):
+                raise sources.AnnotationError(f"data set {one.name} holds no usable sample")
+        return [(one, read) for one, read, _ in found]
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 
 
-def _read_tolerantly(
-    config: Config, members: list[sources.DataSet]
-) -> list[tuple[sources.DataSet, list[sources.Sample]]]:
-    found = [(member, sources.read(member)) for member in members]
-    faults = [fault for _, one in found for fault in one.faults]
+def _read(
+    data_set: sources.DataSet, training: bool
+) -> tuple[Sequence[sources.Sample], Sequence[str]]:
+    """Samples, and a sentence for each annotation that is none."""
+    if data_set.prepared:
+        read = prepared.PreparedSamples(data_set.prepared, data_set.overrides)
+        return read, read.faults
+    if not training:
+        return sources.read_samples(data_set), ()
+    found = sources.read(data_set)
+    return found.samples, [fault.sentence for fault in found.faults]
+
+
+def _check_faults(config: Config, faults: Sequence[str], training: bool) -> None:
+    if faults and not training:
+        raise sources.AnnotationError(faults[0])
     if len(faults) > config.data.max_bad_samples:
         raise UserError(
             f"{len(faults):,} unusable annotations, data.max_bad_samples ="
-            f" {config.data.max_bad_samples} allows fewer; the first: {faults[0].sentence};"
+            f" {config.data.max_bad_samples} allows fewer; the first: {faults[0]};"
             f" `ivx data check --mixture={config.data.mixture}` lists them all"
         )
-    for fault in faults:
-        progress.note(f"left out {fault.sentence}")
+    for sentence in faults:
+        progress.note(f"left out {sentence}")
     if faults:
         progress.note(f"{len(faults):,} unusable annotations were left out")
-    for member, one in found:
-        if not one.samples:
-            raise sources.AnnotationError(f"data set {member.name} holds no usable sample")
-    return [(member, one.samples) for member, one in found]
 
 
 def _check_overrides(config: Config, member: sources.DataSet) -> None:
@@ -232,24 +244,50 @@ def assistant(model: stored.StoredModel) -> Assistant:
     return Assistant(layout_rule(model.config), sampler(model)[0])
 
 
-def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
-    """A plan of `count` packs from the named data sets; says what does not fit.
+def members(config: Config, names: tuple[str, ...]) -> list[plan.Member]:
+    """Named data sets with the sizes of their samples; says what does not fit.
 
     Faults are left out of the data sets that the config trains on or rehearses, and of no other.
 
     Raises:
-      UserError: nothing is left to train on.
+      UserError: the mixture or an annotation is not usable.
     """
     rule, shape = layout_rule(config), pack_shape(config)
+    found = []
     training = names in (tuple(config.data.train), tuple(config.stage.rehearse))
-    members = []
-    for data_set, found in samples(config, names, training):
-        measured = plan.measure(found, rule, shape)
-        for sentence in measured.dropped:
-            progress.note(f"left out {sentence}")
-        members.append(plan.Member(measured, data_set.sample_ratio))
+    for data_set, read in samples(config, names, training):
+        fitting = measured(read, rule, shape)
+        if fitting.dropped:
+            kept, left = len(fitting.sizes), len(fitting.dropped)
+            lost = fitting.dropped_tokens
+            progress.note(
+                f"{data_set.name}: {left:,} of {kept + left:,} samples left out, with {lost:,} of"
+                f" {lost + fitting.sizes.tokens.sum():,} tokens"
+            )
+        found.append(plan.Member(fitting, data_set.sample_ratio))
+    return found
+
+
+def measured(
+    read: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
+) -> plan.Measured:
+    """Samples that fit, with their sizes, stored ones where there are; says what does not fit."""
+    measure = prepared.measure if isinstance(read, prepared.PreparedSamples) else plan.measure
+    found = measure(read, rule, shape)
+    for sentence in found.dropped:
+        progress.note(f"left out {sentence}")
+    return found
+
+
+def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
+    """A plan of `count` packs from the named data sets; says what does not fit.
+
+    Raises:
+      UserError: as `members`, or nothing is left to train on.
+    """
+    shape, batch = pack_shape(config), config.data.batch_packs
     try:
-        return plan.make_plan(members, shape, count, config.data.open_packs, config.run.seed)
+        return plan.make_plan(members(config, names), shape, count, batch, config.run.seed)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 

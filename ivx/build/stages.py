@@ -7,7 +7,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from data_pipelines import loader, plan
+from data_pipelines import loader
 from ivx import build
 from ivx.build import stored
 from ivx.errors import UserError
@@ -98,7 +98,8 @@ def _planned_batches(
     training = build.plan_of(config, names, steps * packs)
     progress.note(
         f"planned {steps * packs:,} packs over {training.epochs} epochs,"
-        f" {training.token_fill:.0%} of tokens and {training.patch_fill:.0%} of patches used"
+        f" {training.token_fill:.1%} of tokens and {training.patch_fill:.1%} of patches used,"
+        f" the dearest pack of a step {training.unevenness:.2f} times the mean"
     )
     options = build.loader_options(config)
     return lambda first: loader.batches(training, rule, shape, packs, first, options)
@@ -161,9 +162,7 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
     room = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
     questions = []
     for _, found in build.samples(config, tuple(config.data.train), training=True):
-        measured = plan.measure(found, rule, room)
-        for sentence in measured.dropped:
-            progress.note(f"left out {sentence}")
+        measured = build.measured(found, rule, room)
         questions += [one for one in measured.samples if len(text_only.questions(one)) == 1]
     if not questions:
         raise UserError(

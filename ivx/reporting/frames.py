@@ -25,14 +25,14 @@ def strip(path: str, count: int = 8) -> str:
     """
     try:
         info = image_decode.probe(path)
-        return _address(_shrunk(image_decode.read(path, info), info))
+        return address(_shrunk(image_decode.read(path, info), info))
     except MediaError:  # no image
         info = decode.probe(path)
     indices = np.round(np.linspace(0, info.num_frames - 1, count)).astype(np.int64)
     pictures = _small(path, info, indices)
     gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
     joined = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1)
-    return _address(joined)
+    return address(joined)
 
 
 def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
@@ -44,7 +44,7 @@ def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
     info = decode.probe(path)
     if not all(0 <= index < info.num_frames for index in indices):
         raise MediaError(f"{path}: {info.num_frames} frames, fewer than were seen; replaced?")
-    return [_address(picture) for picture in _small(path, info, np.asarray(indices, np.int64))]
+    return [address(picture) for picture in _small(path, info, np.asarray(indices, np.int64))]
 
 
 def _small(path: str, info: VideoInfo, indices: np.ndarray) -> list[np.ndarray]:
@@ -57,8 +57,8 @@ def _shrunk(frame: np.ndarray, info: VideoInfo) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
 
-def _address(picture: np.ndarray) -> str:
-    """A picture as a data: address."""
+def address(picture: np.ndarray) -> str:
+    """A picture, uint8 [h, w, 3], as a data: address."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,7 +2,7 @@
 
     questions --(permuted by seed and epoch)--> prompts of rollout k
     prompts --(Sampler at the current parameters, `group` answers each)--> Rollout
-    rollouts --(first fit)--> Batch whose loss falls on the answers alone
+    rollouts --(filling)--> Batch whose loss falls on the answers alone
 
 Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again.
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from data_pipelines import packing
+from data_pipelines import filling, packing
 from data_pipelines.batch import Batch
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import Layout, LayoutRule
@@ -157,13 +157,13 @@ class Packed:
 
 
 def pack(rollouts: Sequence[Rollout], shape: packing.PackShape, packs: int) -> Packed:
-    """Packs all rollouts first-fit; the number of packs is rounded up to a multiple of `packs`.
+    """Packs all rollouts; the number of packs is rounded up to a multiple of `packs`.
 
     So no answer is left out, and few shapes are compiled. Each rollout fits into a pack by itself.
     """
     layouts = [with_answer(rollout) for rollout in rollouts]
-    sizes = [packing.Size(len(one.tokens), tuple(one.slice_sizes)) for one in layouts]
-    bins = packing.first_fit(sizes, shape, open_packs=packs)
+    sizes = filling.Sizes.of([packing.size_of(one) for one in layouts])
+    bins = filling.fill(sizes, shape)
     bins += [[] for _ in range(-len(bins) % packs if bins else packs)]
     rows = [
         packing.assemble([layouts[i] for i in row], [rollouts[i].pixels for i in row], shape)

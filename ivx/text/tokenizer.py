@@ -1,6 +1,7 @@
 """The tokenizer: text to ids and back, from a `tokenizer.json` as Hugging Face writes it."""
 
 import functools
+import hashlib
 import pathlib
 from collections.abc import Iterable
 
@@ -43,6 +44,11 @@ class Tokenizer:
         if number is None:
             raise KeyError(token)
         return number
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The same for tokenizers that give the same ids."""
+        return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def same_vocabulary(self, other: "Tokenizer") -> bool:
         """Whether every id means the same in both, however their files are written."""

@@ -6,16 +6,20 @@ from absl import flags
 
 from ivx.errors import UserError
 
-SUMMARY = "Measure speed: `ivx bench model` and `ivx bench decode`, beside what others use."
+SUMMARY = (
+    "Measure: a model and a decoder beside what others use; how full packs are; what loading costs."
+)
 EXAMPLE = (
     "  ivx bench model --peer=transformers\n"
     "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json\n"
     "  ivx bench decode --quick\n"
-    "  make bench-decode"
+    "  make bench-decode\n"
+    "  ivx bench packing --samples=1000000\n"
+    "  ivx bench loading --frames=2048 --loads=20"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().
-BENCHES = ("model", "decode")
+BENCHES = ("model", "decode", "packing", "loading")
 
 
 def define_flags() -> None:

@@ -1,0 +1,146 @@
+"""Shards: a file of records, columns beside it, and a .json that is written last of the three."""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+
+import numpy as np
+from array_record.python import array_record_module
+
+from data_pipelines.media_error import MediaError
+
+RECORDS = ".array_record"
+# Records are read one by one, and videos do not shrink.
+_OPTIONS = "group_size:1,uncompressed"
+_ADDRESS = re.compile(rf"(.+{re.escape(RECORDS)})#(\d+)(?:-(\d+))?(/[^/]*)?")
+
+
+class Writer:
+    """Writes one shard under partial names; `finish` gives it its own.
+
+    Args:
+      stem: path without a suffix.
+    """
+
+    def __init__(self, stem: pathlib.Path):
+        self._stem, self._count = stem, 0
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = _beside(stem, f"{RECORDS}.partial")
+        self._writer = array_record_module.ArrayRecordWriter(str(self._partial), _OPTIONS)
+
+    def add(self, record: bytes) -> int:
+        """Number of the record."""
+        self._writer.write(record)
+        self._count += 1
+        return self._count - 1
+
+    def finish(self, columns: dict[str, np.ndarray], facts: dict) -> None:
+        """Writes columns and facts, and makes the shard whole."""
+        self._writer.close()
+        path = _beside(self._stem, RECORDS)
+        with self._partial.open("rb") as file:
+            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        self._partial.replace(path)
+        table = _beside(self._stem, ".npz")
+        partial = _beside(self._stem, ".npz.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **columns)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(table)
+        size = path.stat().st_size
+        facts = {"records": self._count, "bytes": size, "sha256": checksum} | facts
+        write_json(_beside(self._stem, ".json"), facts)
+
+
+def done(stem: pathlib.Path) -> bool:
+    """Whether the shard is there, whole."""
+    facts, records = _beside(stem, ".json"), _beside(stem, RECORDS)
+    return (
+        facts.is_file()
+        and records.is_file()
+        and records.stat().st_size == read_facts(stem)["bytes"]
+    )
+
+
+def read_facts(stem: pathlib.Path) -> dict:
+    """What `finish` was given, with the number of records, bytes and checksum."""
+    return json.loads(_beside(stem, ".json").read_text(encoding="utf-8"))
+
+
+def read_columns(stem: pathlib.Path) -> dict[str, np.ndarray]:
+    """The columns that `finish` was given."""
+    with np.load(_beside(stem, ".npz")) as found:
+        return dict(found)
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+    """Writes a file of JSON, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def address(stem: str, number: int, name: str, count: int | None = None) -> str:
+    """What stands for a record where a path could; `name` is for messages, and for its suffix.
+
+    With `count` it stands for so many records in a row: a folder of frames.
+    """
+    last = "" if count is None else f"-{number + count - 1}"
+    return f"{stem}{RECORDS}#{number}{last}/{name}"
+
+
+def is_address(path: str) -> bool:
+    """Whether `path` is that of one record."""
+    found = _ADDRESS.fullmatch(path)
+    return bool(found) and found[3] is None
+
+
+def frames(path: str) -> list[str]:
+    """The addresses of the records of a folder of frames; none if `path` stands for no such."""
+    found = _ADDRESS.fullmatch(path)
+    if not found or found[3] is None:
+        return []
+    file, first, last, name = found.groups()
+    return [f"{file}#{number}{name or ''}.jpg" for number in range(int(first), int(last) + 1)]
+
+
+def read(path: str) -> bytes:
+    """The record behind an address.
+
+    Raises:
+      MediaError: the shard is missing or damaged.
+    """
+    file, number, *_ = _ADDRESS.fullmatch(path).groups()
+    return record(file, int(number))
+
+
+def record(file: str, number: int) -> bytes:
+    """One record of a file.
+
+    Raises:
+      MediaError: the file is missing or damaged.
+    """
+    if not pathlib.Path(file).is_file():
+        raise MediaError(f"{file}: no such file")
+    try:
+        [found] = _reader(file).read([number])
+    except Exception as error:  # of kinds that array_record does not name
+        raise MediaError(f"{file}: record {number} cannot be read ({error})") from error
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _reader(file: str):
+    return array_record_module.ArrayRecordReader(file)
+
+
+def _beside(stem: pathlib.Path, suffix: str) -> pathlib.Path:
+    return stem.with_name(stem.name + suffix)

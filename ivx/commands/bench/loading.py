@@ -1,0 +1,153 @@
+"""`ivx bench loading`: what one worker spends on a long video, its memory, and what pods need.
+
+A worker loads the same clip again and again, as one sample in a pack of its own: decoding,
+resizing, patches, packing. Its CPU time is that of the loader; peak memory is noted after every
+sample, so that many samples are a soak. From the costs follows what the jobs of `pods` need.
+"""
+
+import dataclasses
+import pathlib
+import resource
+import tempfile
+import time
+from concurrent import futures
+from multiprocessing import get_context
+
+import numpy as np
+from absl import flags
+
+from ivx.commands.bench import packing, pods
+
+RATE = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a worker loads: the clip at one setting of `packing.SETTINGS`, so many times."""
+
+    name: str
+    video: pathlib.Path
+    frames: int
+    samples: int
+    proxy: bool
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("video", "", "bench loading: a file of your own; else one is drawn.")
+    flags.DEFINE_integer("frames", 2048, "bench loading: most frames sampled.", lower_bound=4)
+    flags.DEFINE_integer("loads", 3, "bench loading: times each is loaded.", lower_bound=2)
+
+
+def run(given) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        video = pathlib.Path(given.video) if given.video else pathlib.Path(folder) / "clip.mp4"
+        if not given.video:
+            # As long as the frames are at 4 a second, the denser of the settings.
+            draw_clip(video, given.frames / 4)
+        rows = [
+            _in_a_worker(Job(name, video, given.frames, given.loads, proxy))
+            for name in packing.SETTINGS
+            for proxy in (False, True)
+        ]
+    for row in rows:
+        print(
+            f"{row['setting']}, {row['source']}: {row['frames']} frames of {row['size']} in"
+            f" {row['cpu_seconds']:.2f} CPU s, {row['cpu_ms_a_frame']:.2f} ms a frame; file"
+            f" {row['file_mib']:.1f} MiB, pack {row['pack_mib']:,.0f} MiB, peak memory"
+            f" {row['peak_mib'][0]:,.0f} MiB after 1 load, {row['peak_mib'][-1]:,.0f} after"
+            f" {len(row['peak_mib'])}"
+        )
+    needs = pods.needs(rows)
+    print(pods.table(needs))
+    return {"rows": rows, "needs": needs}
+
+
+def draw_clip(path: pathlib.Path, seconds: float, width: int = 640, height: int = 360) -> None:
+    """Writes a clip of moving texture at 30 frames a second, H.264 of about a megabit a second."""
+    import av
+
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (height // 8 + 1, 2 * width // 8, 3), np.uint8)
+    texture = np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:height]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.options = {"preset": "veryfast", "b": "1M", "g": "250", "bf": "2"}
+        for number in range(round(seconds * RATE)):
+            # To and fro, so that frames differ and motion can be predicted.
+            left = abs((2 * number) % (2 * width) - width) // 2
+            view = np.ascontiguousarray(texture[:, left : left + width])
+            frame = av.VideoFrame.from_ndarray(view, format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _in_a_worker(job: Job) -> dict:
+    with futures.ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(load, job).result()
+
+
+def load(job: Job) -> dict:
+    """Loads the clip `job.samples` times; CPU time is the least, what stands beside it is noise."""
+    from data_pipelines import loader, plan, sources
+    from data_pipelines.layout import LayoutRule
+    from data_pipelines.media import VideoRef
+    from data_pipelines.prepared import proxy
+    from data_pipelines.video import decode
+    from ivx.text import tokenizer
+
+    setting = packing.SETTINGS[job.name]
+    frame_rule = setting.stage.frame_rule
+    most = min(job.frames, frame_rule.max_frames)
+    rule = LayoutRule(
+        tokenizer.load("compact"),
+        dataclasses.replace(frame_rule, max_frames=most),
+        # At its own size, as far as the pack has room; the compact tokenizer spells times out.
+        dataclasses.replace(
+            setting.stage.budget, max_pixels=9 * setting.stage.budget.max_pixels // 10
+        ),
+        setting.stage.image_budget,
+    )
+    path, info = job.video, decode.probe(job.video)
+    with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
+        if job.proxy:
+            file.write(proxy.encode(str(job.video), info, frame_rule.fps))
+            file.flush()
+            path, info = pathlib.Path(file.name), decode.probe(file.name)
+        messages = (
+            {"role": "user", "content": "<VIDEO_CONTEXT>What happens?"},
+            {"role": "assistant", "content": "Squares move."},
+        )
+        sample = sources.Sample("clip", messages, (VideoRef(str(path), info),))
+        layout = rule(sample)
+        packs = plan.Packs([[sample]], np.zeros(job.samples, np.int64), np.arange(job.samples + 1))
+        planned = plan.Plan(packs, 1.0, 1.0, 1.0, 1)
+        options = loader.LoaderOptions(workers=0, threads=1, prefetch=1, cache_bytes=0)
+        batches = loader.batches(planned, rule, setting.shape, 1, 0, options)
+        spent, peaks = [time.process_time()], []
+        size = 0
+        for loaded in batches:
+            if loaded.skipped:
+                raise RuntimeError(loaded.skipped[0])
+            size = sum(
+                leaf.nbytes for leaf in vars(loaded.batch).values() if hasattr(leaf, "nbytes")
+            )
+            spent.append(time.process_time())
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        [clip] = layout.clips
+        # The thread that loads ahead may run into the next measure; over all it evens out.
+        seconds = (spent[-1] - spent[0]) / job.samples
+        return {
+            "setting": job.name,
+            "source": "proxy" if job.proxy else "original",
+            "frames": len(clip.indices),
+            "size": f"{clip.width}x{clip.height}",
+            "cpu_seconds": seconds,
+            "cpu_ms_a_frame": 1e3 * seconds / len(clip.indices),
+            "file_mib": path.stat().st_size / 2**20,
+            "video_seconds": info.num_frames / info.rate,
+            "pack_mib": size / 2**20,
+            "peak_mib": peaks,
+        }

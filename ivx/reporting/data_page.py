@@ -1,0 +1,230 @@
+"""The page of a mixture: samples as the model sees them, how long they are, how packs fill."""
+
+import dataclasses
+import io
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+import jinja2
+import numpy as np
+from matplotlib import figure
+
+from data_pipelines import packing, plan
+from data_pipelines.layout import Clip, Layout, LayoutRule
+from data_pipelines.media_error import MediaError
+from data_pipelines.video.frames import FRAMES_PER_SLICE
+from ivx.reporting import frames
+
+FILE = "inspect.html"
+# Of a clip on the page, and of its text: the first and the last are shown.
+_SLICES = 12
+_TEXT_SLICES = 6
+_PACKS = 8
+_SPECIAL = re.compile(r"(<\|[^|]+\|>)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of a sample's text.
+
+    Attributes:
+      kind: said, trained, special, visual or skipped.
+      text: as it is shown.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A video or an image on the page.
+
+    Attributes:
+      title: which file, how it is seen.
+      pictures: (time, data: address) of slices, two frames side by side, in the pixels that are
+        seen.
+      left: slices that are not shown.
+      problem: why there are no pictures.
+    """
+
+    title: str
+    pictures: list[tuple[str, str]]
+    left: int
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """A sample on the page."""
+
+    name: str
+    data_set: str
+    layout: Layout
+    clips: list[Shown]
+    parts: list[Part]
+
+    @property
+    def trained(self) -> int:
+        return int(self.layout.trained.sum())
+
+    @property
+    def visual(self) -> int:
+        return int(self.layout.is_visual.sum())
+
+
+def write(
+    folder: pathlib.Path,
+    facts: Mapping[str, str],
+    members: Mapping[str, plan.Member],
+    planned: plan.Plan,
+    rule: LayoutRule,
+    shape: packing.PackShape,
+    count: int,
+) -> pathlib.Path:
+    """Writes `folder`/inspect.html.
+
+    Args:
+      folder: is made if need be.
+      facts: what to say at the top.
+      members: data sets by name.
+      planned: packs of them.
+      rule: how samples are laid out.
+      shape: room in a pack.
+      count: samples to show, from each data set as many.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ivx.reporting", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("data.html.jinja").render(
+        facts=facts,
+        members=members,
+        planned=planned,
+        shape=shape,
+        histogram=_histogram(members, shape),
+        packs=[
+            _bars(planned.packs[k], rule, shape) for k in range(min(_PACKS, len(planned.packs)))
+        ],
+        cards=list(_cards(members, rule, -(-count // len(members)))),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FILE
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _cards(members: Mapping[str, plan.Member], rule: LayoutRule, each: int) -> Iterator[Card]:
+    """Samples of every data set, from its shortest to its longest."""
+    for name, member in members.items():
+        order = np.argsort(member.measured.sizes.tokens, kind="stable")
+        places = np.unique(np.linspace(0, len(order) - 1, min(each, len(order))).astype(int))
+        for number in order[places].tolist():
+            sample = member.measured.samples[number]
+            layout = rule(sample)
+            clips = [_shown(clip) for clip in layout.clips]
+            yield Card(sample.id, name, layout, clips, _shortened(_parts(layout, rule)))
+
+
+def _shown(clip: Clip) -> Shown:
+    total = len(clip.times)
+    rows, columns = clip.token_shape
+    name = pathlib.PurePath(clip.path).name
+    title = f"{name}: {clip.info.width}x{clip.info.height}, seen at {clip.width}x{clip.height}"
+    if not clip.still:
+        slices = f"{total} slice" + "s" * (total > 1)
+        title += f", {len(clip.indices)} of {clip.info.num_frames:,} frames in {slices}"
+    title += f", {rows} x {columns} tokens" + ("" if clip.still else " a slice")
+    chosen = np.unique(np.linspace(0, total - 1, min(total, _SLICES)).astype(int))
+    pairs = clip.indices.reshape(-1, FRAMES_PER_SLICE)[chosen]
+    try:
+        seen = dataclasses.replace(clip, indices=pairs.reshape(-1), times=clip.times[chosen]).read()
+    except MediaError as error:
+        return Shown(title, [], total, str(error))
+    if clip.still:
+        return Shown(title, [("", frames.address(seen[0]))], 0)
+    pictures = [
+        (f"{time:.1f} s", frames.address(_side_by_side(pair)))
+        for time, pair in zip(
+            clip.times[chosen], seen.reshape(-1, FRAMES_PER_SLICE, *seen.shape[1:]), strict=True
+        )
+    ]
+    return Shown(title, pictures, total - len(chosen))
+
+
+def _side_by_side(pair: np.ndarray) -> np.ndarray:
+    """uint8 [2, h, w, 3] as one picture, a white line between."""
+    return np.concatenate([pair[0], np.full_like(pair[0][:, :2], 255), pair[1]], 1)
+
+
+def _parts(layout: Layout, rule: LayoutRule) -> Iterator[Part]:
+    """The tokens as text again, cut where loss begins or ends and around pictures."""
+    kinds = 2 * layout.is_visual + layout.trained
+    cuts = np.flatnonzero(np.diff(kinds)) + 1
+    for run, kind in zip(
+        np.split(layout.tokens, cuts), kinds[np.concatenate([[0], cuts])].tolist(), strict=True
+    ):
+        if kind >= 2:
+            yield Part("visual", f"{len(run)} visual")
+            continue
+        text = rule.tokenizer.decode(run.tolist(), skip_special=False)
+        for piece in _SPECIAL.split(text):
+            if piece and kind:
+                yield Part("trained", piece)
+            elif piece:
+                yield Part("special" if _SPECIAL.fullmatch(piece) else "said", piece)
+
+
+def _shortened(parts: Iterator[Part]) -> list[Part]:
+    """Without the middle of long videos."""
+    parts = list(parts)
+    places = [number for number, part in enumerate(parts) if part.kind == "visual"]
+    if len(places) <= _TEXT_SLICES:
+        return parts
+    first, last = places[_TEXT_SLICES // 2] - 2, places[-_TEXT_SLICES // 2] + 2
+    skipped = sum(first <= place < last for place in places)
+    return [*parts[:first], Part("skipped", f"{skipped} slices more"), *parts[last:]]
+
+
+def _bars(samples: Sequence, rule: LayoutRule, shape: packing.PackShape) -> list[dict]:
+    """A pack as stretches of a bar, in per cent of its tokens."""
+    bars = []
+    for sample in samples:
+        layout = rule(sample)
+        size = len(layout.tokens)
+        bars.append(
+            {
+                "width": 100 * size / shape.tokens,
+                "visual": 100 * int(layout.is_visual.sum()) / size,
+                "title": f"{sample.id}: {size:,} tokens",
+            }
+        )
+    return bars
+
+
+def _histogram(members: Mapping[str, plan.Member], shape: packing.PackShape) -> str:
+    """Lengths of samples, and of how many tokens they are part, as SVG."""
+    canvas = figure.Figure(figsize=(10.4, 2.8), layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    tokens = [member.measured.sizes.tokens for member in members.values()]
+    longest = max(int(part.max(initial=1)) for part in tokens)
+    bins = np.geomspace(max(1, min(int(part.min(initial=longest)) for part in tokens)), longest + 1)
+    bins = np.unique(np.round(bins[:: 1 if longest > 1000 else 2]))
+    for axes, weights, title in (
+        (left, None, "samples of this length"),
+        (right, tokens, "tokens in samples of this length"),
+    ):
+        axes.hist(tokens, bins=bins, weights=weights, stacked=True, label=list(members))
+        axes.set_xscale("log", base=2)
+        axes.axvline(shape.tokens, color="#111", linewidth=1, linestyle=":")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.set_xlabel("tokens of a sample")
+        axes.grid(alpha=0.25, axis="y")
+        axes.spines[["top", "right"]].set_visible(False)
+    left.legend(frameon=False, fontsize=8)
+    out = io.StringIO()
+    canvas.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
