@@ -73,7 +73,7 @@ def _tiny() -> ml_collections.ConfigDict:
         max_new_tokens=56,
         clip_low=0.02,
         clip_high=0.03,
-        # Calls of the agent are rare among what is judged, and were unlearned without this.
+        # Calls of an agent are rare among what is judged, and were unlearned without this.
         rehearse=("synthetic_traces",),
         rehearsal=0.5,
     )

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from experiments import recipe as experiment
-from ivx.commands.recipe import outcome, page, progress
+from ivx.commands.recipe import outcome, page, progress, seeds
 from ivx.commands.recipe.progress import Done
 from ivx.commands.recipe.stages import Recipe
 from ivx.errors import UserError
@@ -91,6 +91,29 @@ def test_the_table_and_the_page_show_every_stage(tmp_path):
     for aim in aims:
         assert aim.what in text and aim.what in written
     assert "  long_needle open" in text and "<svg" in written
+
+
+def test_seeds_side_by_side_give_means_and_ranges():
+    """One seed's questions miss a family, another's base is known no better than chance."""
+    few = done("base", 0.4, 0.0, 0.4)
+    few.rows["long"].pop()
+    first = seeds.Outcome(
+        [STAGES["base"], STAGES["convert"]], outcome.aims(STAGES, None, SPLITS), None
+    )
+    second = seeds.Outcome([few, done("convert", 0.35, 0.0, 0.4)], [], done("teacher", 1, 1, 1))
+    lines = seeds.render([first, second]).splitlines()
+    assert lines[0] == "| | chance | base | convert |"
+    assert "| order, open | 0.25 | 0.625 (0.400 - 0.850) | 0.450 (0.350 - 0.550) |" in lines
+    assert "| long_needle, open | 0.25 | 0.000 | 0.000 |" in lines
+    [kept] = [line for line in lines if "conversion alone keeps" in line]
+    assert kept.endswith("| 50% | 0 of 1 |")
+
+
+def test_seeds_are_different_numbers():
+    assert seeds.numbers(["2", "0"]) == [2, 0]
+    for given in (["0", "one"], ["1", "1"], ["-1"]):
+        with pytest.raises(UserError, match="not different numbers"):
+            seeds.numbers(given)
 
 
 def test_an_aim_without_its_rows_is_left_out():

@@ -11,7 +11,8 @@ from ivx.errors import UserError
 SUMMARY = "Run the whole recipe: convert, train, reward, distil, agent, export; then the table."
 EXAMPLE = """\
   ivx recipe --config=experiments/recipe.py:tiny --workdir=/tmp/ivx/recipe
-  ivx recipe --config=experiments/recipe.py:quick --workdir=/tmp/ivx/quick"""
+  ivx recipe --config=experiments/recipe.py:quick --workdir=/tmp/ivx/quick
+  ivx recipe --config=experiments/recipe.py:tiny --workdir=/tmp/ivx/seeds --seeds=0,1,2"""
 # Its keys are not those of a training run.
 OWN_CONFIG = True
 
@@ -23,15 +24,19 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir", "", "Folder of the recipe; a folder for each stage goes into it."
     )
+    flags.DEFINE_list(
+        "seeds",
+        [],
+        "Run the recipe with each of these seeds, in folders of the workdir, and write seeds.md:"
+        " means and ranges.",
+    )
     flags.DEFINE_bool("from_scratch", False, "Train the base model instead of importing it.")
 
 
 def run(given, words: list[str]) -> dict:
     del words
     from ivx import build
-    from ivx import config as configs
-    from ivx.commands.recipe import outcome, page
-    from ivx.commands.recipe.stages import Recipe
+    from ivx.commands.recipe import seeds
 
     if given.config is None:
         raise UserError("no --config was given; take --config=experiments/recipe.py:tiny")
@@ -41,22 +46,49 @@ def run(given, words: list[str]) -> dict:
     config = given.config
     config.from_scratch = config.from_scratch or given.from_scratch
     workdir = build.workdir(given.workdir)
+    if not given.seeds:
+        return _told(_run(config, path.parent, workdir), workdir)
+    outcomes, told = [], []
+    for seed in seeds.numbers(given.seeds):
+        print(f"\n== seed {seed}", flush=True)
+        config.seed, folder = seed, workdir / f"seed_{seed}"
+        outcomes.append(_run(config, path.parent, folder))
+        told.append(_told(outcomes[-1], folder))
+    table = seeds.write(workdir, outcomes)
+    print(f"\n{table.read_text()}\nmeans and ranges: {table}")
+    return {"workdir": str(workdir), "seeds": told, "table": str(table)}
+
+
+def _run(config, experiments: pathlib.Path, workdir: pathlib.Path):
+    """One recipe: what came of it, printed and drawn."""
+    from ivx import config as configs
+    from ivx.commands.recipe import outcome, page
+    from ivx.commands.recipe.seeds import Outcome
+    from ivx.commands.recipe.stages import Recipe
+
     configs.check_workdir(workdir, config)
-    recipe = Recipe(config, path.parent, workdir)
+    recipe = Recipe(config, experiments, workdir)
     recipe.check()
     configs.claim_workdir(workdir, config)
     if "opd" in config.stages and not config.teacher:
         print("opd is left out: no --config.teacher was given")
     stages, aims, teacher = recipe.run(lambda what: print(f"\n== {what}", flush=True))
+    found = Outcome(stages, aims, teacher)
     print("\n" + outcome.render([*stages, *([teacher] if teacher else [])], aims))
-    report = page.write(workdir, stages, teacher, aims)
-    print(f"\nreport: {report}")
+    print(f"\nreport: {page.write(workdir, stages, teacher, aims)}")
     for done in stages:
         if "page" in done.facts:
             print(f"a trace: {workdir / done.name / done.facts['page']}")
+    return found
+
+
+def _told(found, workdir: pathlib.Path) -> dict:
+    """What the command reports of one recipe."""
+    from ivx.commands.recipe import page
+
     return {
         "workdir": str(workdir),
-        "stages": [dataclasses.asdict(done) for done in stages],
-        "aims": [dataclasses.asdict(aim) for aim in aims],
-        "report": str(report),
+        "stages": [dataclasses.asdict(done) for done in found.stages],
+        "aims": [dataclasses.asdict(aim) for aim in found.aims],
+        "report": str(workdir / page.FILE),
     }
