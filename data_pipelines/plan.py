@@ -2,7 +2,8 @@
 
     epoch e:  every data set gives its samples as often as its sample_ratio says
               (`sources.repeats`); all are shuffled together by (seed, e), packed (`filling`) and
-              cut into batches; what is left of a batch is packed again with the next epoch
+              cut into batches, of packs that cost alike or at random; what is left of a batch is
+              packed again with the next epoch
     batch i:  packs [i * batch, (i + 1) * batch) of the epochs' packs in a row;
               process p of n takes every n-th
 
@@ -123,9 +124,17 @@ class Plan:
 
 
 def make_plan(
-    members: Sequence[Member], shape: packing.PackShape, count: int, batch: int, seed: int
+    members: Sequence[Member],
+    shape: packing.PackShape,
+    count: int,
+    batch: int,
+    seed: int,
+    level: bool = True,
 ) -> Plan:
     """Plans `count` packs, a whole number of batches, over as many epochs as they need.
+
+    With `level` the packs of a batch cost alike, so that hosts do not wait for each other; without,
+    they are taken at random, so that every batch has its share of each kind.
 
     Raises:
       AnnotationError: no sample is left to train on.
@@ -139,7 +148,7 @@ def make_plan(
     while len(packs) < count:
         drawn = np.concatenate([carried, draw(members, seed, epoch)])
         rng = np.random.default_rng([seed, _LEVEL, epoch])
-        whole, carried = _batches(drawn, len(carried), sizes, shape, batch, rng)
+        whole, carried = _batches(drawn, len(carried), sizes, shape, batch, level, rng)
         packs += whole
         epoch += 1
     packs = packs[:count]
@@ -164,6 +173,7 @@ def _batches(
     sizes: filling.Sizes,
     shape: packing.PackShape,
     batch: int,
+    level: bool,
     rng: np.random.Generator,
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Whole batches of packs, and the samples that are left for the next epoch.
@@ -178,7 +188,12 @@ def _batches(
     left = np.sort(np.array([i for pack in packs[count:] for i in pack], np.int64))
     whole = packs[:count]
     if whole:
-        whole = [whole[k] for k in filling.level(filling.costs(whole, own), batch, rng)]
+        order = (
+            filling.level(filling.costs(whole, own), batch, rng)
+            if level
+            else rng.permutation(count)
+        )
+        whole = [whole[k] for k in order]
     return [drawn[pack] for pack in whole], drawn[left]
 
 

@@ -44,6 +44,7 @@ def base() -> ml_collections.ConfigDict:
         "pack_patches": 262144,
         "slice_block": 16384,  # patches a slice may have; attention in the tower is this wide
         "batch_packs": 128,  # packs in a global batch
+        "level": True,  # whether those of a batch are such that cost alike; else any
         "workers": 0,  # decoding processes a host; 0: threads
         "threads": 2,
         "prefetch": 4,  # batches made ahead
@@ -127,6 +128,9 @@ def tiny() -> ml_collections.ConfigDict:
         pack_patches=144,
         slice_block=48,
         batch_packs=12,
+        # One host waits for no other, and a few packs that cost alike are of one kind: sft_long
+        # learned to answer with spans from batches that have some of every kind, and hardly else.
+        level=False,
         cache_gib=1.0,
     )
     config.run.seed = 0
@@ -157,6 +161,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("data.image_min_pixels", lambda v: v >= 1, "at least 1"),
     ("data.image_max_pixels", lambda v: v >= 2048, "at least 2048, two tokens of 32x32"),
     ("data.batch_packs", lambda v: v >= 1, "at least 1"),
+    ("data.level", lambda v: isinstance(v, bool), "True or False"),
     ("data.workers", lambda v: v >= 0, "0 or more"),
     ("data.threads", lambda v: v >= 1, "at least 1"),
     ("data.prefetch", lambda v: v >= 1, "at least 1"),

@@ -141,6 +141,18 @@ def test_the_same_seed_gives_the_same_plan_and_epochs_differ():
     assert not np.array_equal(plan.draw(mixture, 0, 0), plan.draw(mixture, 0, 1))
 
 
+def test_a_plan_may_leave_batches_to_chance():
+    """The packs are the same; a batch that is not levelled has dear ones and cheap ones."""
+    mixture = members((60, 1.0), (30, 1.0))
+    levelled, random = [
+        plan.make_plan(mixture, SHAPE, 16, 4, seed=0, level=level) for level in (True, False)
+    ]
+    assert levelled.epochs == random.epochs == 1
+    assert levelled.unevenness < random.unevenness
+    again = plan.make_plan(mixture, SHAPE, 16, 4, seed=0, level=False)
+    assert list(again.packs) == list(random.packs)
+
+
 def test_levelled_batches_hold_packs_of_like_cost():
     cost = np.random.default_rng(0).lognormal(0, 1, 64)
     order = filling.level(cost, 8, np.random.default_rng(1))

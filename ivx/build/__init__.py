@@ -287,7 +287,8 @@ def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     """
     shape, batch = pack_shape(config), config.data.batch_packs
     try:
-        return plan.make_plan(members(config, names), shape, count, batch, config.run.seed)
+        found = members(config, names)
+        return plan.make_plan(found, shape, count, batch, config.run.seed, config.data.level)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 

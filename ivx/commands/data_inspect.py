@@ -36,7 +36,12 @@ def run(given) -> dict:
     steps = min(_STEPS, max(1, int(drawn / shape.tokens / batch)))
     try:
         planned = plan.make_plan(
-            list(members.values()), shape, steps * batch, batch, config.run.seed
+            list(members.values()),
+            shape,
+            steps * batch,
+            batch,
+            config.run.seed,
+            config.data.level,
         )
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
