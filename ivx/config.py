@@ -128,8 +128,7 @@ def tiny() -> ml_collections.ConfigDict:
         pack_patches=144,
         slice_block=48,
         batch_packs=12,
-        # One host waits for no other, and a few packs that cost alike are of one kind: sft_long
-        # learned to answer with spans from batches that have some of every kind, and hardly else.
+        # One host waits for no other, and a few packs that cost alike would be of one kind.
         level=False,
         cache_gib=1.0,
     )
