@@ -53,9 +53,10 @@ def local(path: str) -> Iterator[str]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is such a file; that of a record is, by its address."""
-    if _is_record(path):
+    """Whether there is such a file; of a record, the file of records."""
+    if tfds_records.is_address(path):
         return True
+    path = shards.file_of(path)
     if not is_remote(path):
         return pathlib.Path(path).is_file()
     with remote_errors(path):

@@ -111,7 +111,7 @@ def test_seeds_side_by_side_give_means_and_ranges():
 
 def test_seeds_are_different_numbers():
     assert seeds.numbers(["2", "0"]) == [2, 0]
-    for given in (["0", "one"], ["1", "1"], ["-1"]):
+    for given in (["0", "one"], ["1", "01"], ["-1"]):
         with pytest.raises(UserError, match="not different numbers"):
             seeds.numbers(given)
 

@@ -1,8 +1,9 @@
-"""A mixture written out for training: media and samples in shards, sizes known, everything checked.
+"""A mixture written out for training: media and samples in shards, sizes known.
 
     DIR/data.json                       a mixture of the data sets below; written last
     DIR/manifest.json                   what went in, what came out, checksums, statistics
     DIR/job.json                        what was asked for; another request is refused
+    DIR/media.json                      which files each shard of media has
     DIR/media/00000.array_record        a record a file: its bytes, or those of a proxy
     DIR/media/00000.npz                 times: float64, seconds of every frame; bounds: of each file
     DIR/media/00000.json                names, sizes, checksums, what cannot be read

@@ -2,11 +2,14 @@
 
 import json
 import pathlib
+import re
 
 from data_pipelines.annotation_error import AnnotationError
 
 VERSION = 1
 FILE = "manifest.json"
+
+_SHARD = re.compile(r"\d+\.array_record")
 
 
 def is_in(folder: pathlib.Path) -> bool:
@@ -18,11 +21,14 @@ def read(folder: pathlib.Path) -> dict:
     """The manifest of a data set.
 
     Raises:
-      AnnotationError: it is none, or of another version, or a shard is missing.
+      AnnotationError: it is none, or of another version, or a shard is missing or cut off.
     """
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
         version, files = found["version"], shards(folder, found)
+        sizes = [int(shard["bytes"]) for shard in found["shards"]]
+        sum(int(shard["records"]) for shard in found["shards"])
+        _ = found["rule"], list(found["faults"]), list(found["left_out"])
     except (ValueError, KeyError, TypeError) as error:
         raise AnnotationError(
             f"{folder / FILE} is no manifest of a prepared data set ({error}); name the folder of a"
@@ -33,12 +39,24 @@ def read(folder: pathlib.Path) -> dict:
             f"{folder} was prepared in version {version} of the format, this ivx reads {VERSION};"
             " prepare it again"
         )
-    missing = [file for file in files if not file.is_file()]
-    if missing:
-        raise AnnotationError(f"{missing[0]} is missing; prepare the data again")
+    for file, size in zip(files, sizes, strict=True):
+        if not file.is_file():
+            raise AnnotationError(f"{file} is missing; prepare the data again")
+        if file.stat().st_size != size:
+            raise AnnotationError(
+                f"{file} has {file.stat().st_size:,} bytes of {size:,}; prepare the data again"
+            )
     return found
 
 
 def shards(folder: pathlib.Path, manifest: dict) -> tuple[pathlib.Path, ...]:
-    """The files of samples, in order."""
-    return tuple(folder / shard["file"] for shard in manifest["shards"])
+    """The files of samples, in order.
+
+    Raises:
+      ValueError: one is named as no shard is.
+    """
+    names = [shard["file"] for shard in manifest["shards"]]
+    for name in names:
+        if not _SHARD.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a shard")
+    return tuple(folder / name for name in names)

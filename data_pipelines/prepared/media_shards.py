@@ -114,6 +114,9 @@ def _read(file: MediaFile, job: MediaJob) -> _Read:
 def _bytes(path: str) -> bytes:
     with nearby.local(path) as file:
         try:
+            size = pathlib.Path(file).stat().st_size
+            if size > nearby.MAX_BYTES:
+                raise MediaError(f"{path}: {size:,} bytes; allowed are {nearby.MAX_BYTES:,}")
             return pathlib.Path(file).read_bytes()
         except OSError as error:
             raise MediaError(f"{path}: cannot be read ({error})") from error

@@ -6,10 +6,12 @@ side loses a row of pixels. Frames are spread evenly over the original at `fps`.
 
 import fractions
 import io
+import math
 
 import av
 import numpy as np
 
+from data_pipelines.media_error import MediaError
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
@@ -20,16 +22,25 @@ _CHUNK = 128
 
 def indices(info: VideoInfo, fps: float) -> np.ndarray:
     """Frames of the original that the proxy has: int64 [F_]."""
-    count = max(1, int(info.num_frames / info.rate * fps))
-    return np.round(np.arange(count) * (info.rate / fps)).astype(np.int64)
+    # As long as the original at least, so that spans in it are spans in the proxy.
+    count = max(1, math.ceil(info.num_frames / info.rate * fps))
+    found = np.round(np.arange(count) * (info.rate / fps)).astype(np.int64)
+    return np.minimum(found, info.num_frames - 1)
 
 
 def encode(path: str, info: VideoInfo, fps: float, limits: Limits = USUAL_LIMITS) -> bytes:
     """The proxy as an mp4.
 
     Raises:
-      MediaError: the original cannot be decoded.
+      MediaError: the original cannot be decoded, or the encoder refuses it.
     """
+    try:
+        return _encode(path, info, fps, limits)
+    except av.FFmpegError as error:
+        raise MediaError(f"{path}: no proxy can be made of it ({error})") from error
+
+
+def _encode(path: str, info: VideoInfo, fps: float, limits: Limits) -> bytes:
     chosen = indices(info, fps)
     width, height = (max(2, side - side % 2) for side in (info.width, info.height))
     out = io.BytesIO()

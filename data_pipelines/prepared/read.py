@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines import filling, packing, plan, sources
+from data_pipelines.annotation_error import AnnotationError
 from data_pipelines.layout import LayoutRule
+from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import manifest, shards, write
 
 
@@ -45,7 +47,11 @@ class PreparedSamples(Sequence):
         number %= len(self)
         shard = int(np.searchsorted(self._bounds, number, side="right")) - 1
         file = self._files[shard]
-        record = json.loads(shards.record(file, int(number - self._bounds[shard])))
+        place = int(number - self._bounds[shard])
+        try:
+            record = json.loads(shards.record(file, place))
+        except (MediaError, ValueError) as error:
+            raise AnnotationError(f"{file}: record {place} is damaged ({error})") from error
         return sources.sample(record, file, self._folder.parent, overrides=self._overrides)
 
     def laid_out_by(self, rule: LayoutRule) -> bool:

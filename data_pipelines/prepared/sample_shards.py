@@ -13,6 +13,7 @@ from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import shards
 from data_pipelines.sources import overriding
+from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from ivx.text.chat_template import TemplateError
 
@@ -142,3 +143,5 @@ def _check(ref, stored: Stored) -> None:
             f"{ref.path}: {info.num_frames} frames of {info.width}x{info.height}, where"
             f" {said.num_frames} of {said.width}x{said.height} were announced"
         )
+    if not stored.is_folder:
+        decode.check_rate(ref.path, info.rate, said)

@@ -6,16 +6,20 @@ import json
 import os
 import pathlib
 import re
+import zipfile
 
 import numpy as np
 from array_record.python import array_record_module
 
+from data_pipelines.annotation_error import AnnotationError
 from data_pipelines.media_error import MediaError
 
 RECORDS = ".array_record"
 # Records are read one by one, and videos do not shrink.
 _OPTIONS = "group_size:1,uncompressed"
-_ADDRESS = re.compile(rf"(.+{re.escape(RECORDS)})#(\d+)(?:-(\d+))?(/[^/]*)?")
+_ADDRESS = re.compile(rf"(.+{re.escape(RECORDS)})#(\d{{1,9}})(?:-(\d{{1,9}}))?(/[^/]*)?")
+# Of one folder; an address is a name that anybody may write.
+_MOST_FRAMES = 1_000_000
 
 
 class Writer:
@@ -73,9 +77,17 @@ def read_facts(stem: pathlib.Path) -> dict:
 
 
 def read_columns(stem: pathlib.Path) -> dict[str, np.ndarray]:
-    """The columns that `finish` was given."""
-    with np.load(_beside(stem, ".npz")) as found:
-        return dict(found)
+    """The columns that `finish` was given.
+
+    Raises:
+      AnnotationError: they are missing or damaged.
+    """
+    path = _beside(stem, ".npz")
+    try:
+        with np.load(path) as found:
+            return dict(found)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise AnnotationError(f"{path} cannot be read ({error}); prepare the data again") from error
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
@@ -109,7 +121,15 @@ def frames(path: str) -> list[str]:
     if not found or found[3] is None:
         return []
     file, first, last, name = found.groups()
+    if int(last) - int(first) >= _MOST_FRAMES:
+        return []
     return [f"{file}#{number}{name or ''}.jpg" for number in range(int(first), int(last) + 1)]
+
+
+def file_of(path: str) -> str:
+    """The file of records of an address; `path` itself if it is none."""
+    found = _ADDRESS.fullmatch(path)
+    return found[1] if found else path
 
 
 def read(path: str) -> bytes:
@@ -134,6 +154,8 @@ def record(file: str, number: int) -> bytes:
         [found] = _reader(file).read([number])
     except Exception as error:  # of kinds that array_record does not name
         raise MediaError(f"{file}: record {number} cannot be read ({error})") from error
+    if not found:
+        raise MediaError(f"{file}: record {number} is empty; cut off?")
     return found
 
 

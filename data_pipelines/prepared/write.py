@@ -26,6 +26,8 @@ from data_pipelines.video.info import VideoInfo
 
 # Media whose size is not known before they are read count as much.
 _UNKNOWN_BYTES = 2**22
+# Beside the folders of data sets.
+_OWN_NAMES = ("media", "media.json", "data.json", "manifest.json", "job.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,14 +59,24 @@ def prepare(
       AnnotationError: the mixture or an annotation cannot be used.
       FileExistsError: `out` holds something else.
     """
+    mixture = pathlib.Path(mixture).resolve()
     data_sets = sources.read_mixture(mixture, tuple(names))
+    for one in data_sets:
+        if one.name in _OWN_NAMES:
+            raise sources.AnnotationError(
+                f"{mixture}: data set {one.name} would lie where the prepared folder has files of"
+                " its own; name it otherwise"
+            )
     _check_bounds(data_sets, rule)
     found = {one.name: sources.read(one) for one in data_sets}
     _check(found, how)
     samples = {name: one.samples for name, one in found.items()}
     _claim(out, _asked(mixture, samples, rule, how))
+    media_jobs = [
+        MediaJob(out / "media" / f"{number:05d}", part, how.proxy_fps, rule.limits)
+        for number, part in enumerate(_partition(out / "media.json", samples, how))
+    ]
     with _pool(how.workers) as pool:
-        media_jobs = list(_media_jobs(samples, out, rule, how))
         _run(pool, media_shards.write, media_jobs, "media")
         stored = _stored(media_jobs)
         jobs = {
@@ -129,7 +141,7 @@ def _asked(mixture, samples: Mapping[str, list], rule: LayoutRule, how: Options)
             checksum.update(repr(sample).encode())
     return {
         "version": manifests.VERSION,
-        "mixture": str(pathlib.Path(mixture).resolve()),
+        "mixture": str(mixture),
         "data_sets": list(samples),
         "samples_sha256": checksum.hexdigest(),
         "proxy_fps": how.proxy_fps,
@@ -155,19 +167,22 @@ def _claim(out: pathlib.Path, asked: dict) -> None:
         shards.write_json(path, asked)
 
 
-def _media_jobs(
-    samples: dict, out: pathlib.Path, rule: LayoutRule, how: Options
-) -> Iterator[MediaJob]:
-    """Each file once, in the order in which samples name them."""
-    part, held, number = [], 0, 0
-    for file in _media_files(samples):
-        part.append(file)
-        held += _bytes(file.path)
-        if held >= how.shard_bytes:
-            yield MediaJob(out / "media" / f"{number:05d}", tuple(part), how.proxy_fps, rule.limits)
-            part, held, number = [], 0, number + 1
-    if part:
-        yield MediaJob(out / "media" / f"{number:05d}", tuple(part), how.proxy_fps, rule.limits)
+def _partition(path: pathlib.Path, samples: dict, how: Options) -> list[tuple[MediaFile, ...]]:
+    """The files of each shard: each once, in the order in which samples name them.
+
+    Written down, since a preparation that goes on may find files of another size, or none.
+    """
+    if not path.is_file():
+        parts, held = [[]], 0
+        for file in _media_files(samples):
+            if held >= how.shard_bytes:
+                parts.append([])
+                held = 0
+            parts[-1].append(dataclasses.astuple(file))
+            held += _bytes(file.path)
+        shards.write_json(path, {"shards": [part for part in parts if part]})
+    found = json.loads(path.read_text(encoding="utf-8"))["shards"]
+    return [tuple(MediaFile(*file) for file in part) for part in found]
 
 
 def _media_files(samples: dict) -> Iterator[MediaFile]:

@@ -18,6 +18,7 @@ from data_pipelines.annotation_error import ADDRESS, MISSING, SPAN, TYPE, UNKNOW
 from data_pipelines.formats.columns import is_number
 from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
+from data_pipelines.prepared import shards
 from data_pipelines.video import frames
 from data_pipelines.video import info as infos
 from data_pipelines.video.info import VideoInfo
@@ -178,8 +179,9 @@ def _address(url: str, where: str, root: pathlib.Path, stored: Mapping[str, str]
     path = root / url
     ways_out = pathlib.PurePosixPath(url).is_absolute() or ".." in pathlib.PurePosixPath(url).parts
     # A local path may also lead out by a link; what is remote, no `pathlib.Path`, has none.
+    file = root / shards.file_of(url)
     if ways_out or (
-        isinstance(root, pathlib.Path) and not path.resolve().is_relative_to(root.resolve())
+        isinstance(root, pathlib.Path) and not file.resolve().is_relative_to(root.resolve())
     ):
         raise AnnotationError(f"{where}: {url} leads out of the media_root {root}", ADDRESS)
     return str(path)

@@ -102,9 +102,18 @@ def _check(path: str | pathlib.Path, index: indexes.Index, info: VideoInfo) -> N
             " damaged or replaced?",
             "differs",
         )
-    if info.num_frames > 1 and abs(index.rate / info.rate - 1) > _RATE_SLACK:
+    check_rate(path, index.rate, info)
+
+
+def check_rate(path: str | pathlib.Path, rate: float, said: VideoInfo) -> None:
+    """Whether a file of `rate` frames a second is as fast as it was said to be.
+
+    Raises:
+      MediaError: it is not.
+    """
+    if said.num_frames > 1 and abs(rate / said.rate - 1) > _RATE_SLACK:
         raise MediaError(
-            f"{path}: {index.rate:.4g} frames a second, where {info.rate:.4g} were announced, so"
+            f"{path}: {rate:.4g} frames a second, where {said.rate:.4g} were announced, so"
             " that its times would be wrong; mend the annotation",
             "differs",
         )

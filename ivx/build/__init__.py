@@ -172,7 +172,8 @@ def _read(
     """Samples, and a sentence for each annotation that is none."""
     if data_set.prepared:
         read = prepared.PreparedSamples(data_set.prepared, data_set.overrides)
-        return read, read.faults
+        # Training names what preparation left out when it measures.
+        return read, read.faults if training else [*read.faults, *read.left_out]
     if not training:
         return sources.read_samples(data_set), ()
     found = sources.read(data_set)
@@ -218,7 +219,8 @@ def first_batches(config: Config, names: tuple[str, ...], count: int) -> list[Ba
     """The first `count` batches of the named data sets, read without worker processes."""
     packs = config.data.batch_packs
     options = dataclasses.replace(loader_options(config), workers=0)
-    planned = plan_of(config, names, count * packs)
+    # Levelled, a few batches would be of one kind.
+    planned = plan_of(config, names, count * packs, level=False)
     loaded = loader.batches(planned, layout_rule(config), pack_shape(config), packs, 0, options)
     return [part.batch for part in loaded]
 
@@ -279,8 +281,8 @@ def measured(
     return found
 
 
-def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
-    """A plan of `count` packs from the named data sets; says what does not fit.
+def plan_of(config: Config, names: tuple[str, ...], count: int, level: bool) -> plan.Plan:
+    """A plan of `count` packs from the named data sets, levelled or not; says what does not fit.
 
     Raises:
       UserError: as `members`, or nothing is left to train on.
@@ -288,7 +290,7 @@ def plan_of(config: Config, names: tuple[str, ...], count: int) -> plan.Plan:
     shape, batch = pack_shape(config), config.data.batch_packs
     try:
         found = members(config, names)
-        return plan.make_plan(found, shape, count, batch, config.run.seed, config.data.level)
+        return plan.make_plan(found, shape, count, batch, config.run.seed, level)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
 

@@ -56,25 +56,31 @@ def stage(config: Config, mesh: Mesh) -> Stage:
         raise UserError(
             f"stage.name = {config.stage.name} begins with a conversion; `ivx convert` runs it"
         )
-    own, names = stages[config.stage.name](), tuple(config.stage.rehearse)
-    if not names:
-        return own
-    rehearsed = LanguageModelStage(_planned_batches(config, names), [], config.stage.reduction)
-    return RehearsalStage(own, rehearsed, config.stage.rehearsal)
+    return _rehearsing(config, stages[config.stage.name]())
 
 
-def attention_matching(config: Config, original: stored.StoredModel) -> AttentionMatchingStage:
+def attention_matching(config: Config, original: stored.StoredModel) -> Stage:
     """The trained part of a conversion of this model.
 
     Raises:
       UserError: the data are not usable.
     """
-    return AttentionMatchingStage(
+    matching = AttentionMatchingStage(
         original.definition,
         lambda mesh: _parameters(original, mesh),
         _planned_batches(config, tuple(config.data.train)),
         build.validation_batches(config),
     )
+    return _rehearsing(config, matching)
+
+
+def _rehearsing(config: Config, own: Stage) -> Stage:
+    """The stage with what the config rehearses beside it."""
+    names = tuple(config.stage.rehearse)
+    if not names:
+        return own
+    rehearsed = LanguageModelStage(_planned_batches(config, names), [], config.stage.reduction)
+    return RehearsalStage(own, rehearsed, config.stage.rehearsal)
 
 
 def _language_model(config: Config) -> LanguageModelStage:
@@ -95,7 +101,7 @@ def _planned_batches(
         config.data.batch_packs,
     )
     steps = config.run.steps
-    training = build.plan_of(config, names, steps * packs)
+    training = build.plan_of(config, names, steps * packs, config.data.level)
     progress.note(
         f"planned {steps * packs:,} packs over {training.epochs} epochs,"
         f" {training.token_fill:.1%} of tokens and {training.patch_fill:.1%} of patches used,"

@@ -14,6 +14,9 @@ def define_flags() -> None:
         "prepare: frames a second of smaller videos in place of the originals, lossy; 0: none.",
         lower_bound=0.0,
     )
+    flags.register_validator(
+        "proxy", lambda fps: fps == 0 or fps >= 0.1, "--proxy must be 0 or at least 0.1"
+    )
 
 
 def run(given) -> dict:

@@ -90,7 +90,7 @@ def _in_a_worker(job: Job) -> dict:
 
 
 def load(job: Job) -> dict:
-    """Loads the clip `job.samples` times; CPU time is the least, what stands beside it is noise."""
+    """Loads the clip `job.samples` times; CPU time is the mean over them."""
     from data_pipelines import loader, plan, sources
     from data_pipelines.layout import LayoutRule
     from data_pipelines.media import VideoRef

@@ -48,10 +48,14 @@ def run(given, words: list[str]) -> dict:
     workdir = build.workdir(given.workdir)
     if not given.seeds:
         return _told(_run(config, path.parent, workdir), workdir)
+    places = {seed: workdir / f"seed_{seed}" for seed in seeds.numbers(given.seeds)}
+    for seed, folder in places.items():
+        config.seed = seed
+        _check(config, path.parent, folder)
     outcomes, told = [], []
-    for seed in seeds.numbers(given.seeds):
+    for seed, folder in places.items():
         print(f"\n== seed {seed}", flush=True)
-        config.seed, folder = seed, workdir / f"seed_{seed}"
+        config.seed = seed
         outcomes.append(_run(config, path.parent, folder))
         told.append(_told(outcomes[-1], folder))
     table = seeds.write(workdir, outcomes)
@@ -59,16 +63,28 @@ def run(given, words: list[str]) -> dict:
     return {"workdir": str(workdir), "seeds": told, "table": str(table)}
 
 
-def _run(config, experiments: pathlib.Path, workdir: pathlib.Path):
-    """One recipe: what came of it, printed and drawn."""
+def _check(config, experiments: pathlib.Path, workdir: pathlib.Path):
+    """The recipe of a folder, if it can be run there.
+
+    Raises:
+      UserError: it cannot.
+    """
     from ivx import config as configs
-    from ivx.commands.recipe import outcome, page
-    from ivx.commands.recipe.seeds import Outcome
     from ivx.commands.recipe.stages import Recipe
 
     configs.check_workdir(workdir, config)
     recipe = Recipe(config, experiments, workdir)
     recipe.check()
+    return recipe
+
+
+def _run(config, experiments: pathlib.Path, workdir: pathlib.Path):
+    """One recipe: what came of it, printed and drawn."""
+    from ivx import config as configs
+    from ivx.commands.recipe import outcome, page
+    from ivx.commands.recipe.seeds import Outcome
+
+    recipe = _check(config, experiments, workdir)
     configs.claim_workdir(workdir, config)
     if "opd" in config.stages and not config.teacher:
         print("opd is left out: no --config.teacher was given")

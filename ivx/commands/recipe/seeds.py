@@ -1,6 +1,7 @@
 """Several seeds of one recipe: the same table with means and ranges, as Markdown.
 
-Every seed writes its own data, so that ranges hold the luck of training and of questions together.
+Where the recipe writes its data, every seed has its own: then ranges hold the luck of training and
+that of the questions.
 """
 
 import dataclasses
@@ -42,7 +43,7 @@ def numbers(given: Sequence[str]) -> list[int]:
     Raises:
       UserError: one is no whole number from 0 on, or is there twice.
     """
-    if not all(map(str.isdecimal, given)) or len(set(given)) < len(given):
+    if not all(map(str.isdecimal, given)) or len(set(map(int, given))) < len(given):
         raise UserError(f"--seeds={','.join(given)} are not different numbers, as in 0,1,2")
     return [int(text) for text in given]
 
