@@ -128,8 +128,7 @@ def tiny() -> ml_collections.ConfigDict:
         pack_patches=144,
         slice_block=48,
         batch_packs=12,
-        # One host waits for no other, and a few packs that cost alike would be of one kind.
-        level=False,
+        level=False,  # one host waits for no other
         cache_gib=1.0,
     )
     config.run.seed = 0
