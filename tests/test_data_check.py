@@ -85,12 +85,12 @@ def test_training_names_and_leaves_out_what_is_unusable(spoilt, capsys):
     assert found and "4 unusable annotations were left out" in notes
     assert notes.count("left out /") == 4 and "surprise" in notes
     config = of(spoilt)
-    assert build.plan_of(config, ("synthetic_train",), config.data.batch_packs).packs
+    assert build.plan_of(config, ("synthetic_train",), config.data.batch_packs, level=False).packs
 
 
 def test_a_run_with_too_many_unusable_lines_does_not_begin(spoilt):
     with pytest.raises(UserError, match=r"4 unusable .*max_bad_samples = 3 .*ivx data check"):
-        build.plan_of(of(spoilt, max_bad_samples=3), ("synthetic_train",), 2)
+        build.plan_of(of(spoilt, max_bad_samples=3), ("synthetic_train",), 2, level=False)
 
 
 def test_what_is_evaluated_is_whole_or_refused(spoilt):
