@@ -89,9 +89,9 @@ class Film:
 
 
 def invent(rng: np.random.Generator, url: str, looks: Looks) -> tuple[Film, Task]:
-    """A scene that will be drawn to `url`, and a question that it answers."""
+    """A scene that will be drawn to `url`, and a question about it, of any family alike."""
+    family = str(rng.choice(FAMILIES))
     while True:
-        family = str(rng.choice(FAMILIES))
         scene = _scene(rng, needles=1 if family == ONCE else 2)
         info = VideoInfo(scene.num_frames, float(scene.rate), scene.width, scene.height)
         film = Film(scene, Footage(url, info), looks)
