@@ -1,7 +1,6 @@
 """Shards: a file of records, columns beside it, and a .json that is written last of the three."""
 
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +12,7 @@ from array_record.python import array_record_module
 
 from data_pipelines.annotation_error import AnnotationError
 from data_pipelines.media_error import MediaError
+from data_pipelines.prepared import checksums
 
 RECORDS = ".array_record"
 # Records are read one by one, and videos do not shrink.
@@ -45,8 +45,8 @@ class Writer:
         """Writes columns and facts, and makes the shard whole."""
         self._writer.close()
         path = _beside(self._stem, RECORDS)
+        checksum = checksums.of(self._partial)
         with self._partial.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         self._partial.replace(path)
         table = _beside(self._stem, ".npz")
@@ -56,19 +56,26 @@ class Writer:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(table)
-        size = path.stat().st_size
-        facts = {"records": self._count, "bytes": size, "sha256": checksum} | facts
-        write_json(_beside(self._stem, ".json"), facts)
+        own = {
+            "records": self._count,
+            "bytes": path.stat().st_size,
+            "sha256": checksum,
+            "columns_sha256": checksums.of(table),
+        }
+        write_json(_beside(self._stem, ".json"), own | facts)
 
 
 def done(stem: pathlib.Path) -> bool:
     """Whether the shard is there, whole."""
-    facts, records = _beside(stem, ".json"), _beside(stem, RECORDS)
     return (
-        facts.is_file()
-        and records.is_file()
-        and records.stat().st_size == read_facts(stem)["bytes"]
+        all(file.is_file() for file in files(stem))
+        and _beside(stem, RECORDS).stat().st_size == read_facts(stem)["bytes"]
     )
+
+
+def files(stem: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path]:
+    """The files of a shard: records, columns, facts."""
+    return _beside(stem, RECORDS), _beside(stem, ".npz"), _beside(stem, ".json")
 
 
 def read_facts(stem: pathlib.Path) -> dict:
@@ -92,9 +99,19 @@ def read_columns(stem: pathlib.Path) -> dict[str, np.ndarray]:
 
 def write_json(path: pathlib.Path, value: dict) -> None:
     """Writes a file of JSON, whole or not at all."""
+    write_text(path, json_text(value))
+
+
+def json_text(value: dict) -> str:
+    """As files of JSON are written here."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
