@@ -218,7 +218,8 @@ def _stored(jobs: Sequence[MediaJob]) -> dict[tuple[str, str], Stored]:
                 continue
             count = entry.get("frames")
             name = nearby.name(entry["path"])
-            url = shards.address(f"media/{job.stem.name}", entry["record"], name, count)
+            stem, pieces = f"media/{job.stem.name}", entry.get("pieces", 1)
+            url = shards.address(stem, entry["record"], name, count, pieces)
             info = VideoInfo(**entry["info"])
             found[key] = Stored(
                 url, info, is_folder=count is not None, is_proxy=entry.get("proxy", False)
