@@ -4,6 +4,7 @@ tiny    the walk from files to answers: training, validation and test, all famil
 base    captions and short questions, from which the recipe's base model learns
 teacher short and long clips of all families, for the teacher of the distillation
 recipe  what the stages of the recipe train on, and the videos on which all are compared
+conversion  what a conversion calibrates on, heals with and is compared on: the families of base
 test    a handful of clips of every family
 """
 
@@ -122,6 +123,11 @@ PRESETS: dict[str, Preset] = {
         "validation": Split(140, _TINY),
         "test": Split(420, _TINY),
         "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
+    },
+    "conversion": {
+        "train": Split(1600, _BASE, "conversation", _half(_BASE)),
+        "validation": Split(120, _BASE),
+        "test": Split(240, _BASE),
     },
     "recipe": _recipe(1.0),
     "recipe_quick": _recipe(0.05),
