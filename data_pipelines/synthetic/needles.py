@@ -157,6 +157,11 @@ def _task(family: str, sought: Actor) -> Task:
     if family == COLOUR:
         text = f"What colour is the {sought.shape}?"
         return Task(Question(family, text, sought.colours[0], tuple(COLOURS)), sought.shape)
-    span = (sought.start, sought.end)
+    return when(sought)
+
+
+def when(actor: Actor) -> Task:
+    """From when to when an actor is on show."""
+    name, span = thing(actor), (actor.start, actor.end)
     text = f"When is the {name} visible?"
-    return Task(Question(family, text, agent_texts.seconds(span), span=span), name)
+    return Task(Question(WHEN, text, agent_texts.seconds(span), span=span), name)
