@@ -16,7 +16,6 @@ MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
-    ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
     ("model.preset", lambda v: v in MODELS, ", ".join(MODELS)),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
