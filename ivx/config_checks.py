@@ -83,6 +83,10 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("run.validate_every", lambda v: v >= 1, "at least 1"),
     ("run.save_every", lambda v: v >= 1, "at least 1"),
     ("run.keep", lambda v: v >= 1, "at least 1 checkpoint"),
+    ("train.rollback_after", lambda v: v >= 0, "0 or more steps"),
+    ("train.spike", lambda v: v >= 0, "0 or more"),
+    ("train.watchdog", lambda v: v >= 0, "0 or more seconds"),
+    ("train.watchdog_ends", lambda v: isinstance(v, bool), "True or False"),
 )
 
 # Each relation between two keys: left, right, test, what is wrong.

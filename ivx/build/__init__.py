@@ -23,7 +23,7 @@ from ivx.parallel import rules
 from ivx.parallel.mesh import AXES, make_mesh, spread_ops
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
-from ivx.training.loop import RunSpec
+from ivx.training.loop import RunSpec, WatchSpec
 from ivx.training.optimizer import OptimizerSpec
 
 Config = ml_collections.ConfigDict
@@ -124,10 +124,22 @@ def run_spec(config: Config) -> RunSpec:
         steps=run.steps,
         seed=run.seed,
         accumulation=config.optim.accumulation,
+        unit=config.stage.minibatches,
         log_every=run.log_every,
         validate_every=run.validate_every,
         save_every=run.save_every,
         keep=run.keep,
+    )
+
+
+def watch_spec(config: Config) -> WatchSpec:
+    """What watches over the run."""
+    train = config.train
+    return WatchSpec(
+        rollback_after=train.rollback_after,
+        spike=train.spike,
+        watchdog=train.watchdog,
+        watchdog_ends=train.watchdog_ends,
     )
 
 

@@ -142,6 +142,7 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
         mesh,
         build.run_spec(config),
         (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
+        build.watch_spec(config),
     )
     shardings = rules.parameter_shardings(definition.abstract, mesh)
     trained, _ = checkpoint.load_params(workdir, definition.abstract_params, shardings)
