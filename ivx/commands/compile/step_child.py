@@ -14,6 +14,7 @@ from ivx import build, config
 from ivx.aot import child, program, topology
 from ivx.build import stages
 from ivx.errors import UserError
+from ivx.kernels import choice
 from ivx.training import abstract
 from ivx.training.optimizer import make_optimizer
 
@@ -53,7 +54,9 @@ def _compile(given: ml_collections.ConfigDict, place: str, text: str) -> dict:
     }
     began = time.monotonic()
     try:
-        lowered = step.trace(state, {}, batch).lower(lowering_platforms=("tpu",))
+        # As on a pod, where ops take their kernels and spread them over the mesh.
+        with choice.force("tpu"), jax.set_mesh(mesh):
+            lowered = step.trace(state, {}, batch).lower(lowering_platforms=("tpu",))
         found["lower_seconds"] = time.monotonic() - began
         compiled = lowered.compile()
     except Exception as error:  # whatever it is, it is the compiler's answer
