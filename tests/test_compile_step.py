@@ -32,11 +32,20 @@ HLO = """
   %k = f32[64]{0} custom-call(%f), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/while/body/attention_fwd/pallas_call"}
 }
 %condition (t: (s32[], f32[16])) -> pred[] {
-  ROOT %less = pred[] compare(%i, %n)
+  %n = s32[]{:T(128)} constant(36)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+%endless (t: (s32[], f32[16])) -> pred[] {
+  ROOT %found = pred[] compare(%a, %b), direction=LT
+}
+%few (t: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %part = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b','c'}, dimensions={0}
 }
 ENTRY %main (p: f32[16]) -> f32[16] {
-  %loop = (s32[], f32[16]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"36"}}
-  %open = (s32[], f32[16]) while(%t), condition=%condition, body=%condition
+  %loop = (s32[], f32[16]) while(%t), condition=%condition, body=%body
+  %open = (s32[], f32[16]) while(%t), condition=%endless, body=%sum
+  %short = (s32[], f32[16]) while(%t), condition=%endless, body=%few, backend_config={"known_trip_count":{"n":"3"}}
+  %own = f32[16]{0} custom-call(%g), custom_call_target="tpu_custom_call", metadata={op_name="online-softmax"}
   %start = ((bf16[8,128]), bf16[4,128]) async-start(%p), calls=%wrapped
   %all = f32[1000]{0} all-reduce(%g), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
   %move = f32[10]{0} collective-permute(%g), source_target_pairs={{0,4},{4,0},{1,5}}
@@ -48,7 +57,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {
 def test_what_stands_in_a_loop_counts_as_often_as_it_turns():
     found = program.read(HLO, AXES)
     assert found.cycles == 36 * 100 + 7
-    assert found.kernels == {"attention_fwd": 36}
+    assert found.kernels == {"attention_fwd": 36, "own": 1}
     assert found.unknown_loops == 1
 
 
@@ -56,7 +65,7 @@ def test_exchanges_have_the_axes_and_bytes_of_a_ring():
     found = {(one.kind, one.axes): one for one in program.read(HLO, AXES).collectives}
     assert {key: (one.times, one.bytes) for key, one in found.items()} == {
         # 3 of 4 parts of what is gathered come from others.
-        ("all-gather", "tensor"): (36, 36 * 64 * 4 * 3 / 4),
+        ("all-gather", "tensor"): (36 + 3, 36 * 64 * 4 * 3 / 4 + 3 * 8 * 4 * 3 / 4),
         ("reduce-scatter", "fsdp"): (1, 4 * 128 * 2 * 2 / 2),
         ("all-reduce", "fsdp+tensor"): (1, 2 * 4000 * 7 / 8),
         ("collective-permute", "fsdp"): (1, 40),
