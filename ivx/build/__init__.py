@@ -38,13 +38,13 @@ def model_definition(config: Config) -> ModelDefinition:
     return ModelDefinition(stored.model_spec(config))
 
 
-def mesh(config: Config) -> Mesh:
-    """The mesh over all devices, which ops are spread over from now on.
+def mesh(config: Config, devices: Sequence | None = None) -> Mesh:
+    """The mesh over all devices or those given, which ops are spread over from now on.
 
     Raises:
       UserError: the sizes do not fit the devices, or the packs the mesh.
     """
-    found = make_mesh({axis: config.mesh[axis] for axis in AXES})
+    found = make_mesh({axis: config.mesh[axis] for axis in AXES}, devices)
     share = found.shape["replica"] * found.shape["fsdp"]
     packs = config.data.batch_packs // config.optim.accumulation
     if packs % share:
@@ -246,6 +246,19 @@ def first_batches(config: Config, names: tuple[str, ...], count: int) -> list[Ba
     planned = plan_of(config, names, count * packs, level=False)
     loaded = loader.batches(planned, layout_rule(config), pack_shape(config), packs, 0, options)
     return [part.batch for part in loaded]
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """The shapes of a global batch, with their shardings.
+
+    Raises:
+      UserError: as `pack_shape`.
+    """
+    packs, sharding = config.data.batch_packs, rules.batch_sharding(mesh)
+    return jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((packs, *array.shape), array.dtype, sharding=sharding),
+        packing.empty_pack(pack_shape(config)),
+    )
 
 
 def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sampler, int]:

@@ -1,6 +1,7 @@
 """The device mesh: axes replica (across slices), fsdp, tensor, context."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -10,13 +11,18 @@ from ivx.errors import UserError
 AXES = ("replica", "fsdp", "tensor", "context")
 
 
-def make_mesh(sizes: dict[str, int]) -> Mesh:
-    """Lays all devices out; a size of -1 takes what the others leave.
+def make_mesh(sizes: dict[str, int], devices: Sequence | None = None) -> Mesh:
+    """Lays devices out; a size of -1 takes what the others leave.
+
+    Args:
+      sizes: of each axis.
+      devices: all of them where none are given.
 
     Raises:
       UserError: the sizes do not make up the number of devices.
     """
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else list(devices)
+    count = len(devices)
     shape = [sizes[axis] for axis in AXES]
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise UserError(
@@ -29,7 +35,7 @@ def make_mesh(sizes: dict[str, int]) -> Mesh:
         raise UserError(
             f"a mesh of {dict(zip(AXES, shape, strict=True))} does not make up {count} devices"
         )
-    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES))
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def spread_ops(mesh: Mesh) -> None:

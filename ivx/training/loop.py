@@ -22,12 +22,12 @@ from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import rules
 from ivx.stages.protocol import Stage
-from ivx.training import preemption, progress
+from ivx.training import abstract, preemption, progress
 from ivx.training.checkpoint import Checkpoints
 from ivx.training.meter import Meter
 from ivx.training.phases import Phases
 from ivx.training.stability import RollBack, Stability
-from ivx.training.state import TrainState, init_state, make_step, make_validation_loss
+from ivx.training.state import TrainState, init_state, make_validation_loss
 from ivx.training.watchdog import Watchdog
 from ivx.training.writers import METRICS, make_writer, read_metrics
 
@@ -133,7 +133,7 @@ def _train(
     """From the newest checkpoint to the end, once; arguments as above."""
     phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
-    state_shardings = _state_shardings(definition, optimizer, mesh)
+    state_shardings = abstract.state_shardings(definition, optimizer, mesh)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
@@ -143,7 +143,9 @@ def _train(
         )(params)
         done = 0
     else:
-        restored = checkpoints.restore(_abstract_state(definition, optimizer, state_shardings))
+        restored = checkpoints.restore(
+            abstract.abstract_state(definition, optimizer, state_shardings)
+        )
         state, done = restored.state, restored.next_batch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     progress.note(
@@ -152,11 +154,7 @@ def _train(
 
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
-    step = jax.jit(
-        make_step(definition, stage, optimizer, spec.accumulation),
-        donate_argnums=0,
-        out_shardings=(state_shardings, whole),
-    )
+    step = abstract.jit_step(definition, stage, optimizer, spec.accumulation, state_shardings, mesh)
     validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
     frozen = stage.frozen(mesh)
@@ -236,28 +234,3 @@ def _last_numbers(workdir: pathlib.Path) -> dict[str, float]:
     for row in read_metrics(workdir / METRICS):
         newest |= row
     return newest
-
-
-def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> TrainState:
-    """Parameters by the rules, optimizer moments like them, counters on every device."""
-    params = rules.parameter_shardings(definition.abstract, mesh)
-    whole = rules.replicated(mesh)
-    abstract = jax.eval_shape(optimizer.init, definition.abstract_params)
-    moments = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract,
-        params,
-        transform_non_params=lambda _: whole,
-    )
-    return TrainState(whole, params, moments, whole)
-
-
-def _abstract_state(definition: ModelDefinition, optimizer, shardings: TrainState) -> TrainState:
-    """Shapes of a state with the shardings it is to be restored to."""
-    shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer))
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
