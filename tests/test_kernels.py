@@ -7,7 +7,6 @@ import pytest
 
 from ivx.kernels.cross_entropy import cross_entropy
 from ivx.kernels.latent_attention import latent_attention, reference
-from ivx.kernels.latent_decode import latent_decode
 from ivx.kernels.vision_attention import vision_attention
 
 B, N, H, P, R = 2, 3, 8, 4, 10
@@ -47,28 +46,6 @@ def test_latent_attention_equals_its_equation(length):
     assert relative(latent_attention(**single, segments_bt=segs), expected) < 1e-5
     for name, grad in jax.jit(jax.grad(loss(latent_attention)))(single).items():
         assert relative(grad, np.asarray(expected_grads[name])) < 1e-5, name
-
-
-def test_absorbed_decode_equals_materialised():
-    """The last token through the absorbed form is the last row of the whole sequence."""
-    length = 40
-    arrays = inputs(length)
-    ones = np.ones((B, length), np.int32)
-    with jax.enable_x64(True):
-        exact = {name: jnp.asarray(array, jnp.float64) for name, array in arrays.items()}
-        expected = np.asarray(reference.latent_attention(**exact, segments_bt=ones))[:, -1]
-    single = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
-    # What lies in the cache beyond the length must not matter.
-    room = lambda a: jnp.pad(a, ((0, 0), (0, 9), (0, 0)), constant_values=1e3)  # noqa: E731
-    found = latent_decode(
-        single["q_nope_btnh"][:, -1],
-        single["q_rope_btnp"][:, -1],
-        room(single["latent_btr"]),
-        room(single["k_rope_btp"]),
-        single["w_up_rnk"],
-        jnp.full(B, length),
-    )
-    assert relative(found, expected) < 1e-5
 
 
 def test_vision_attention_equals_attention_slice_by_slice():
