@@ -6,10 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
 
 from ivx.kernels.latent_attention import reference as materialised
-from ivx.kernels.latent_decode import latent_decode, reference, xla
-from ivx.kernels.latent_decode.cache import LatentCache
+from ivx.kernels.latent_decode import latent_decode, latent_decode_over, reference, tpu, xla
+from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
+from ivx.kernels.latent_decode.merge import Attended
+from ivx.kernels.latent_decode.quantise import quantise
 from ivx.models.cache import write
 
 N, H, P, R = 3, 8, 4, 10
@@ -120,3 +124,151 @@ def test_the_cache_is_written_in_place(rows, count):
     shape = rf"f32\[{rows},4096,{E}\]"
     assert re.search(shape, text)
     assert not re.search(rf"= {shape}\S* copy\(", text)
+
+
+# Below, sizes that the TPU kernel takes: R and R + P in whole tiles.
+WIDE, WIDE_RANK, WIDE_SCALE = 256, 128, 0.1
+
+
+def draw_wide(count: int, room: int, lengths, dtype=jnp.float32) -> tuple:
+    """Queries of two heads, entries that are NaN beyond the lengths, and what is to be found."""
+    rng = np.random.default_rng(1)
+    q = jnp.asarray(rng.normal(size=(len(lengths), count, 2, WIDE)), dtype)
+    entries = jnp.asarray(rng.normal(size=(len(lengths), room, WIDE)), dtype)
+    written = jnp.arange(room) < jnp.asarray(lengths)[:, None] + count
+    return q, entries, jnp.where(written[..., None], entries, jnp.nan)
+
+
+def wide_reference(q, entries, lengths) -> tuple[np.ndarray, np.ndarray]:
+    with jax.enable_x64(True):
+        exact = [jnp.asarray(np.asarray(array), jnp.float64) for array in (q, entries)]
+        lengths = jnp.asarray(lengths)
+        found = reference.attend(*exact, lengths, WIDE_RANK, WIDE_SCALE)
+        return tuple(map(np.asarray, found))
+
+
+def kernel(q, cache, lengths, **options) -> Attended:
+    """The TPU kernel, interpreted, in blocks of two pages."""
+    options = {"block": 256, "splits": 1, "interpret": True} | options
+    assert tpu.constraint(cache, WIDE_RANK) == ""
+    lengths = jnp.asarray(lengths)
+    return jax.jit(
+        lambda q, cache: tpu.attend(q, cache, lengths, WIDE_RANK, WIDE_SCALE, **options)
+    )(q, cache)
+
+
+def in_pages(cache: LatentCache, page: int) -> PagedCache:
+    """The same entries in pages of random order; the table points to nowhere beyond them."""
+    rows, room, width = cache.entries.shape
+    order = np.random.default_rng(2).permutation(rows * room // page)
+    place = np.argsort(order).astype(np.int32).reshape(rows, -1)
+    scales = None if cache.scales is None else cache.scales.reshape(-1, 1, page)[order]
+    more = np.full((rows, 1), 10**6, np.int32)
+    return PagedCache(
+        cache.entries.reshape(-1, page, width)[order], np.concatenate([place, more], 1), scales
+    )
+
+
+# Nothing, one entry, within a page, at the borders of a page and of a block, all of the cache.
+LENGTHS = {1: [-1, 0, 100, 127, 255, 639], 3: [-3, -2, 100, 126, 254, 637]}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("dtype, bound", [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
+@pytest.mark.parametrize("splits", [1, 2])
+def test_the_kernel_equals_the_equation(count, dtype, bound, splits):
+    q, entries, poisoned = draw_wide(count, 640, LENGTHS[count], dtype)
+    context, lse = wide_reference(q, entries, LENGTHS[count])
+    found = kernel(q, LatentCache(poisoned), LENGTHS[count], splits=splits)
+    assert relative(found.context, context) < bound
+    assert relative(found.lse[1:], lse[1:]) < bound
+    assert np.abs(np.asarray(found.context[0], np.float32)).max() == 0
+    assert (np.asarray(found.lse[0]) < -1e29).all()
+
+
+def test_the_kernel_takes_more_tokens_than_fit_one_program(monkeypatch):
+    """Five tokens, two a program, the last program half empty."""
+    monkeypatch.setattr(tpu, "ROWS", 4)
+    lengths = [-2, 0, 300]
+    q, entries, poisoned = draw_wide(5, 384, lengths)
+    context, _ = wide_reference(q, entries, lengths)
+    assert relative(kernel(q, LatentCache(poisoned), lengths).context, context) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.int8])
+def test_pages_in_any_order_equal_rows(dtype):
+    lengths = LENGTHS[3]
+    q, entries, poisoned = draw_wide(3, 768, lengths)
+    cache = LatentCache(poisoned) if dtype == jnp.float32 else quantise(entries, dtype)
+    paged = in_pages(cache, 128)
+    for attend in (kernel, xla_wide):
+        rows, pages = (attend(q, one, lengths) for one in (cache, paged))
+        np.testing.assert_array_equal(rows.context, pages.context)
+        np.testing.assert_array_equal(rows.lse, pages.lse)
+
+
+def xla_wide(q, cache, lengths) -> Attended:
+    return xla.attend(q, cache, jnp.asarray(lengths), WIDE_RANK, WIDE_SCALE, 256)
+
+
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.float8_e4m3fn])
+@pytest.mark.parametrize("attend", [kernel, xla_wide])
+@pytest.mark.parametrize("queries, bound", [(jnp.float32, 1e-4), (jnp.bfloat16, 1e-2)])
+def test_entries_of_one_byte_are_used_as_stored(dtype, attend, queries, bound):
+    """Against the stored numbers times their scales: what is lost is lost when they are stored."""
+    lengths = LENGTHS[1]
+    q, entries, _ = draw_wide(1, 640, lengths)
+    q, cache = q.astype(queries), quantise(entries, dtype)
+    stored = (
+        np.asarray(cache.entries, np.float64) * np.asarray(cache.scales, np.float64)[:, 0, :, None]
+    )
+    context, _ = wide_reference(q, stored, lengths)
+    beyond = jnp.arange(640) > jnp.asarray(lengths)[:, None]
+    poisoned = jnp.where(beyond[:, None], jnp.nan, cache.scales)
+    found = attend(q, LatentCache(cache.entries, poisoned), lengths)
+    assert relative(found.context, context) < bound
+
+
+def test_the_kernel_under_the_interpreter_of_tpus():
+    """Which keeps memory, semaphores and copies apart as the chip does, and finds races."""
+    lengths = [0, 300]
+    q, entries, poisoned = draw_wide(1, 384, lengths)
+    context, _ = wide_reference(q, entries, lengths)
+    found = kernel(q, LatentCache(poisoned), lengths, interpret=pltpu.InterpretParams())
+    assert relative(found.context, context) < 1e-5
+
+
+@pytest.mark.parametrize("dtype, bound", [(jnp.int8, 1 / 254), (jnp.float8_e4m3fn, 1 / 16)])
+def test_one_byte_keeps_what_it_says(dtype, bound):
+    """int8: half a step of the largest number; e4m3: three bits after the first of each number."""
+    entries = np.random.default_rng(0).normal(size=(2, 30, 64)).astype(np.float32)
+    entries[0, 3] = 0
+    cache = quantise(jnp.asarray(entries), dtype)
+    assert cache.entries.dtype == dtype and cache.scales.shape == (2, 1, 30)
+    back = np.asarray(cache.entries, np.float32) * np.asarray(cache.scales)[:, 0, :, None]
+    largest = np.abs(entries).max(-1, keepdims=True)
+    # Below 2^-6 of e4m3's own scale numbers are spaced evenly.
+    size = largest if dtype == jnp.int8 else np.maximum(np.abs(entries), largest * 2**-6 / 448)
+    assert (np.abs(back - entries) <= size * bound * 1.001).all()
+
+
+@pytest.mark.parametrize("lengths", [[5, 63, 40], [-1, 0, 17]])
+def test_a_cache_along_the_mesh_equals_the_whole(lengths):
+    """Eight devices hold eight entries of each sequence; some see nothing of a sequence."""
+    rng = np.random.default_rng(3)
+    q_nope, q_rope, entries, w_up = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((3, 1, N, H), (3, 1, N, P), (3, 64, E), (R, N, 2 * H))
+    )
+    lengths = jnp.asarray(lengths)
+    whole = latent_decode(q_nope, q_rope, LatentCache(entries), w_up, lengths)
+    mesh = jax.make_mesh((8,), ("context",))
+    spec, everywhere = PartitionSpec(None, "context"), PartitionSpec()
+    over = jax.shard_map(
+        lambda *arrays: latent_decode_over("context", *arrays),
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, LatentCache(spec), everywhere, everywhere),
+        out_specs=everywhere,
+    )
+    found = jax.jit(over)(q_nope, q_rope, LatentCache(entries), w_up, lengths)
+    assert relative(found, np.asarray(whole, np.float64)) < 1e-5
