@@ -7,14 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec
 
+from ivx.kernels import choice
 from ivx.kernels.latent_attention import reference as materialised
-from ivx.kernels.latent_decode import latent_decode, latent_decode_over, reference, tpu, xla
+from ivx.kernels.latent_decode import latent_decode, reference, tpu, xla
 from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
 from ivx.kernels.latent_decode.merge import Attended
 from ivx.kernels.latent_decode.quantise import quantise
 from ivx.models.cache import write
+from ivx.parallel.mesh import make_mesh
 
 N, H, P, R = 3, 8, 4, 10
 E, SCALE = R + P, (H + P) ** -0.5
@@ -252,23 +253,17 @@ def test_one_byte_keeps_what_it_says(dtype, bound):
     assert (np.abs(back - entries) <= size * bound * 1.001).all()
 
 
-@pytest.mark.parametrize("lengths", [[5, 63, 40], [-1, 0, 17]])
-def test_a_cache_along_the_mesh_equals_the_whole(lengths):
-    """Eight devices hold eight entries of each sequence; some see nothing of a sequence."""
+@pytest.mark.parametrize("axis, lengths", [("context", [5, 63, -1, 17]), ("fsdp", [0, 63, 5, 9])])
+def test_a_mesh_equals_one_device(axis, lengths):
+    """Along `context` two devices hold 32 entries of each sequence, and may see none of them."""
     rng = np.random.default_rng(3)
     q_nope, q_rope, entries, w_up = (
         jnp.asarray(rng.normal(size=shape), jnp.float32)
-        for shape in ((3, 1, N, H), (3, 1, N, P), (3, 64, E), (R, N, 2 * H))
+        for shape in ((4, 1, 4, H), (4, 1, 4, P), (4, 64, E), (R, 4, 2 * H))
     )
-    lengths = jnp.asarray(lengths)
-    whole = latent_decode(q_nope, q_rope, LatentCache(entries), w_up, lengths)
-    mesh = jax.make_mesh((8,), ("context",))
-    spec, everywhere = PartitionSpec(None, "context"), PartitionSpec()
-    over = jax.shard_map(
-        lambda *arrays: latent_decode_over("context", *arrays),
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, LatentCache(spec), everywhere, everywhere),
-        out_specs=everywhere,
-    )
-    found = jax.jit(over)(q_nope, q_rope, LatentCache(entries), w_up, lengths)
+    arrays = q_nope, q_rope, quantise(entries, jnp.int8), w_up, jnp.asarray(lengths)
+    whole = latent_decode(*arrays)
+    sizes = {"replica": 1, "fsdp": 1, "tensor": 4, "context": 1} | {axis: 2}
+    with jax.set_mesh(make_mesh(sizes)), choice.force("tpu"):
+        found = jax.jit(latent_decode)(*arrays)
     assert relative(found, np.asarray(whole, np.float64)) < 1e-5

@@ -12,13 +12,18 @@ Shapes: q_nope_btnh, q_rope_btnp, entries_bse with E = R (latent) + P (rope key)
 k = H (key) + H (value), out_btnh.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from ivx.kernels.latent_decode import xla
+from ivx.kernels import choice
+from ivx.kernels.latent_decode import tpu, xla
 from ivx.kernels.latent_decode.cache import LatentCache, PagedCache, capacity
 from ivx.kernels.latent_decode.merge import Attended, merge_over
+from ivx.parallel import zigzag
 
 
 def latent_decode(
@@ -34,7 +39,11 @@ def latent_decode(
     a prompt or a draft to be checked. A token that sees none, its length being negative, gets
     zeros. Softmax is in float32, the rest in the dtype of the queries.
     """
-    return _attend(q_nope_btnh, q_rope_btnp, cache, w_up_rnk, lengths_b).context
+    mesh = zigzag.current_mesh()
+    arrays = q_nope_btnh, q_rope_btnp, cache, w_up_rnk, lengths_b
+    if mesh is not None and (zigzag.shards() > 1 or choice.wanted() == "tpu"):
+        return _spread(mesh, *arrays)
+    return _attend(*arrays).context
 
 
 def latent_decode_over(
@@ -56,12 +65,41 @@ def latent_decode_over(
     return merge_over(axis, found).context
 
 
+def _spread(mesh: Mesh, q_nope_btnh, q_rope_btnp, cache, w_up_rnk, lengths_b) -> Array:
+    """`latent_decode` on every device: sequences over `replica` and `fsdp`, heads over `tensor`.
+
+    Rows of entries lie over `context`; pages, which sequences share, are whole on each device.
+    """
+    place = functools.partial(zigzag.spec, mesh, lengths_b.shape[0])
+    if isinstance(cache, PagedCache):
+        one = lambda *arrays: _attend(*arrays).context  # noqa: E731
+        scales = None if cache.scales is None else PartitionSpec()
+        stored = PagedCache(PartitionSpec(), place(), scales)
+    else:
+        one = functools.partial(latent_decode_over, zigzag.CONTEXT)
+        scales = None if cache.scales is None else place(None, zigzag.CONTEXT)
+        stored = LatentCache(place(zigzag.CONTEXT), scales)
+    heads = place(None, "tensor")
+    return jax.shard_map(
+        one,
+        mesh=mesh,
+        in_specs=(heads, heads, stored, PartitionSpec(None, "tensor"), place()),
+        out_specs=heads,
+        check_vma=False,
+    )(q_nope_btnh, q_rope_btnp, cache, w_up_rnk, lengths_b)
+
+
 def _attend(q_nope_btnh, q_rope_btnp, cache, w_up_rnk, lengths_b) -> Attended:
     """Outputs of heads [B, T, N, H] and their log-sum-exp."""
     nope, rank = q_nope_btnh.shape[-1], w_up_rnk.shape[0]
     scale = (nope + q_rope_btnp.shape[-1]) ** -0.5
     q_latent_btnr = jnp.einsum("btnh,rnh->btnr", q_nope_btnh, w_up_rnk[..., :nope])
     q_btne = jnp.concatenate([q_latent_btnr, q_rope_btnp], -1)
-    found = xla.attend(q_btne, cache, lengths_b, rank, scale)
+    arrays = q_btne, cache, lengths_b, rank, scale
+    untaken = tpu.constraint(cache, rank)
+    if choice.pick("latent_decode", not untaken, untaken) == "tpu":
+        found = tpu.attend(*arrays, interpret=choice.interpret())
+    else:
+        found = xla.attend(*arrays)
     out_btnh = jnp.einsum("btnr,rnh->btnh", found.context, w_up_rnk[..., nope:])
     return Attended(out_btnh, found.lse)
