@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.loader import Loaded
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
 from ivx.training import progress
 from ivx.training.checkpoint import Checkpoints
@@ -97,11 +97,13 @@ def train(
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
     step = jax.jit(
-        make_step(definition, stage, optimizer, spec.accumulation),
+        ambient.under(mesh, make_step(definition, stage, optimizer, spec.accumulation)),
         donate_argnums=0,
         out_shardings=(state_shardings, whole),
     )
-    validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
+    validation_loss = jax.jit(
+        ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
+    )
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
     frozen = stage.frozen(mesh)
 
