@@ -24,6 +24,7 @@ COMMANDS = (
     "agent",
     "report",
     "bench",
+    "compile",
 )
 
 

@@ -23,6 +23,7 @@ def base() -> ml_collections.ConfigDict:
     config.model = {
         "preset": "tiny",  # of ivx.models.spec
         "attention": "m2la",  # or gqa
+        "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
     }
@@ -83,13 +84,17 @@ def base() -> ml_collections.ConfigDict:
         "rehearsal": 0.1,
         # opd: the workdir or Hugging Face folder of the teacher
         "teacher": "",
-        # convert: packs of the statistics pass, ridge of the QK-norm fit as a share of the mean
-        # diagonal, rotation of the key heads (real, as TransMLA, or complex), weight of keys
-        # against values in the joint compression, and whether attention is then matched to what it
-        # said before, for run.steps steps
+        # convert: packs of the statistics pass; what stands for the QK-norm (affine, fold or drop)
+        # and the ridge of its fit as a share of the mean diagonal; rotation of the key heads (real,
+        # complex or weighted); what stands for the rope of the others (none, or their mean turn);
+        # what the compression weighs by (plain, balanced or output) and what keys are divided by
+        # on top; whether attention is then matched to what it said before, for run.steps steps
         "calibration_packs": 256,
+        "norm": "affine",
         "ridge": 1e-3,
-        "rotation": "real",
+        "rotation": "complex",
+        "turn": "none",
+        "weighting": "balanced",
         "balance": 1.0,
         "match": True,
     }

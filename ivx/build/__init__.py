@@ -20,7 +20,7 @@ from ivx.build import stored
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
-from ivx.parallel.mesh import AXES, make_mesh
+from ivx.parallel.mesh import AXES, make_mesh, spread_ops
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
 from ivx.training.loop import RunSpec
@@ -35,7 +35,7 @@ def model_definition(config: Config) -> ModelDefinition:
 
 
 def mesh(config: Config) -> Mesh:
-    """The mesh over all devices.
+    """The mesh over all devices, which ops are spread over from now on.
 
     Raises:
       UserError: the sizes do not fit the devices, or the packs the mesh.
@@ -48,6 +48,13 @@ def mesh(config: Config) -> Mesh:
             f"{packs} packs a micro-batch cannot be spread over replica x fsdp = {share};"
             f" make data.batch_packs a multiple of {share * config.optim.accumulation}"
         )
+    chunks = 2 * found.shape["context"]
+    if found.shape["context"] > 1 and config.data.pack_tokens % chunks:
+        raise UserError(
+            f"data.pack_tokens = {config.data.pack_tokens} cannot be cut into two chunks for each"
+            f" of mesh.context = {found.shape['context']} devices; make it a multiple of {chunks}"
+        )
+    spread_ops(found)
     return found
 
 

@@ -30,3 +30,13 @@ def make_mesh(sizes: dict[str, int]) -> Mesh:
             f"a mesh of {dict(zip(AXES, shape, strict=True))} does not make up {count} devices"
         )
     return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES))
+
+
+def spread_ops(mesh: Mesh) -> None:
+    """Makes this the mesh that ops with kernels of their own spread over, from now on.
+
+    XLA does not split a Pallas kernel, and what travels along `context` is not its to choose:
+    these ops ask for the mesh. Without it the compiler spreads everything.
+    """
+    if mesh.shape["context"] > 1 or (mesh.size > 1 and jax.default_backend() == "tpu"):
+        jax.set_mesh(mesh)
