@@ -189,17 +189,17 @@ def test_logits_are_never_whole():
     jaxpr = jax.make_jaxpr(jax.grad(lambda *a: cross_entropy(*a).sum(), (0, 1)))(
         *arrays, shape((tokens,), jnp.int32)
     )
-    sizes = [v.aval.size for v in _variables(jaxpr.jaxpr) if hasattr(v.aval, "size")]
+    sizes = [v.aval.size for v in variables(jaxpr.jaxpr) if hasattr(v.aval, "size")]
     assert max(sizes) == vocabulary.ROWS * 6784 <= vocabulary.ROWS * vocabulary.COLUMNS
     assert max(sizes) < tokens * vocab / 5
 
 
-def _variables(jaxpr):
+def variables(jaxpr):
     """All that is computed, in inner functions and loops too."""
     for equation in jaxpr.eqns:
         yield from equation.outvars
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
-            yield from _variables(inner)
+            yield from variables(inner)
 
 
 def test_what_does_not_belong_together_is_named():

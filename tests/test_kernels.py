@@ -3,12 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from ivx.kernels.cross_entropy import cross_entropy
 from ivx.kernels.latent_attention import reference
 from ivx.kernels.latent_decode import latent_decode
-from ivx.kernels.vision_attention import vision_attention
 
 B, N, H, P, R = 2, 3, 8, 4, 10
 
@@ -50,32 +47,3 @@ def test_absorbed_decode_equals_materialised():
         jnp.full(B, length),
     )
     assert relative(found, expected) < 1e-5
-
-
-def test_vision_attention_equals_attention_slice_by_slice():
-    rng = np.random.default_rng(0)
-    slices = np.array([[1] * 16 + [2] * 16 + [3] * 24 + [0] * 8, [1] * 32 + [2] * 28 + [0] * 4])
-    q, k, v = rng.normal(size=(3, 2, 64, N, H))
-    expected = np.zeros_like(q)
-    for b, s in np.ndindex(2, 4):
-        rows = np.flatnonzero(slices[b] == s)
-        if not len(rows):
-            continue
-        for n in range(N):
-            scores = q[b, rows, n] @ k[b, rows, n].T / np.sqrt(H)
-            weights = np.exp(scores - scores.max(-1, keepdims=True))
-            expected[b, rows, n] = weights / weights.sum(-1, keepdims=True) @ v[b, rows, n]
-    found = vision_attention(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)), slices, block=32)
-    real = slices > 0
-    assert relative(np.asarray(found)[real], expected[real]) < 1e-5
-
-
-@pytest.mark.parametrize("tokens", [5, 16, 37])
-def test_cross_entropy_equals_its_equation(tokens):
-    rng = np.random.default_rng(0)
-    hidden, head = rng.normal(size=(tokens, 12)), rng.normal(size=(12, 50))
-    targets = rng.integers(0, 50, tokens)
-    logits = hidden @ head
-    expected = np.log(np.exp(logits).sum(-1)) - logits[np.arange(tokens), targets]
-    single = jnp.asarray(hidden, jnp.float32), jnp.asarray(head, jnp.float32)
-    assert relative(cross_entropy(*single, jnp.asarray(targets), chunk=16), expected) < 1e-5

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from ivx.kernels.masking import MASKED
-from ivx.parallel import ambient
+from ivx.parallel import ambient, zigzag
 from ivx.parallel.rules import BATCH
 
 # At most so many logits are alive: 64 MiB in float32. A chunk of a head is read again for each
@@ -37,6 +37,11 @@ _ROW_TILE, _COLUMN_TILE = 8, 128
 # Where only some tokens are scored, chunks of an eighth of them, if they are no smaller than this:
 # chunks behind the last token that is scored are not walked.
 _EIGHTH, FEWEST_ROWS = 8, 256
+
+
+def chunk_sizes(tokens: int, vocab: int) -> tuple[int, int]:
+    """Tokens and columns of a chunk where all tokens of a device are scored."""
+    return _chunk(tokens, ROWS, _ROW_TILE), _chunk(vocab, COLUMNS, _COLUMN_TILE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Placement:
     @classmethod
     def around(cls, leading: tuple[int, ...], vocab: int) -> "Placement":
         """That of the ambient mesh: packs over replica and fsdp, their tokens over context."""
-        mesh = ambient.mesh_around()
+        mesh = zigzag.current_mesh()
         if mesh is None:
             return cls(None, ((),) * len(leading), None)
         wanted = (BATCH, ("context",), *(() for _ in leading[2:]))
