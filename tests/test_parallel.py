@@ -7,7 +7,7 @@ import pytest
 
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.parallel.mesh import make_mesh
 from ivx.stages.language_model import LanguageModelStage
 from ivx.training.loop import _state_shardings
@@ -35,7 +35,7 @@ def test_sharded_equals_single_device(layouts, shape, attention, sizes):
     mesh = make_mesh(sizes)
     shardings = _state_shardings(definition, optimizer, mesh)
     start = jax.jit(lambda: init_state(definition.init(0), optimizer), out_shardings=shardings)()
-    sharded = jax.jit(step, out_shardings=(shardings, rules.replicated(mesh)))
+    sharded = jax.jit(ambient.under(mesh, step), out_shardings=(shardings, rules.replicated(mesh)))
     spread_state, spread_metrics = sharded(start, {}, rules.put_batch(batch, mesh))
     for name in ("loss/total", "grad/norm"):
         assert float(spread_metrics[name]) == pytest.approx(float(metrics[name]), rel=1e-5)
