@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ivx.models.exact_latent_attention import ExactLatentAttention
 from ivx.models.grouped_attention import GroupedAttention, GroupedCache
 from ivx.models.latent_attention import LatentAttention, LatentCache
 from ivx.models.linear import linear
@@ -25,7 +26,11 @@ from ivx.parallel.rules import AXES
 # What a layer keeps of the past, arrays [B, ..., S, n].
 Cache = LatentCache | GroupedCache
 
-ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
+ATTENTION = {
+    "m2la": LatentAttention,
+    "m2la_exact": ExactLatentAttention,
+    "gqa": GroupedAttention,
+}
 
 
 class DeepStack(NamedTuple):
