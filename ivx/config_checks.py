@@ -14,6 +14,9 @@ STAGES = ("sft", "gspo", "opd", "convert")
 # As in ivx.models.spec, which is above this file.
 MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
 
+# As in ivx.parallel.remat.
+REMAT = ("none", "dots", "latent", "layer", "offload")
+
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
@@ -21,7 +24,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.preset", lambda v: v in MODELS, ", ".join(MODELS)),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
-    ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
+    ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),

@@ -45,7 +45,7 @@ def test_a_state_is_restored_bit_for_bit_on_another_mesh(saved):
     same(restored.state, state)
     kernel = restored.state.params["lm_head"]["kernel"]
     assert kernel.sharding.mesh.shape["fsdp"] == 2
-    assert kernel.sharding.spec[0] == "fsdp"
+    assert kernel.sharding.spec[0] == ("fsdp", "context")
 
 
 def test_optimizer_moments_lie_like_their_parameters(saved):

@@ -19,8 +19,9 @@ from ivx.assistant import Assistant
 from ivx.build import stored
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import rules
+from ivx.parallel import remat, rules
 from ivx.parallel.mesh import AXES, make_mesh
+from ivx.parallel.shares import pack_share
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
 from ivx.training.loop import RunSpec
@@ -41,6 +42,8 @@ def mesh(config: Config) -> Mesh:
       UserError: the sizes do not fit the devices, or the packs the mesh.
     """
     found = make_mesh({axis: config.mesh[axis] for axis in AXES})
+    if config.model.remat == "offload":
+        remat.check_offload(found.devices.flat)
     share = found.shape["replica"] * found.shape["fsdp"]
     packs = config.data.batch_packs // config.optim.accumulation
     if packs % share:
@@ -127,13 +130,14 @@ def run_spec(config: Config) -> RunSpec:
 def loader_options(config: Config) -> loader.LoaderOptions:
     """How batches are read on this host."""
     data = config.data
+    share = pack_share(mesh(config)) if jax.process_count() > 1 else None
     return loader.LoaderOptions(
         workers=data.workers,
         threads=data.threads,
         prefetch=data.prefetch,
         cache_bytes=int(data.cache_gib * 2**30),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index if share else 0,
+        process_count=share.count if share else 1,
     )
 
 

@@ -19,7 +19,9 @@ from ivx.models.latent_attention import LatentAttention, LatentCache
 from ivx.models.linear import linear
 from ivx.models.rope import Rope
 from ivx.models.spec import TextSpec
-from ivx.parallel.remat import POLICIES
+from ivx.models.visual_tokens import place
+from ivx.parallel import remat as policies
+from ivx.parallel.activations import constrain
 from ivx.parallel.rules import AXES
 
 # What a layer keeps of the past, arrays [B, ..., S, n].
@@ -109,9 +111,10 @@ class Decoder(nnx.Module):
         """Runs a whole sequence; `keep_cache` also returns the caches, stacked on a new axis 0."""
         graph, layers = nnx.split(self.layers)
 
-        @POLICIES[self.remat]
+        @policies.remat(self.remat)
         def body(x, layer_and_number):
             layer, number = layer_and_number
+            x = policies.named(constrain(x, "pack", "token", None), policies.RESIDUAL)
             x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
             return _inject(x, deepstack, number), kept if keep_cache else None
 
@@ -152,14 +155,6 @@ class Decoder(nnx.Module):
             x_b1d, cache = nnx.merge(graph, layer).decode(x_b1d, rope, cache, lengths_b)
             kept.append(cache)
         return self.norm(x_b1d), tuple(kept)
-
-
-def place(
-    features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]
-) -> Float[Array, "b t d"]:
-    """Features at the tokens where they belong, 0 elsewhere."""
-    found = jnp.take_along_axis(features_bgd, jnp.maximum(index_bt, 0)[..., None], 1)
-    return jnp.where(index_bt[..., None] >= 0, found, 0)
 
 
 def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:

@@ -27,7 +27,7 @@ from data_pipelines.batch import Batch
 from data_pipelines.loader import Loaded
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.language_model import token_nll
 from ivx.stages.protocol import Loss
 from ivx.stages.rewards import reward_of
@@ -155,7 +155,9 @@ class GspoStage:
         self.spec = spec
         self._roller, self._shape, self._packs = roller, shape, packs
         self._group, self._mesh = group, mesh
-        self._logps = jax.jit(lambda params, batch: -token_nll(definition.bind(params), batch))
+        self._logps = jax.jit(
+            ambient.under(mesh, lambda params, batch: -token_nll(definition.bind(params), batch))
+        )
 
     def producer(self, start: int) -> GspoProducer:
         if start % self.spec.minibatches:

@@ -97,11 +97,11 @@ def train(
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
     step = jax.jit(
-        make_step(definition, stage, optimizer, spec.accumulation),
+        make_step(definition, stage, optimizer, spec.accumulation, mesh),
         donate_argnums=0,
         out_shardings=(state_shardings, whole),
     )
-    validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
+    validation_loss = jax.jit(make_validation_loss(definition, stage, mesh), out_shardings=whole)
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
     frozen = stage.frozen(mesh)
 
