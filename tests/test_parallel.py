@@ -220,7 +220,7 @@ def test_layers_can_be_made_again_in_every_way(alone, batch):
 
 
 def test_policies_keep_what_they_say():
-    """Numbers that the backward pass is handed, from many to few; offload hands them to the host."""
+    """The backward pass is handed ever fewer numbers; offload hands them to the host."""
 
     def kept(policy: str):
         definition = ModelDefinition(dataclasses.replace(small_spec(), remat=policy))
