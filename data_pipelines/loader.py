@@ -24,11 +24,15 @@ class Loaded:
       batch: the arrays.
       skipped: a sentence for each sample that had to be left out.
       numbers: what making the batch measured, to be reported as means between two log lines.
+      samples: ids of the samples in it.
+      frames: seen, two a slice.
     """
 
     batch: Batch
     skipped: tuple[str, ...]
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+    samples: tuple[str, ...] = ()
+    frames: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,10 @@ class _MakePack:
                 layouts.append(layout)
             except MediaError as error:
                 skipped.append(f"sample {sample.id}: {error}")
-        return Loaded(packing.assemble(layouts, pixels, self.shape), tuple(skipped))
+        packed = packing.assemble(layouts, pixels, self.shape)
+        ids = tuple(layout.sample_id for layout in layouts)
+        frames = 2 * sum(len(layout.slice_sizes) for layout in layouts)
+        return Loaded(packed, tuple(skipped), samples=ids, frames=frames)
 
 
 def stack(packs: Sequence[Loaded]) -> Loaded:
@@ -79,7 +86,12 @@ def stack(packs: Sequence[Loaded]) -> Loaded:
         lambda *rows: np.stack(rows) if len(rows) > 1 else rows[0][None],
         *[pack.batch for pack in packs],
     )
-    return Loaded(batch, tuple(sentence for pack in packs for sentence in pack.skipped))
+    return Loaded(
+        batch,
+        tuple(sentence for pack in packs for sentence in pack.skipped),
+        samples=tuple(one for pack in packs for one in pack.samples),
+        frames=sum(pack.frames for pack in packs),
+    )
 
 
 def batches(

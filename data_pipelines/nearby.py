@@ -36,15 +36,16 @@ def local(path: str) -> Iterator[str]:
       MediaError: it is not there, too large, or cannot be copied; also what the body raises, with
         the address instead of the name of the copy.
     """
-    read = tfds_records.media if tfds_records.is_address(path) else shards.read
     if not is_remote(path) and not _is_record(path):
         yield path
         return
     with tempfile.NamedTemporaryFile(suffix=pathlib.PurePosixPath(path).suffix[:8]) as copy:
         if is_remote(path):
             _copy(path, copy)
+        elif tfds_records.is_address(path):
+            copy.write(tfds_records.media(path))
         else:
-            copy.write(read(path))
+            copy.writelines(shards.pieces(path))
         copy.flush()
         try:
             yield copy.name

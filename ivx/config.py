@@ -1,7 +1,7 @@
 """Configs: the base of every experiment, the snapshot, the workdir that belongs to one.
 
-A config has the sections mesh, model, data, optim, stage and run. Experiments change values of
-`base()` and never add keys, so that a misspelt key is an error wherever it is written.
+A config has the sections mesh, model, data, optim, stage, run and train. Experiments change values
+of `base()` and never add keys, so that a misspelt key is an error wherever it is written.
 """
 
 import difflib
@@ -23,6 +23,7 @@ def base() -> ml_collections.ConfigDict:
     config.model = {
         "preset": "tiny",  # of ivx.models.spec
         "attention": "m2la",  # or gqa
+        "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
     }
@@ -83,13 +84,17 @@ def base() -> ml_collections.ConfigDict:
         "rehearsal": 0.1,
         # opd: the workdir or Hugging Face folder of the teacher
         "teacher": "",
-        # convert: packs of the statistics pass, ridge of the QK-norm fit as a share of the mean
-        # diagonal, rotation of the key heads (real, as TransMLA, or complex), weight of keys
-        # against values in the joint compression, and whether attention is then matched to what it
-        # said before, for run.steps steps
+        # convert: packs of the statistics pass; what stands for the QK-norm (affine, fold or drop)
+        # and the ridge of its fit as a share of the mean diagonal; rotation of the key heads (real,
+        # complex or weighted); what stands for the rope of the others (none, or their mean turn);
+        # what the compression weighs by (plain, balanced or output) and what keys are divided by
+        # on top; whether attention is then matched to what it said before, for run.steps steps
         "calibration_packs": 256,
+        "norm": "affine",
         "ridge": 1e-3,
-        "rotation": "real",
+        "rotation": "complex",
+        "turn": "none",
+        "weighting": "balanced",
         "balance": 1.0,
         "match": True,
     }
@@ -103,6 +108,14 @@ def base() -> ml_collections.ConfigDict:
         "validate_packs": 64,
         "save_every": 200,
         "keep": 2,
+    }
+    # What watches over a run: none of it is part of what the run computes, so that a run may go on
+    # with other values.
+    config.train = {
+        "rollback_after": 10,  # steps in a row without a finite gradient; 0: never goes back
+        "spike": 8.0,  # typical deviations by which a loss jumps that is recorded; 0: none is
+        "watchdog": 1800.0,  # seconds that a step may hang until stacks are dumped; 0: for ever
+        "watchdog_ends": False,  # whether the run is then ended, with code 70
     }
     return config.lock()
 
@@ -173,11 +186,12 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     path = workdir / "config.json"
     if not path.exists():
         return
-    old, new = flatten(_read(path)), flatten(config)
+    # A key that came with a later version has its default in runs of an earlier one.
+    old, new = flatten(base()) | flatten(_read(path)), flatten(config)
     differing = [
         f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not key.startswith("train.")
     ]
     if differing:
         raise UserError(

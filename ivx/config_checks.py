@@ -15,14 +15,14 @@ STAGES = ("sft", "gspo", "opd", "convert")
 MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
 
 # As in ivx.parallel.remat.
-REMAT = ("none", "dots", "latent", "layer", "offload")
+REMAT = ("none", "dots", "attention", "latent", "layer", "offload")
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
-    ("mesh.context", lambda v: v == 1, "1: context parallelism is not here yet"),
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
     ("model.preset", lambda v: v in MODELS, ", ".join(MODELS)),
     ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
+    ("model.kv_rank", lambda v: v >= 0, "0 for that of the preset, or a width of the latent"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
@@ -66,7 +66,18 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("stage.rehearsal", lambda v: 0 < v < math.inf, "a positive number"),
     ("stage.calibration_packs", lambda v: v >= 1, "at least 1"),
     ("stage.ridge", lambda v: v >= 0, "0 or more"),
-    ("stage.rotation", lambda v: v in ("real", "complex"), "real or complex"),
+    ("stage.norm", lambda v: v in ("affine", "fold", "drop"), "affine, fold or drop"),
+    (
+        "stage.rotation",
+        lambda v: v in ("real", "complex", "weighted"),
+        "real, complex or weighted",
+    ),
+    ("stage.turn", lambda v: v in ("none", "mean"), "none or mean"),
+    (
+        "stage.weighting",
+        lambda v: v in ("plain", "balanced", "output"),
+        "plain, balanced or output",
+    ),
     ("stage.match", lambda v: isinstance(v, bool), "True or False"),
     ("stage.balance", lambda v: v > 0, "a positive number"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
@@ -75,6 +86,10 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("run.validate_every", lambda v: v >= 1, "at least 1"),
     ("run.save_every", lambda v: v >= 1, "at least 1"),
     ("run.keep", lambda v: v >= 1, "at least 1 checkpoint"),
+    ("train.rollback_after", lambda v: v >= 0, "0 or more steps"),
+    ("train.spike", lambda v: v >= 0, "0 or more"),
+    ("train.watchdog", lambda v: v >= 0, "0 or more seconds"),
+    ("train.watchdog_ends", lambda v: isinstance(v, bool), "True or False"),
 )
 
 # Each relation between two keys: left, right, test, what is wrong.

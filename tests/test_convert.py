@@ -16,15 +16,17 @@ from data_pipelines.batch import Batch
 from experiments import base
 from experiments import convert as convert_experiment
 from ivx import build, config
-from ivx.conversion import convert, statistics, steps
+from ivx.conversion import convert, statistics, steps, turns
+from ivx.conversion.method import Method
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
+from ivx.models.rope import text_rope
 from ivx.parallel.mesh import AXES
 from ivx.stages.language_model import LanguageModelStage
 from ivx.training import checkpoint
+from tests.attention_float64 import distance, normed, orthogonal
 from tests.conftest import pack, small_spec
 from tests.test_commands import ivx, refused
-from tests.test_conversion import distance, normed, orthogonal
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +85,7 @@ def test_the_statistics_are_those_of_the_hidden_states(grouped_model, batch, mes
             )
             for n in ("q", "k")
         )
+        kv = np.hstack([k, x @ attention["v_proj"]["kernel"][number]])
         x = np.hstack([x, np.ones((len(x), 1))])
         for name, expected in {
             "inputs": x.T @ x,
@@ -90,8 +93,30 @@ def test_the_statistics_are_those_of_the_hidden_states(grouped_model, batch, mes
             "keys": x.T @ k,
             "query_energy": np.vdot(q, q),
             "key_energy": np.vdot(k, k),
+            "normed_queries": np.einsum("tnh,tni->nhi", *[q.reshape(len(q), -1, 16)] * 2),
+            "normed_keys_values": kv.T @ kv,
         }.items():
             assert distance(getattr(found, name)[number], 2 * expected) < 1e-5, name
+
+
+def test_the_mean_turn_is_that_of_what_is_attended_to(batch):
+    """By hand for one layer of random queries and keys, segments and padding and all."""
+    rng = np.random.default_rng(6)
+    q, k = (
+        rng.standard_normal((*batch.segments.shape, heads, 16)).astype(np.float32)
+        for heads in (4, 2)
+    )
+    rope = text_rope(batch.positions, 16, 1e4, (4, 2, 2))
+    found = np.asarray(turns.total(q, k, rope, batch.segments))
+    turn = np.asarray(rope.cos, np.float64) + 1j * np.asarray(rope.sin, np.float64)
+    expected = np.zeros((4, 8), complex)
+    for segments, q_tnh, k_tkh, turn_tj in zip(batch.segments, q, k, turn, strict=True):
+        for t in np.flatnonzero(segments):
+            seen = np.flatnonzero(segments[: t + 1] == segments[t])
+            for n in range(4):
+                p = np.exp(k_tkh[seen, n // 2] @ q_tnh[t, n] / 4)
+                expected[n] += (p / p.sum()) @ (turn_tj[seen] * turn_tj[t].conj())
+    assert distance(found[0] + 1j * found[1], expected) < 1e-5
 
 
 def exact_model(rank: int, alike: bool) -> tuple[ModelDefinition, dict]:
@@ -121,13 +146,14 @@ def exact_model(rank: int, alike: bool) -> tuple[ModelDefinition, dict]:
 def hidden_after_each_step(definition, params, batch, mesh) -> dict[str, np.ndarray]:
     """Final hidden states of the base and after each approximation, real tokens only."""
     sums = statistics.collect(definition, params, [batch], mesh)
-    fitted = convert.without_norm(definition, params, sums, ridge=1e-3)
-    result = convert.to_latent(definition, params, fitted, sums, balance=1.0)
+    method = Method(rotation="real")
+    fitted = convert.without_norm(definition, params, sums, method)
+    result = convert.to_latent(definition, params, fitted, sums, method)
     return {
         step.name: np.asarray(
             jax.jit(lambda w, step=step: step.bind(w)(batch).hidden)(step.weights)
         )[batch.segments > 0]
-        for step in steps.steps(definition, params, fitted, sums, 1.0, result.params)
+        for step in steps.steps(definition, params, fitted, sums, method, result.params)
     }
 
 
@@ -155,7 +181,7 @@ def test_a_whole_model_without_turns_converts_exactly_at_full_rank(batch, mesh):
 def test_a_converted_model_is_whole_and_its_report_makes_sense(grouped_model, batch, mesh):
     params = grouped_model.init(3)
     sums = statistics.collect(grouped_model, params, [batch], mesh)
-    result = convert.convert(grouped_model, params, sums, ridge=1e-3, balance=1.0)
+    result = convert.convert(grouped_model, params, sums, Method())
 
     latent_model = ModelDefinition(small_spec("m2la"))
     expected = jax.tree.map(lambda a: (a.shape, a.dtype), latent_model.abstract_params)
@@ -179,7 +205,7 @@ def test_a_converted_model_is_whole_and_its_report_makes_sense(grouped_model, ba
 def test_a_latent_model_is_not_converted_again(batch, mesh):
     definition = ModelDefinition(small_spec("m2la"))
     with pytest.raises(UserError, match="attention m2la has no QK-norm"):
-        convert.without_norm(definition, {}, None, 1e-3)
+        convert.without_norm(definition, {}, None, Method())
 
 
 # ------------------------------------------------------------------- the command

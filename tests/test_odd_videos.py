@@ -72,6 +72,30 @@ def test_every_kind_gives_exactly_the_wanted_frames(made, name):
     assert not some or numbers(path, some, info) == some
 
 
+@pytest.mark.parametrize("name", odd_videos.KINDS)
+def test_frames_are_converted_once_and_in_their_order(made, name, monkeypatch):
+    """Also where a seek fails on the way, and all is read again from the start."""
+    kind, path = odd_videos.KINDS[name], made(name)
+    wanted, seen = [i for i in range(kind.frames) if i % 10 in (0, 1, 9)], []
+
+    def see(frame: np.ndarray) -> None:
+        seen.append(odd_videos.read_number(frame))
+
+    go_to = decode._Packets.go_to
+    monkeypatch.setattr(decode, "_READ_OVER", 0)
+    for fails in (False, True):
+
+        def goes(packets, number, fails=fails):
+            if fails and not packets._from_start and number > 0:
+                raise decode._CannotSeekError
+            go_to(packets, number)
+
+        monkeypatch.setattr(decode._Packets, "go_to", goes)
+        decode.read_frames(path, decode.probe(path), np.array(wanted), see)
+        assert seen == wanted
+        seen.clear()
+
+
 def test_times_are_those_of_the_file(made):
     steps = np.cumsum([0, *odd_videos.KINDS["variable_rate"].step * 8])[: odd_videos.FRAMES]
     np.testing.assert_allclose(

@@ -87,8 +87,10 @@ def _at(tree, path):
     [
         ("m2la", {"replica": 8}),
         ("m2la", {"fsdp": 8}),
-        ("m2la", {"fsdp": 4, "tensor": 2}),
-        ("gqa", {"replica": 2, "fsdp": 2, "tensor": 2}),
+        ("gqa", {"fsdp": 4, "tensor": 2}),
+        ("gqa", {"fsdp": 2, "tensor": 2, "context": 2}),
+        ("m2la", {"context": 8}),
+        ("m2la", {"replica": 2, "tensor": 2, "context": 2}),
     ],
     ids=str,
 )
@@ -230,8 +232,8 @@ def test_policies_keep_what_they_say():
 
         return [aval for aval, _ in saved_residuals(loss, definition.abstract_params)]
 
-    sizes = [sum(aval.size for aval in kept(policy)) for policy in remat.NAMES[:4]]
-    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+    sizes = [sum(aval.size for aval in kept(policy)) for policy in remat.NAMES[:5]]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 5
     # The inputs of all decoder layers and vision blocks, and nothing else.
     away = [aval for aval in kept("offload") if "host" in str(aval)]
     assert sorted(aval.shape for aval in away) == [(3, 1, 64, 32), (3, 1, 64, 48)]
@@ -247,5 +249,5 @@ def test_offload_is_refused_where_there_is_no_pinned_memory():
 
 
 def test_an_unknown_policy_is_refused():
-    with pytest.raises(UserError, match="expected one of none, dots, latent, layer, offload"):
+    with pytest.raises(UserError, match="expected one of none, dots, attention, latent"):
         remat.remat("some")

@@ -18,8 +18,8 @@ import tqdm
 
 from data_pipelines import nearby, sources
 from data_pipelines.layout import LayoutRule
+from data_pipelines.prepared import checksums, media_shards, sample_shards, shards
 from data_pipelines.prepared import manifest as manifests
-from data_pipelines.prepared import media_shards, sample_shards, shards
 from data_pipelines.prepared.media_shards import MediaFile, MediaJob
 from data_pipelines.prepared.sample_shards import SampleJob, Stored
 from data_pipelines.video.info import VideoInfo
@@ -27,7 +27,7 @@ from data_pipelines.video.info import VideoInfo
 # Media whose size is not known before they are read count as much.
 _UNKNOWN_BYTES = 2**22
 # Beside the folders of data sets.
-_OWN_NAMES = ("media", "media.json", "data.json", "manifest.json", "job.json")
+_OWN_NAMES = ("media", checksums.FILE, *manifests.OWN_FILES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def prepare(
     entries = {
         one.name: {"annotation": one.name, "sample_ratio": one.sample_ratio} for one in data_sets
     }
-    shards.write_json(out / "data.json", entries)
+    _seal(out, manifest, entries)
     return manifest
 
 
@@ -218,7 +218,8 @@ def _stored(jobs: Sequence[MediaJob]) -> dict[tuple[str, str], Stored]:
                 continue
             count = entry.get("frames")
             name = nearby.name(entry["path"])
-            url = shards.address(f"media/{job.stem.name}", entry["record"], name, count)
+            stem, pieces = f"media/{job.stem.name}", entry.get("pieces", 1)
+            url = shards.address(stem, entry["record"], name, count, pieces)
             info = VideoInfo(**entry["info"])
             found[key] = Stored(
                 url, info, is_folder=count is not None, is_proxy=entry.get("proxy", False)
@@ -263,6 +264,22 @@ def _run(pool: futures.Executor | None, write: Callable, jobs: Sequence, name: s
         bar.close()
 
 
+def _seal(out: pathlib.Path, manifest: dict, entries: dict) -> None:
+    """Writes the checksums of all files, those of shards as of when they were written."""
+    known = {}
+    for name, part in {"media": manifest["media"], **manifest["data_sets"]}.items():
+        for shard in part["shards"]:
+            stem = shard["file"].removesuffix(shards.RECORDS)
+            known[f"{name}/{stem}{shards.RECORDS}"] = shard["sha256"]
+            known[f"{name}/{stem}.npz"] = shard["columns_sha256"]
+    entries = shards.json_text(entries)
+    known["data.json"] = hashlib.sha256(entries.encode()).hexdigest()
+    names = (*manifests.OWN_FILES, *manifests.files(manifest))
+    sums = {name: known.get(name) or checksums.of(out / name) for name in names}
+    shards.write_text(out / checksums.FILE, checksums.text(sums))
+    shards.write_text(out / "data.json", entries)
+
+
 def _media_facts(stems: Sequence[pathlib.Path]) -> dict:
     found = [shards.read_facts(stem) for stem in stems]
     entries = [entry for facts in found for entry in facts["media"]]
@@ -277,7 +294,7 @@ def _media_facts(stems: Sequence[pathlib.Path]) -> dict:
 
 
 def _listed(stems, found) -> list[dict]:
-    keys = ("records", "bytes", "sha256")
+    keys = ("records", "bytes", "sha256", "columns_sha256")
     return [
         {"file": stem.name + shards.RECORDS} | {key: facts[key] for key in keys}
         for stem, facts in zip(stems, found, strict=True)

@@ -89,9 +89,9 @@ class Film:
 
 
 def invent(rng: np.random.Generator, url: str, looks: Looks) -> tuple[Film, Task]:
-    """A scene that will be drawn to `url`, and a question that it answers."""
+    """A scene that will be drawn to `url`, and a question about it, of any family alike."""
+    family = str(rng.choice(FAMILIES))
     while True:
-        family = str(rng.choice(FAMILIES))
         scene = _scene(rng, needles=1 if family == ONCE else 2)
         info = VideoInfo(scene.num_frames, float(scene.rate), scene.width, scene.height)
         film = Film(scene, Footage(url, info), looks)
@@ -157,6 +157,11 @@ def _task(family: str, sought: Actor) -> Task:
     if family == COLOUR:
         text = f"What colour is the {sought.shape}?"
         return Task(Question(family, text, sought.colours[0], tuple(COLOURS)), sought.shape)
-    span = (sought.start, sought.end)
+    return when(sought)
+
+
+def when(actor: Actor) -> Task:
+    """From when to when an actor is on show."""
+    name, span = thing(actor), (actor.start, actor.end)
     text = f"When is the {name} visible?"
-    return Task(Question(family, text, agent_texts.seconds(span), span=span), name)
+    return Task(Question(WHEN, text, agent_texts.seconds(span), span=span), name)

@@ -24,7 +24,7 @@ from ivx.parallel.mesh import AXES, make_mesh
 from ivx.parallel.shares import pack_share
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
-from ivx.training.loop import RunSpec
+from ivx.training.loop import RunSpec, WatchSpec
 from ivx.training.optimizer import OptimizerSpec
 
 Config = ml_collections.ConfigDict
@@ -50,6 +50,12 @@ def mesh(config: Config) -> Mesh:
         raise UserError(
             f"{packs} packs a micro-batch cannot be spread over replica x fsdp = {share};"
             f" make data.batch_packs a multiple of {share * config.optim.accumulation}"
+        )
+    chunks = 2 * found.shape["context"]
+    if found.shape["context"] > 1 and config.data.pack_tokens % chunks:
+        raise UserError(
+            f"data.pack_tokens = {config.data.pack_tokens} cannot be cut into two chunks for each"
+            f" of mesh.context = {found.shape['context']} devices; make it a multiple of {chunks}"
         )
     return found
 
@@ -120,10 +126,22 @@ def run_spec(config: Config) -> RunSpec:
         steps=run.steps,
         seed=run.seed,
         accumulation=config.optim.accumulation,
+        unit=config.stage.minibatches,
         log_every=run.log_every,
         validate_every=run.validate_every,
         save_every=run.save_every,
         keep=run.keep,
+    )
+
+
+def watch_spec(config: Config) -> WatchSpec:
+    """What watches over the run."""
+    train = config.train
+    return WatchSpec(
+        rollback_after=train.rollback_after,
+        spike=train.spike,
+        watchdog=train.watchdog,
+        watchdog_ends=train.watchdog_ends,
     )
 
 

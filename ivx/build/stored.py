@@ -56,9 +56,9 @@ def open_model(path: str | pathlib.Path) -> StoredModel:
 def model_spec(config: ml_collections.ConfigDict) -> specs.ModelSpec:
     """Sizes of the model of a config."""
     model = config.model
-    return dataclasses.replace(
-        specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat
-    )
+    found = specs.PRESETS[model.preset](model.attention, model.dtype)
+    text = dataclasses.replace(found.text, kv_rank=model.kv_rank or found.text.kv_rank)
+    return dataclasses.replace(found, text=text, remat=model.remat)
 
 
 def words(config: ml_collections.ConfigDict) -> tokenizer.Tokenizer:
@@ -100,6 +100,10 @@ def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None
                 else "take a model that was not converted"
             )
         )
+    if found.text.attention == "gqa":
+        # Its rank is that of the latent it may be converted to.
+        text = dataclasses.replace(found.text, kv_rank=wanted.text.kv_rank)
+        found = dataclasses.replace(found, text=text)
     if (found.vision, found.text) != (wanted.vision, wanted.text):
         differing = [
             f"{part}.{field.name} {getattr(mine, field.name)} against {getattr(theirs, field.name)}"

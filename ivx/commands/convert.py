@@ -22,7 +22,7 @@ RESULT = "conversion.json"
 # As in ivx.conversion.steps.
 STEPS = {
     "base": "grouped attention",
-    "qk_norm": "QK-norm as an affine map",
+    "qk_norm": "QK-norm as a linear map",
     "rope": "rope on one key head",
     "latent": "keys and values in a latent",
 }
@@ -84,6 +84,7 @@ def convert(config, workdir: pathlib.Path) -> dict:
 def _solve(config, base, mesh) -> tuple[dict, dict]:
     """Statistics and algebra: the result so far, and the parameters with latent attention."""
     from ivx import build
+    from ivx.build import stages
     from ivx.conversion import convert as conversion
     from ivx.conversion import statistics, steps
     from ivx.parallel import rules
@@ -96,11 +97,11 @@ def _solve(config, base, mesh) -> tuple[dict, dict]:
     note(f"statistics of {base.folder} at step {step}")
     sums = statistics.collect(definition, params, batches, mesh)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    balance, kind = config.stage.balance, config.stage.rotation
-    fitted = conversion.without_norm(definition, params, sums, config.stage.ridge)
-    converted = conversion.to_latent(definition, params, fitted, sums, balance, kind)
+    method = stages.conversion_method(config)
+    fitted = conversion.without_norm(definition, params, sums, method)
+    converted = conversion.to_latent(definition, params, fitted, sums, method)
     note("validation after each step")
-    models = steps.steps(definition, params, fitted, sums, balance, converted.params, kind)
+    models = steps.steps(definition, params, fitted, sums, method, converted.params)
     result = {
         "base": str(base.folder),
         "step": step,
@@ -141,6 +142,7 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
         mesh,
         build.run_spec(config),
         (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
+        build.watch_spec(config),
     )
     shardings = rules.parameter_shardings(definition.abstract, mesh)
     trained, _ = checkpoint.load_params(workdir, definition.abstract_params, shardings)

@@ -59,6 +59,7 @@ def train(config, workdir: pathlib.Path) -> dict:
         mesh,
         build.run_spec(config),
         first_params,
+        build.watch_spec(config),
     )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(

@@ -1,6 +1,6 @@
 """A whole model from grouped attention with QK-norm to latent attention.
 
-    without_norm  every layer's queries and keys fitted as affine maps      (qk_norm)
+    without_norm  every layer's queries and keys as maps of its input       (affine, fold)
     to_latent     every layer in the released parameterization              (latent_layer)
 
 Everything that is not attention, and o_proj, is handed over bit for bit.
@@ -11,8 +11,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from ivx.conversion import qk_norm
-from ivx.conversion.latent_layer import AffineLayer, LatentLayer, latent_layer
+from ivx.conversion import affine, fold, shared_latent
+from ivx.conversion.latent_layer import AffineLayer, LatentLayer, keys_and_values, latent_layer
+from ivx.conversion.method import Method
 from ivx.conversion.statistics import Statistics
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
@@ -23,10 +24,10 @@ class LayerReport:
     """What one layer lost.
 
     Attributes:
-      query_error: relative error of the affine fit of the queries.
+      query_error: relative error of the queries without their norm.
       key_error: of the keys.
       rope_energy: share of the keys' energy in the head that keeps its rope.
-      latent_energy: share of the energy of balanced keys and values that the latent keeps.
+      latent_energy: share of the energy of weighted keys and values that the latent keeps.
       balance_ratio: what keys were divided by before they were compressed.
     """
 
@@ -46,12 +47,7 @@ class Converted:
 
 
 def convert(
-    definition: ModelDefinition,
-    params: Params,
-    statistics: Statistics,
-    ridge: float,
-    balance: float,
-    kind: str = "real",
+    definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
 ) -> Converted:
     """Converts a model.
 
@@ -59,21 +55,19 @@ def convert(
       definition: of the model with grouped attention; its kv_rank is R.
       params: its parameters.
       statistics: of its calibration pass.
-      ridge: of the QK-norm fit, as a share of the mean diagonal.
-      balance: weight of keys against values in the compression.
-      kind: of the rotation, real or complex.
+      method: how.
 
     Raises:
       UserError: the model has no grouped attention, the fit is open, or the rank is too large.
     """
-    fitted = without_norm(definition, params, statistics, ridge)
-    return to_latent(definition, params, fitted, statistics, balance, kind)
+    fitted = without_norm(definition, params, statistics, method)
+    return to_latent(definition, params, fitted, statistics, method)
 
 
 def without_norm(
-    definition: ModelDefinition, params: Params, statistics: Statistics, ridge: float
+    definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
 ) -> list[AffineLayer]:
-    """Every layer with its QK-norm fitted away.
+    """Every layer with its QK-norm replaced by a linear map.
 
     Raises:
       UserError: the model has no grouped attention, or the fit is open.
@@ -87,16 +81,18 @@ def without_norm(
     for number in range(text.depth):
         layer = _layer(params, number)
         q, k = (
-            qk_norm.fit(
+            _linear(
+                method,
                 layer[f"{name}_proj"]["kernel"],
                 layer[f"{name}_norm"]["scale"],
                 statistics.inputs[number],
                 outputs[number],
-                ridge,
             )
             for name, outputs in (("q", statistics.queries), ("k", statistics.keys))
         )
-        layers.append(AffineLayer(q, k, np.pad(layer["v_proj"]["kernel"], [(0, 1), (0, 0)])))
+        v = np.pad(layer["v_proj"]["kernel"], [(0, 1), (0, 0)])
+        turn = _turn(method, statistics, number)
+        layers.append(AffineLayer(q, k, v, layer["o_proj"]["kernel"], turn))
     return layers
 
 
@@ -105,8 +101,7 @@ def to_latent(
     params: Params,
     fitted: list[AffineLayer],
     statistics: Statistics,
-    balance: float,
-    kind: str = "real",
+    method: Method,
 ) -> Converted:
     """The model with latent attention, from layers without QK-norm.
 
@@ -114,27 +109,24 @@ def to_latent(
       UserError: the rank is larger than keys and values together.
     """
     kernels, report = [], []
-    for number, affine in enumerate(fitted):
-        latent = latent_layer(
-            definition.spec.text, affine, statistics.inputs[number], balance, kind
+    for number, layer in enumerate(fitted):
+        found = keys_and_values(layer, statistics.inputs[number])
+        shared = shared_latent.compress(
+            found, shared_latent.rotate(found, method), definition.spec.text.kv_rank
         )
-        kernels.append(_kernels(latent))
+        kernels.append(_kernels(latent_layer(layer, shared)))
         query_error, key_error = (
-            qk_norm.relative_error(
+            affine.relative_error(
                 map_eo, statistics.inputs[number], outputs[number], energy[number]
             )
             for map_eo, outputs, energy in (
-                (affine.q, statistics.queries, statistics.query_energy),
-                (affine.k, statistics.keys, statistics.key_energy),
+                (layer.q, statistics.queries, statistics.query_energy),
+                (layer.k, statistics.keys, statistics.key_energy),
             )
         )
         report.append(
             LayerReport(
-                query_error,
-                key_error,
-                latent.rope_energy,
-                latent.latent_energy,
-                latent.balance_ratio,
+                query_error, key_error, shared.rope_energy, shared.latent_energy, shared.ratio
             )
         )
     attention = jax.tree.map(lambda *parts: np.stack(parts), *kernels)
@@ -142,6 +134,27 @@ def to_latent(
     decoder = params["language_model"]
     layers = decoder["layers"] | {"self_attn": attention}
     return Converted(params | {"language_model": decoder | {"layers": layers}}, tuple(report))
+
+
+def _linear(
+    method: Method,
+    kernel_do: np.ndarray,
+    scale_h: np.ndarray,
+    inputs_ee: np.ndarray,
+    outputs_eo: np.ndarray,
+) -> np.ndarray:
+    """A projection and its norm as one map, float64 [E, O]."""
+    if method.norm == "affine":
+        return affine.fit(kernel_do, scale_h, inputs_ee, outputs_eo, method.ridge)
+    if method.norm == "fold":
+        return fold.fold(kernel_do, scale_h, inputs_ee, outputs_eo)
+    return fold.drop(kernel_do, scale_h)
+
+
+def _turn(method: Method, statistics: Statistics, number: int) -> np.ndarray:
+    """What stands for the rope that is lost, complex [N, H / 2]."""
+    real, imaginary = statistics.turns[number] / statistics.tokens
+    return real + 1j * imaginary if method.turn == "mean" else np.ones_like(real) + 0j
 
 
 def _attention(params: Params) -> Params:

@@ -1,7 +1,7 @@
 """The model as it was and after each approximation, to be measured one by one.
 
 base     grouped attention with QK-norm
-qk_norm  the fit instead of the norm             `affine_attention`
+qk_norm  a linear map instead of the norm           `affine_attention`
 rope     and rope on one virtual key head        a latent as wide as all it stands for
 latent   and a latent of R numbers               the result
 """
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ivx.conversion import affine_attention, convert
 from ivx.conversion.latent_layer import AffineLayer
+from ivx.conversion.method import Method
 from ivx.conversion.statistics import Statistics
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
@@ -30,9 +31,8 @@ def steps(
     params: Params,
     fitted: list[AffineLayer],
     statistics: Statistics,
-    balance: float,
+    method: Method,
     converted: Params,
-    kind: str = "real",
 ) -> Iterator[Step]:
     """All four, made when they are asked for: the weights of one need not outlive its turn.
 
@@ -41,8 +41,7 @@ def steps(
       params: its parameters.
       fitted: from `convert.without_norm`.
       statistics: of its calibration pass.
-      balance: as in `convert.convert`.
-      kind: likewise.
+      method: as in `convert.convert`.
       converted: the parameters that `convert.convert` gave.
     """
     yield Step("base", definition.bind, params)
@@ -53,7 +52,7 @@ def steps(
     )
     text = definition.spec.text
     whole = latent_definition(definition, (2 * text.kv_heads - 1) * text.head_dim)
-    roped = convert.to_latent(whole, params, fitted, statistics, balance, kind).params
+    roped = convert.to_latent(whole, params, fitted, statistics, method).params
     yield Step("rope", whole.bind, roped)
     yield Step("latent", latent_definition(definition, text.kv_rank).bind, converted)
 

@@ -21,6 +21,7 @@ from ivx.models.rope import Rope
 from ivx.models.spec import TextSpec
 from ivx.models.visual_tokens import place
 from ivx.parallel import remat as policies
+from ivx.parallel import zigzag
 from ivx.parallel.activations import constrain
 from ivx.parallel.rules import AXES
 
@@ -110,16 +111,23 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Runs a whole sequence; `keep_cache` also returns the caches, stacked on a new axis 0."""
         graph, layers = nnx.split(self.layers)
+        # From here to the end a pack may lie over several devices, in an order of its own.
+        x_btd, segments_bt = zigzag.enter(x_btd), zigzag.enter(segments_bt)
+        rope = Rope(*(zigzag.enter(a) for a in rope))
+        deepstack = deepstack._replace(index=zigzag.enter(deepstack.index))
 
         @policies.remat(self.remat)
         def body(x, layer_and_number):
             layer, number = layer_and_number
             x = policies.named(constrain(x, "pack", "token", None), policies.RESIDUAL)
             x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
-            return _inject(x, deepstack, number), kept if keep_cache else None
+            x = _inject(x, deepstack, number)
+            return x, jax.tree.map(
+                lambda a: zigzag.leave(a, a.ndim - 2), kept
+            ) if keep_cache else None
 
         x_btd, cache = jax.lax.scan(body, x_btd, (layers, jnp.arange(self.depth)))
-        return self.norm(x_btd), cache
+        return zigzag.leave(self.norm(x_btd)), cache
 
     def unstack(self) -> tuple[nnx.State, ...]:
         """The parameters of each layer by themselves, kernels in the dtype of computation.

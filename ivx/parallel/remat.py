@@ -1,11 +1,12 @@
 """What a layer keeps for the backward pass and what is made again, by name.
 
-    none     everything is kept
-    dots     results of products with weights are kept, scores of attention are not
-    latent   of each layer its input and the latent of its attention (R + P numbers a token), so
-             that what context parallelism gathers is not projected again
-    layer    only the input of each layer
-    offload  as `layer`, with those inputs in the host's memory between forward and backward
+    none       everything is kept
+    dots       results of products with weights, not scores of attention
+    attention  of each layer its input, the latent, and what attention gave: attention, which costs
+               most where packs are long, is not run again
+    latent     of each layer its input and the latent of its attention (R + P numbers a token)
+    layer      only the input of each layer
+    offload    as `layer`, with those inputs in the host's memory between forward and backward
 
 Values that a policy speaks of carry a name, given by `named` where they are made.
 """
@@ -19,10 +20,12 @@ from ivx.errors import UserError
 
 # Names of values: the input of a layer, and what a latent cache would hold of a token.
 RESIDUAL, LATENT = "residual", "latent"
+# Given in `ivx.kernels.dense_attention`: the result, and the log of the sum of each softmax.
+_ATTENTION = ("attention_out", "attention_lse")
 
 _kept = jax.checkpoint_policies
 
-NAMES = ("none", "dots", "latent", "layer", "offload")
+NAMES = ("none", "dots", "attention", "latent", "layer", "offload")
 
 
 def named(array: jax.Array, name: str) -> jax.Array:
@@ -40,6 +43,7 @@ def remat(policy: str) -> Callable[[Callable], Callable]:
         return lambda layer: layer
     policies = {
         "dots": lambda: _kept.dots_with_no_batch_dims_saveable,
+        "attention": lambda: _kept.save_only_these_names(LATENT, *_ATTENTION),
         "latent": lambda: _kept.save_only_these_names(LATENT),
         "layer": lambda: None,
         "offload": _offload,

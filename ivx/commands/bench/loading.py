@@ -113,8 +113,7 @@ def load(job: Job) -> dict:
     path, info = job.video, decode.probe(job.video)
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         if job.proxy:
-            file.write(proxy.encode(str(job.video), info, frame_rule.fps))
-            file.flush()
+            proxy.encode(str(job.video), info, frame_rule.fps, file.name)
             path, info = pathlib.Path(file.name), decode.probe(file.name)
         messages = (
             {"role": "user", "content": "<VIDEO_CONTEXT>What happens?"},

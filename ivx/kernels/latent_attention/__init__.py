@@ -4,16 +4,29 @@
     scores      = (q_nope . k_nope + q_rope . k_rope) / sqrt(H + P)     one k_rope for all heads
     out         = softmax(scores over earlier tokens of the segment) v
 
-In InternVideo3 this is `MultiLatentAttention.forward`.
+In InternVideo3 this is `MultiLatentAttention.forward`. Keys and values are made for a group of
+heads at a time, and the backward pass makes them again from the latent, so that [S, N, H] of them
+are never alive at once.
 
 Shapes: q_nope_btnh, q_rope_btnp, latent_btr, k_rope_btp, w_up_rnk with k = H (key) + H (value),
 out_btnh.
 """
 
+import functools
+from collections.abc import Callable
+
+import einops
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ivx.kernels import dense_attention
+from ivx.kernels import choice, dense_attention
+from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample
+from ivx.kernels.latent_attention.context import spread_latent_attention
+from ivx.parallel import ambient, zigzag
+
+# Heads whose keys and values are alive at a time: 1.6 GB in bfloat16 for 262,144 tokens.
+GROUP = 8
 
 
 def latent_attention(
@@ -23,18 +36,85 @@ def latent_attention(
     k_rope_btp: Float[Array, "b t p"],
     w_up_rnk: Float[Array, "r n k"],
     segments_bt: Int[Array, "b t"],
+    key_norm: Callable[[Float[Array, "b n s h"]], Float[Array, "b n s h"]] | None = None,
+    group: int = GROUP,
 ) -> Float[Array, "b t n h"]:
     """Attention of every token over the earlier tokens of its segment.
 
-    Keys and values are made from the latent; rope parts come rotated. Softmax is in float32, the
-    rest in the dtype of the inputs.
+    Softmax is in float32, the rest in the dtype of the inputs.
+
+    Args:
+      q_nope_btnh: queries without rope.
+      q_rope_btnp: queries, rotated.
+      latent_btr: what keys and values are made from.
+      k_rope_btp: the key that all heads share, rotated.
+      w_up_rnk: what makes them.
+      segments_bt: sample of each token, a run of equal numbers; 0 is padding, which sees nothing
+        and is not seen, whatever it holds, and gives 0. Where the mesh has devices along `context`,
+        tokens are in the order of `ivx.parallel.zigzag`.
+      key_norm: applied to each head's k_nope, on the last axis; exact QK-norm needs it.
+      group: heads whose keys and values are alive at a time; the largest divisor of N up to it is
+        taken.
+    """
+    real_bt1 = (segments_bt > 0)[..., None]
+    # What padding holds, NaN perhaps, is not to come near a product.
+    q_nope, q_rope = (jnp.where(real_bt1[..., None], q, 0) for q in (q_nope_btnh, q_rope_btnp))
+    latent, k_rope = (jnp.where(real_bt1, a, 0) for a in (latent_btr, k_rope_btp))
+    attend = functools.partial(attend_latent, key_norm=key_norm, group=group)
+    arrays = q_nope, q_rope, latent, k_rope, w_up_rnk
+    mesh = ambient.mesh_around()
+    if mesh is not None and (zigzag.shards() > 1 or choice.wanted() == "tpu"):
+        out_btnh = spread_latent_attention(attend, mesh, *arrays, segments_bt)
+    else:
+        out_btnh = attend(*arrays, earlier_in_sample(segments_bt))
+    return jnp.where(real_bt1[..., None], out_btnh, 0)
+
+
+def attend_latent(
+    q_nope_btnh: Float[Array, "b t n h"],
+    q_rope_btnp: Float[Array, "b t n p"],
+    latent_bsr: Float[Array, "b s r"],
+    k_rope_bsp: Float[Array, "b s p"],
+    w_up_rnk: Float[Array, "r n k"],
+    seen: Seen,
+    key_norm: Callable | None = None,
+    group: int = GROUP,
+) -> Float[Array, "b t n h"]:
+    """As `latent_attention`, over the intervals of S latents that T queries see.
+
+    Rows that see nothing are not defined.
     """
     heads, nope = q_nope_btnh.shape[2:]
-    up_btnk = jnp.einsum("btr,rnk->btnk", latent_btr, w_up_rnk)
-    k_nope_btnh, v_btnh = up_btnk[..., :nope], up_btnk[..., nope:]
-    k_rope_btnp = jnp.broadcast_to(
-        k_rope_btp[:, :, None], (*k_rope_btp.shape[:2], heads, k_rope_btp.shape[-1])
-    )
-    q = jnp.concatenate([q_nope_btnh, q_rope_btnp], -1)
-    k = jnp.concatenate([k_nope_btnh, k_rope_btnp], -1)
-    return dense_attention.causal_attention(q, k, v_btnh, segments_bt, scale=q.shape[-1] ** -0.5)
+    scale = (nope + q_rope_btnp.shape[-1]) ** -0.5
+
+    def attend_group(q_nope: Array, q_rope: Array, w_up: Array) -> Array:
+        q_bnth = einops.rearrange(jnp.concatenate([q_nope, q_rope], -1), "b t n h -> b n t h")
+        k_nope = jnp.einsum("bsr,rnh->bnsh", latent_bsr, w_up[..., :nope])
+        v_bnsh = jnp.einsum("bsr,rnh->bnsh", latent_bsr, w_up[..., nope:])
+        if key_norm is not None:
+            k_nope = key_norm(k_nope)
+        shape = (*k_nope.shape[:3], k_rope_bsp.shape[-1])
+        k_bnsh = jnp.concatenate([k_nope, jnp.broadcast_to(k_rope_bsp[:, None], shape)], -1)
+        return dense_attention.attend(q_bnth, k_bnsh, v_bnsh, seen, scale)
+
+    # Of a group, the output and the sums of its softmax are kept; the backward pass makes keys and
+    # values again, not scores' maxima.
+    kept = jax.checkpoint_policies.save_only_these_names(*dense_attention.KEPT)
+    attend_group = jax.checkpoint(attend_group, policy=kept)
+    count = heads // _group(heads, group)
+    if count == 1:
+        return einops.rearrange(
+            attend_group(q_nope_btnh, q_rope_btnp, w_up_rnk), "b n t h -> b t n h"
+        )
+    # Group c has heads c, c + count, ...: heads split over devices stay so in every group.
+    groups = [
+        einops.rearrange(array, "... (n c) h -> c ... n h", c=count)
+        for array in (q_nope_btnh, q_rope_btnp, w_up_rnk)
+    ]
+    _, out = jax.lax.scan(lambda _, part: (None, attend_group(*part)), None, groups)
+    return einops.rearrange(out, "c b n t h -> b t (n c) h")
+
+
+def _group(heads: int, most: int) -> int:
+    """The largest divisor of `heads` that is at most `most`."""
+    return max(size for size in range(1, min(heads, most) + 1) if heads % size == 0)

@@ -1,0 +1,123 @@
+"""Causal attention within the samples of a pack, on explicit keys and values.
+
+    out_t = sum_s softmax_s(scale q_t . k_s) v_s        s: the sample of t up to t
+
+Keys may be wider than values, and query heads may share key-value heads. No score matrix is ever
+whole, forward or backward: what is kept for the backward pass is the output and the log of each
+softmax's sum, under names by which `jax.checkpoint` can keep just these (`KEPT`).
+
+Shapes: q_btnh, k_btkh, v_btkv, N = K G, head by head q_bnth, k_bksh, v_bksv.
+"""
+
+import functools
+
+import einops
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from ivx.kernels import choice
+from ivx.kernels.dense_attention import tpu, tpu_backward, xla
+from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample, pad
+from ivx.parallel import ambient, zigzag
+
+KEPT = ("attention_out", "attention_lse")
+
+
+def causal_attention(
+    q_btnh: Float[Array, "b t n h"],
+    k_btkh: Float[Array, "b t k h"],
+    v_btkv: Float[Array, "b t k v"],
+    segments_bt: Int[Array, "b t"],
+    scale: float,
+) -> Float[Array, "b t n v"]:
+    """Attention of every token over its sample up to itself.
+
+    Softmax is in float32 (float64 for float64 inputs), products in the dtype of the inputs.
+
+    Args:
+      q_btnh: queries.
+      k_btkh: keys.
+      v_btkv: values.
+      segments_bt: sample of each token, a run of equal numbers; 0 is padding, which sees nothing
+        and is not seen, whatever it holds, and gives 0.
+      scale: of the scores.
+    """
+    q, k, v = (einops.rearrange(a, "b t n h -> b n t h") for a in (q_btnh, k_btkh, v_btkv))
+    real = segments_bt > 0
+    q, k, v = (blank(a, real) for a in (q, k, v))
+    mesh = ambient.mesh_around()
+    if mesh is not None and (zigzag.shards() > 1 or choice.wanted() == "tpu"):
+        out_bntv = _spread(mesh, q, k, v, segments_bt, scale)
+    else:
+        out_bntv = attend(q, k, v, earlier_in_sample(segments_bt), scale)
+    return einops.rearrange(blank(out_bntv, real), "b n t v -> b t n v")
+
+
+def blank(x_bnth: Float[Array, "b n t h"], real_bt: Array) -> Float[Array, "b n t h"]:
+    """0 in rows of padding: 0 times the NaN that may stand there would still be NaN."""
+    return jnp.where(real_bt[:, None, :, None], x_bnth, 0)
+
+
+def attend(
+    q_bnth: Float[Array, "b n t h"],
+    k_bksh: Float[Array, "b k s h"],
+    v_bksv: Float[Array, "b k s v"],
+    seen: Seen,
+    scale: float,
+) -> Float[Array, "b n t v"]:
+    """Attention of queries over the intervals of keys that they see, head by head.
+
+    Rows that see nothing are not defined; T and S may differ.
+    """
+    length, keys = q_bnth.shape[2], k_bksh.shape[2]
+    q = einops.rearrange(q_bnth, "b (k g) t h -> b k g t h", k=k_bksh.shape[1])
+    constraint = tpu.constraint(q, k_bksh, v_bksv)
+    implementation = choice.pick("dense_attention", not constraint, constraint)
+    block_for = _IMPLEMENTATIONS[implementation].block_for
+    more, more_keys = -length % block_for(length), -keys % block_for(keys)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, more), (0, 0)))
+    k, v = (jnp.pad(a, ((0, 0), (0, 0), (0, more_keys), (0, 0))) for a in (k_bksh, v_bksv))
+    out = _attend(q, k, v, pad(seen, length + more), scale, implementation)
+    return einops.rearrange(out, "b k g t v -> b (k g) t v")[:, :, :length]
+
+
+def _spread(mesh, q_bnth, k_bkth, v_bktv, segments_bt, scale) -> Array:
+    """Over devices: heads along `tensor`; along `context` queries stay, keys and values travel."""
+
+    def one(q, k, v, segments):
+        k, v = (zigzag.gather(a, 2) for a in (k, v))
+        seen = earlier_in_sample(zigzag.gather(segments))
+        return attend(q, k, v, Seen(*(zigzag.own(a) for a in seen)), scale)
+
+    batch = q_bnth.shape[0]
+    heads = zigzag.spec(mesh, batch, "tensor", zigzag.CONTEXT)
+    packs = zigzag.spec(mesh, batch, zigzag.CONTEXT)
+    spread = jax.shard_map(
+        one, mesh=mesh, in_specs=(heads, heads, heads, packs), out_specs=heads, check_vma=False
+    )
+    return spread(q_bnth, k_bkth, v_bktv, segments_bt)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _attend(q_bkgth, k_bksh, v_bksv, seen, scale, implementation):
+    return _forward(q_bkgth, k_bksh, v_bksv, seen, scale, implementation)[0]
+
+
+def _forward(q, k, v, seen, scale, implementation):
+    out, lse = _IMPLEMENTATIONS[implementation].forward(q, k, v, seen, scale)
+    out, lse = (checkpoint_name(a, name) for a, name in zip((out, lse), KEPT, strict=True))
+    return out, (q, k, v, seen, out, lse)
+
+
+def _backward(scale, implementation, kept, d_out):
+    q, k, v, seen, out, lse = kept
+    delta = (out.astype(lse.dtype) * d_out.astype(lse.dtype)).sum(-1)
+    backward = tpu_backward.backward if implementation == "tpu" else xla.backward
+    return *backward(q, k, v, seen, scale, lse, delta, d_out), None
+
+
+_attend.defvjp(_forward, _backward)
+
+_IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}

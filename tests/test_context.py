@@ -1,0 +1,103 @@
+"""Packs cut along `context`: the zigzag order, its work, and attention over it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ivx.errors import UserError
+from ivx.kernels.dense_attention import causal_attention
+from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample, visits
+from ivx.kernels.latent_attention import latent_attention
+from ivx.parallel import zigzag
+from ivx.parallel.mesh import make_mesh
+from tests.attention import normal, packs, relative
+
+CONTEXT_4 = {"replica": 1, "fsdp": 1, "tensor": 2, "context": 4}
+CONTEXT_2 = {"replica": 2, "fsdp": 1, "tensor": 2, "context": 2}
+
+
+@pytest.mark.parametrize("context", [1, 2, 8])
+def test_entering_and_leaving(context):
+    """Device i holds chunks i and 2 n - 1 - i; leaving undoes entering."""
+    x = jnp.arange(2 * 16 * 3).reshape(2, 16, 3)
+    sizes = {"replica": 1, "fsdp": 8 // context, "tensor": 1, "context": context}
+    with jax.set_mesh(make_mesh(sizes)):
+        inside = jax.jit(zigzag.enter)(x)
+        np.testing.assert_array_equal(jax.jit(zigzag.leave)(inside), x)
+        np.testing.assert_array_equal(
+            jax.jit(lambda a: zigzag.leave(zigzag.enter(a, 2), 2))(x.swapaxes(1, 2)),
+            x.swapaxes(1, 2),
+        )
+    chunks = np.asarray(x).reshape(2, 2 * context, -1, 3)
+    order = [c for i in range(context) for c in (i, 2 * context - 1 - i)] if context > 1 else [0, 1]
+    np.testing.assert_array_equal(inside, chunks[:, order].reshape(x.shape))
+
+
+def test_a_pack_that_cannot_be_cut_is_refused():
+    with (
+        jax.set_mesh(make_mesh(CONTEXT_4)),
+        pytest.raises(UserError, match=r"packs of 20 tokens .* a multiple of 8"),
+    ):
+        zigzag.enter(jnp.zeros((1, 20)))
+
+
+def test_shards_have_equal_work():
+    """Keys seen by their queries, and pairs of blocks visited: the same for each of 8 shards."""
+    shards, length, block = 8, 2048, 32
+    first, last = earlier_in_sample(packs((length,), length=length))
+    seen, pairs = [], []
+    for shard in range(shards):
+        size = length // (2 * shards)
+        chunks = (shard, 2 * shards - 1 - shard)
+        rows = np.concatenate([np.arange(c * size, (c + 1) * size) for c in chunks])
+        own = Seen(first[:, rows], last[:, rows])
+        seen.append(int((own.last - own.first + 1).sum()))
+        pairs.append(int(visits(own, length, block, block).count))
+    assert len(set(seen)) == 1
+    assert len(set(pairs)) == 1
+    # In the natural order the last shard sees 15 times what the first one sees.
+    natural = np.asarray(last - first + 1).reshape(shards, -1).sum(1)
+    assert natural[-1] > 10 * natural[0]
+
+
+@pytest.mark.parametrize("sizes", [CONTEXT_4, CONTEXT_2])
+def test_latent_attention_equals_a_single_device(sizes):
+    """Values and gradients; packs of samples that straddle chunks, and padding."""
+    length = 64
+    segments = packs((20, 30), (64,), length=length)
+    arrays = normal(
+        1,
+        q_nope_btnh=(2, length, 4, 8),
+        q_rope_btnp=(2, length, 4, 4),
+        latent_btr=(2, length, 10),
+        k_rope_btp=(2, length, 4),
+        w_up_rnk=(10, 4, 16),
+    )
+    _same_on_a_mesh(sizes, latent_attention, arrays, segments)
+
+
+def test_grouped_attention_equals_a_single_device():
+    segments = packs((20, 30), (64,), length=64)
+    arrays = normal(2, q_btnh=(2, 64, 4, 8), k_btkh=(2, 64, 2, 8), v_btkv=(2, 64, 2, 8))
+    _same_on_a_mesh(
+        CONTEXT_4, lambda **given: causal_attention(**given, scale=0.3), arrays, segments
+    )
+
+
+def _same_on_a_mesh(sizes, op, arrays, segments):
+    weights = np.random.default_rng(5).normal(size=(2, 64, 4, 8))
+
+    def loss(given):
+        """Tokens come and go in their natural order, as in the decoder."""
+        inside = {k: a if k == "w_up_rnk" else zigzag.enter(a) for k, a in given.items()}
+        out = zigzag.leave(op(**inside, segments_bt=zigzag.enter(jnp.asarray(segments))))
+        return (out * weights).sum(), out
+
+    run = jax.value_and_grad(loss, has_aux=True)
+    (_, alone), alone_grads = jax.jit(run)(arrays)
+    with jax.set_mesh(make_mesh(sizes)):
+        (_, out), grads = jax.jit(run)(arrays)
+    assert relative(out, alone) < 1e-5
+    for name in arrays:
+        assert relative(grads[name], alone_grads[name]) < 1e-5, name

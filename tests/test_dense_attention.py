@@ -1,0 +1,104 @@
+"""Dense attention against its equation in float64, for every way a pack may look."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ivx.kernels import dense_attention
+from ivx.kernels.dense_attention import reference, xla
+from ivx.kernels.dense_attention.visits import earlier_in_sample, visits
+from tests.attention import TOLERANCE, errors, normal, packs
+
+N, K, H, V = 4, 2, 16, 8
+PACKS = {
+    "one token": packs((1,), (1,), length=1),
+    "padding": packs((90, 60), (150, 139), length=300),
+    "hundreds": packs((1,) * 200, (3,) * 200, length=601),
+    "blocks of samples": packs((256,) * 3, (300, 300), length=768),
+    "nothing": packs((0,), (3,), length=5),
+}
+
+
+def inputs(length: int, kv_heads: int = K) -> dict[str, np.ndarray]:
+    return normal(
+        length,
+        q_btnh=(2, length, N, H),
+        k_btkh=(2, length, kv_heads, H),
+        v_btkv=(2, length, kv_heads, V),
+    )
+
+
+@pytest.mark.parametrize(
+    ("pack", "dtype"), [*((pack, "float32") for pack in PACKS), ("padding", "bfloat16")]
+)
+def test_values_and_gradients(pack, dtype):
+    segments = PACKS[pack]
+    given = {"segments_bt": segments, "scale": H**-0.5}
+    found = errors(
+        functools.partial(dense_attention.causal_attention, **given),
+        functools.partial(reference.causal_attention, **given),
+        inputs(segments.shape[1]),
+        dtype,
+    )
+    assert max(found.values()) < TOLERANCE[dtype], found
+
+
+def test_padding_does_not_leak():
+    """Whatever padding holds, it changes nothing, and gets no gradient."""
+    segments = packs((90, 60), (150, 139), length=300)
+    clean = {name: jnp.asarray(a) for name, a in inputs(300).items()}
+    padding = (segments == 0)[..., None, None]
+    poisoned = {name: jnp.where(padding, jnp.nan, a) for name, a in clean.items()}
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(given):
+        return (
+            dense_attention.causal_attention(**given, segments_bt=segments, scale=0.3) ** 2
+        ).sum()
+
+    for a, b in zip(jax.tree.leaves(loss(clean)), jax.tree.leaves(loss(poisoned)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_visits_are_the_pairs_of_blocks_with_something_seen():
+    """Against the whole mask, in both orders; blocks seen whole need no mask."""
+    segments = packs((5, 40, 3), (64,), (1, 1), length=64)
+    query_block, key_block = 8, 16
+    seen = earlier_in_sample(segments)
+    earlier = np.tril(np.ones((64, 64), bool))
+    same = (segments[:, :, None] == segments[:, None]) & (segments > 0)[:, :, None]
+    blocks = (earlier & same).reshape(3, 8, query_block, 4, key_block)
+    some, every = blocks.any((2, 4)), blocks.all((2, 4))
+    for by_key in (False, True):
+        found = visits(seen, 64, query_block, key_block, by_key=by_key)
+        count = int(found.count)
+        triples = np.stack([found.batch, found.query, found.key], 1)[:count]
+        expected = np.argwhere(some.swapaxes(1, 2) if by_key else some)
+        expected = expected[:, [0, 2, 1]] if by_key else expected
+        np.testing.assert_array_equal(triples, expected)
+        np.testing.assert_array_equal(found.masked[:count], ~every[tuple(expected.T)])
+        stays = expected[:, [0, 2]] if by_key else expected[:, [0, 1]]
+        new = np.r_[True, (np.diff(stays, axis=0) != 0).any(1)]
+        np.testing.assert_array_equal(found.opens[:count], new)
+        np.testing.assert_array_equal(found.closes[:count], np.r_[new[1:], True])
+
+
+def test_memory_of_a_long_sequence_is_bounded():
+    """Beside its inputs and outputs, a gradient at 16,384 tokens needs less than a score matrix."""
+    length = 16384
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
+    segments = jnp.ones((1, length), jnp.int32)
+    gradient = jax.grad(
+        lambda q, k, v: dense_attention.causal_attention(q, k, v, segments, 0.1).sum(), (0, 1, 2)
+    )
+    one = shape(1, length, 1, 16)
+    compiled = jax.jit(gradient).lower(one, one, one).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < length * length * 4 / 16
+
+
+def test_blocks_of_short_sequences_are_small():
+    assert [xla.block_for(n) for n in (1, 64, 65, 300)] == [64, 64, 128, 256]

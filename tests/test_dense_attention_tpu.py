@@ -1,0 +1,107 @@
+"""The Pallas kernels of dense attention, interpreted on a CPU, against float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+from ivx.kernels import choice, dense_attention
+from ivx.kernels.dense_attention import reference, schedule, tpu
+from ivx.kernels.dense_attention.visits import earlier_in_sample, visits
+from tests.attention import TOLERANCE, errors, normal, packs
+
+INTERPRETERS = {"hlo": True, "tpu": pltpu.InterpretParams()}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks in few tokens; interpreted kernels are slow."""
+    monkeypatch.setattr(tpu, "BLOCK", 256)
+    monkeypatch.setattr(tpu, "TILE", 128)
+
+
+def inputs(length: int, heads: int, kv_heads: int, width: int) -> dict[str, np.ndarray]:
+    return normal(
+        length,
+        q_btnh=(2, length, heads, width),
+        k_btkh=(2, length, kv_heads, width),
+        v_btkv=(2, length, kv_heads, 128),
+    )
+
+
+@pytest.mark.parametrize(
+    ("segments", "heads", "kv_heads", "width", "dtype", "interpreter"),
+    [
+        (packs((300, 90, 1), (500,), length=500), 1, 1, 256, "float32", "hlo"),
+        (packs((300, 90, 1), (500,), length=500), 1, 1, 256, "bfloat16", "hlo"),
+        (packs((2,) * 100, (150,), length=300), 4, 2, 128, "float32", "hlo"),
+        (packs((120, 10), (1,), length=130), 1, 1, 128, "float32", "tpu"),
+    ],
+    ids=["packs", "bfloat16", "hundreds, grouped heads", "tpu interpreter"],
+)
+def test_values_and_gradients(small_blocks, segments, heads, kv_heads, width, dtype, interpreter):
+    given = {"segments_bt": segments, "scale": width**-0.5}
+    with choice.force("tpu", INTERPRETERS[interpreter]):
+        found = errors(
+            functools.partial(dense_attention.causal_attention, **given),
+            functools.partial(reference.causal_attention, **given),
+            inputs(segments.shape[1], heads, kv_heads, width),
+            dtype,
+        )
+    assert max(found.values()) < TOLERANCE[dtype], found
+
+
+def test_padding_does_not_leak(small_blocks):
+    segments = packs((140,), (20,), length=300)
+    clean = {name: jnp.asarray(a) for name, a in inputs(300, 1, 1, 128).items()}
+    poisoned = {
+        name: jnp.where((segments == 0)[..., None, None], jnp.nan, a) for name, a in clean.items()
+    }
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(given):
+        return (
+            dense_attention.causal_attention(**given, segments_bt=segments, scale=0.1) ** 2
+        ).sum()
+
+    with choice.force("tpu", True):
+        for a, b in zip(jax.tree.leaves(loss(clean)), jax.tree.leaves(loss(poisoned)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_visit_is_one_number():
+    """What is packed into it comes out again, at the largest sizes as well."""
+    seen = earlier_in_sample(packs((70, 58), (128,), length=128))
+    found = visits(seen, 128, 16, 32)
+    last = schedule.MOST_BLOCKS - 1
+    found = found._replace(
+        batch=found.batch.at[0].set(schedule.MOST_BATCH - 1),
+        query=found.query.at[0].set(last),
+        key=found.key.at[0].set(last),
+    )
+    code = schedule.encode(found)
+    for read, written in (
+        (schedule.batch_of, found.batch),
+        (schedule.query_of, found.query),
+        (schedule.key_of, found.key),
+        (schedule.is_masked, found.masked),
+        (schedule.opens, found.opens),
+        (schedule.closes, found.closes),
+    ):
+        np.testing.assert_array_equal(read(code), written)
+
+
+def test_widths_that_the_kernel_does_not_take_run_in_xla(caplog):
+    """And the reason is given."""
+    arrays = {name: jnp.asarray(a[..., :48]) for name, a in inputs(20, 1, 1, 128).items()}
+    segments = packs((20,), (20,), length=20)
+    choice._told.clear()
+    with choice.force("tpu", True), caplog.at_level("WARNING"):
+        found = dense_attention.causal_attention(**arrays, segments_bt=segments, scale=0.1)
+    assert "widths of keys 48 and of values 48 must be multiples of 128" in caplog.text
+    expected = dense_attention.causal_attention(**arrays, segments_bt=segments, scale=0.1)
+    np.testing.assert_array_equal(found, expected)

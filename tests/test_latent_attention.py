@@ -1,0 +1,116 @@
+"""Latent attention against its equation in float64; keys and values live a group at a time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ivx.kernels.latent_attention import GROUP, _group, latent_attention, reference
+from tests.attention import TOLERANCE, errors, normal, packs
+
+B, N, H, P, R = 2, 6, 8, 4, 10
+
+
+def inputs(length: int, heads: int = N) -> dict[str, np.ndarray]:
+    return normal(
+        length,
+        q_nope_btnh=(B, length, heads, H),
+        q_rope_btnp=(B, length, heads, P),
+        latent_btr=(B, length, R),
+        k_rope_btp=(B, length, P),
+        w_up_rnk=(R, heads, 2 * H),
+    )
+
+
+def unit(keys):
+    """A norm over the last axis, as QK-norm without a weight."""
+    return keys * jax.lax.rsqrt((keys**2).mean(-1, keepdims=True) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("length", "key_norm", "dtype"),
+    [
+        (1, None, "float32"),
+        (64, None, "float32"),
+        (300, unit, "float32"),
+        (300, unit, "bfloat16"),
+    ],
+)
+def test_values_and_gradients(length, key_norm, dtype):
+    """Two packs: three samples and padding, and one sample. Groups of 2 of 6 heads."""
+    segments = packs((length // 3, length // 4, length // 5), (length,), length=length)
+    given = {"segments_bt": segments, "key_norm": key_norm}
+    found = errors(
+        functools.partial(latent_attention, **given, group=2),
+        functools.partial(reference.latent_attention, **given),
+        inputs(length),
+        dtype,
+    )
+    assert max(found.values()) < TOLERANCE[dtype], found
+
+
+def test_groups_change_nothing():
+    arrays = {name: jnp.asarray(a) for name, a in inputs(40).items()}
+    segments = packs((40,), (20, 10), length=40)
+    one, *others = (
+        latent_attention(**arrays, segments_bt=segments, group=group) for group in (6, 1, 2, 3)
+    )
+    for other in others:
+        np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_groups_divide_the_heads():
+    assert [_group(heads, GROUP) for heads in (1, 4, 6, 8, 12, 32, 7 * 3)] == [1, 4, 6, 8, 6, 8, 7]
+
+
+def test_padding_does_not_leak():
+    """NaN in padding changes no value and no gradient."""
+    length = 50
+    segments = packs((20, 11), (49,), length=length)
+    clean = {name: jnp.asarray(a) for name, a in inputs(length).items()}
+    poisoned = {}
+    for name, array in clean.items():
+        padding = np.expand_dims(segments == 0, tuple(range(2, array.ndim)))
+        poisoned[name] = array if name == "w_up_rnk" else jnp.where(padding, jnp.nan, array)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(given):
+        return (latent_attention(**given, segments_bt=segments, group=3) ** 2).sum()
+
+    for a, b in zip(jax.tree.leaves(loss(clean)), jax.tree.leaves(loss(poisoned)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_keys_of_all_heads_are_never_alive():
+    """Groups of 1 of 16 heads save the keys and values of the other 15."""
+    length, heads, width = 2048, 16, 64
+    shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
+    arrays = {
+        "q_nope_btnh": shape(1, length, heads, width),
+        "q_rope_btnp": shape(1, length, heads, width),
+        "latent_btr": shape(1, length, R),
+        "k_rope_btp": shape(1, length, width),
+        "w_up_rnk": shape(R, heads, 2 * width),
+    }
+    segments = jnp.ones((1, length), jnp.int32)
+
+    def temporary(group: int) -> int:
+        gradient = jax.grad(
+            lambda a: latent_attention(**a, segments_bt=segments, group=group).sum()
+        )
+        return jax.jit(gradient).lower(arrays).compile().memory_analysis().temp_size_in_bytes
+
+    saved = temporary(heads) - temporary(1)
+    assert saved > 4 * length * (heads - 1) * 3 * width  # keys with rope, and values
+
+
+def test_the_backward_pass_makes_keys_again_but_not_outputs():
+    """Of the two loops over pairs of blocks, one is the forward pass and one the backward pass."""
+    arrays = {name: jnp.asarray(a) for name, a in inputs(40).items()}
+    segments = jnp.asarray(packs((40,), (40,), length=40))
+    gradient = jax.grad(lambda a: latent_attention(**a, segments_bt=segments).sum())
+    text = str(jax.make_jaxpr(gradient)(arrays))
+    assert text.count("while[") == 2
