@@ -16,9 +16,12 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.plan import Plan
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A host's share of one batch.
+
+    A tree, so that the arrays come from a worker in shared memory and not through a pipe.
 
     Attributes:
       batch: the arrays.

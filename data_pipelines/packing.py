@@ -31,6 +31,11 @@ class PackShape:
                 f" and that a multiple of {MERGE * MERGE}"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Of a pack in a `Batch`: eight numbers of four bytes a token, a row and five a patch."""
+        return 4 * 8 * self.tokens + (ROW + 4 * 5) * self.patches
+
 
 @dataclasses.dataclass(frozen=True)
 class Size:

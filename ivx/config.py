@@ -7,6 +7,7 @@ of `base()` and never add keys, so that a misspelt key is an error wherever it i
 import difflib
 import json
 import pathlib
+import uuid
 
 import ml_collections
 
@@ -210,7 +211,8 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     path = workdir / "config.json"
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        # Every host of a run does this.
+        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         partial.write_text(snapshot(config))
         partial.replace(path)
 

@@ -13,10 +13,10 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.models.spec import PRESETS, tiny
+from ivx.parallel import ambient, remat, rules, shares
 from ivx.parallel import mesh as meshes
-from ivx.parallel import remat, rules, shares
 from ivx.stages.language_model import LanguageModelStage
-from ivx.training.loop import _state_shardings
+from ivx.training.abstract import state_shardings
 from ivx.training.state import init_state, make_step
 from tests.batches import random_batch
 from tests.conftest import small_spec
@@ -49,9 +49,9 @@ def alone(batch):
 
 def spread_step(definition, batch, mesh, accumulation=1):
     """The same step over a mesh."""
-    shardings = _state_shardings(definition, OPTIMIZER, mesh)
+    shardings = state_shardings(definition, OPTIMIZER, mesh)
     start = jax.jit(lambda: init_state(definition.init(0), OPTIMIZER), out_shardings=shardings)()
-    step = make_step(definition, STAGE, OPTIMIZER, accumulation, mesh)
+    step = ambient.under(mesh, make_step(definition, STAGE, OPTIMIZER, accumulation))
     jitted = jax.jit(step, out_shardings=(shardings, rules.replicated(mesh)))
     return jitted(start, {}, rules.put_batch(batch, mesh))
 

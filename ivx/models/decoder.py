@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
 from ivx.models.grouped_attention import GroupedAttention, GroupedCache
-from ivx.models.latent_attention import LatentAttention, LatentCache
+from ivx.models.latent_attention import LatentAttention
 from ivx.models.linear import linear
 from ivx.models.rope import Rope
 from ivx.models.spec import TextSpec
@@ -25,8 +26,8 @@ from ivx.parallel import zigzag
 from ivx.parallel.activations import constrain
 from ivx.parallel.rules import AXES
 
-# What a layer keeps of the past, arrays [B, ..., S, n].
-Cache = LatentCache | GroupedCache
+# What a layer keeps of the past, arrays [B, ..., S, n], or pages of them.
+Cache = LatentCache | PagedCache | GroupedCache
 
 ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
 
@@ -73,10 +74,10 @@ class Block(nnx.Module):
         return self._feed_forward(x_btd + attended), kept
 
     def decode(
-        self, x_b1d: Array, rope: Rope, cache: Cache, lengths_b: Array
+        self, x_btd: Array, rope: Rope, cache: Cache, lengths_b: Array
     ) -> tuple[Array, Cache]:
-        attended, cache = self.self_attn.decode(self.input_layernorm(x_b1d), rope, cache, lengths_b)
-        return self._feed_forward(x_b1d + attended), cache
+        attended, cache = self.self_attn.decode(self.input_layernorm(x_btd), rope, cache, lengths_b)
+        return self._feed_forward(x_btd + attended), cache
 
     def _feed_forward(self, x_btd: Array) -> Array:
         return x_btd + self.mlp(self.post_attention_layernorm(x_btd))
@@ -147,22 +148,22 @@ class Decoder(nnx.Module):
 
     def decode(
         self,
-        x_b1d: Float[Array, "b 1 d"],
+        x_btd: Float[Array, "b t d"],
         rope: Rope,
         layers: Sequence[nnx.State],
         caches: Sequence[Cache],
         lengths_b: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b 1 d"], tuple[Cache, ...]]:
-        """Runs one new text token a sequence; returns the caches with it written at `lengths_b`.
+    ) -> tuple[Float[Array, "b t d"], tuple[Cache, ...]]:
+        """Runs T new text tokens a sequence; returns the caches with them, from `lengths_b` on.
 
         The layers are not scanned: caches that are arrays of their own are written in place.
         """
         graph, _ = nnx.split(self.layers)
         kept = []
         for layer, cache in zip(layers, caches, strict=True):
-            x_b1d, cache = nnx.merge(graph, layer).decode(x_b1d, rope, cache, lengths_b)
+            x_btd, cache = nnx.merge(graph, layer).decode(x_btd, rope, cache, lengths_b)
             kept.append(cache)
-        return self.norm(x_b1d), tuple(kept)
+        return self.norm(x_btd), tuple(kept)
 
 
 def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:

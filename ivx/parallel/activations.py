@@ -1,21 +1,21 @@
 """Where activations lie: what the model says of them when it is traced with a mesh around.
 
-Without a mesh (`ivx.parallel.ambient`) all of this is nothing, so that the model reads the same on
-one device and on a pod.
+Without a mesh (`ivx.parallel.zigzag.current_mesh`) all of this is nothing, so that the model reads
+the same on one device and on a pod.
 """
 
 from collections.abc import Callable
 
 import jax
 
-from ivx.parallel import ambient, rules
+from ivx.parallel import rules, zigzag
 
 Axes = tuple[str | None, ...]
 
 
 def ways(axis: str) -> int:
     """Devices along an axis of the mesh around; 1 without one."""
-    mesh = ambient.mesh_around()
+    mesh = zigzag.current_mesh()
     return mesh.shape[axis] if mesh else 1
 
 
@@ -25,7 +25,7 @@ def constrain(array: jax.Array, *axes: str | None) -> jax.Array:
     Raises:
       UserError: as `rules.spec`.
     """
-    mesh = ambient.mesh_around()
+    mesh = zigzag.current_mesh()
     if mesh is None:
         return array
     place = rules.spec(f"an activation ({', '.join(map(str, axes))})", array.shape, axes, mesh)
@@ -42,7 +42,7 @@ def split(function: Callable, inputs: tuple[Axes, ...], outputs) -> Callable:
       inputs: for each argument the logical names of its axes, which lie on their best places.
       outputs: the same of what it returns; a tuple of such where it returns several.
     """
-    mesh = ambient.mesh_around()
+    mesh = zigzag.current_mesh()
     if mesh is None:
         return function
     ins = tuple(rules.placed(axes, mesh) for axes in inputs)

@@ -1,8 +1,8 @@
 """The mesh around: how an op that speaks across devices learns where its arrays lie.
 
 Arrays are laid out by the compiler (Auto axes), which cannot see into a kernel or a loop. Such ops
-map themselves over the mesh that is ambient while they are traced; without one they work on one
-device.
+map themselves over the mesh that is ambient while they are traced (`zigzag.current_mesh`); without
+one they work on one device, and the compiler spreads them as it can.
 """
 
 import functools
@@ -22,12 +22,6 @@ def under(mesh: Mesh, function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return traced
-
-
-def mesh_around() -> AbstractMesh | None:
-    """The ambient mesh; None without one, on one device, or where a caller has mapped already."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 or mesh.manual_axes else mesh
 
 
 def dividing(size: int, axes: Sequence[str], mesh: AbstractMesh) -> tuple[str, ...]:

@@ -15,19 +15,29 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array
 
 from ivx.errors import UserError
-from ivx.parallel import ambient
 from ivx.parallel.rules import BATCH
 
 CONTEXT = "context"
 
 
+def current_mesh() -> Mesh | None:
+    """The mesh set by `jax.set_mesh` if it has several devices and nothing has split it yet.
+
+    None inside a `jax.shard_map`, where every device computes by itself.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return None
+    return mesh
+
+
 def shards() -> int:
     """Devices that a pack is cut over."""
-    mesh = ambient.mesh_around()
+    mesh = current_mesh()
     return mesh.shape[CONTEXT] if mesh is not None else 1
 
 
@@ -83,7 +93,7 @@ def own(x: Array, axis: int = 1) -> Array:
 
 
 def _exchange(x: Array, axis: int, exchange) -> Array:
-    mesh = ambient.mesh_around()
+    mesh = current_mesh()
     if mesh is None or mesh.shape[CONTEXT] == 1:
         return x
     count = mesh.shape[CONTEXT]

@@ -6,12 +6,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from data_pipelines.batch import Batch
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import ambient
 from ivx.stages.protocol import Loss, Stage
 
 
@@ -52,14 +50,12 @@ def make_step(
     stage: Stage,
     optimizer: optax.GradientTransformation,
     accumulation: int,
-    mesh: Mesh | None = None,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The training step as a pure function of state, the stage's frozen parameters and a batch.
 
     Numerator, denominator and gradient of the loss are summed over `accumulation` micro-batches
     before the division, so that their number changes nothing but memory. A step whose gradient is
-    not finite leaves parameters and optimizer as they were and is counted. With a mesh, the model
-    says where its activations lie on it.
+    not finite leaves parameters and optimizer as they were and is counted.
     """
 
     def step(
@@ -105,18 +101,14 @@ def make_step(
         }
         return new, metrics | _reported(loss)
 
-    return ambient.under(mesh, step) if mesh else step
+    return step
 
 
 def make_validation_loss(
-    definition: ModelDefinition, stage: Stage, mesh: Mesh | None = None
+    definition: ModelDefinition, stage: Stage
 ) -> Callable[[Params, Params, Batch], Loss]:
     """The loss of one batch as a pure function of parameters and frozen parameters."""
-
-    def loss(params: Params, frozen: Params, batch: Batch) -> Loss:
-        return stage.loss(definition.bind(params), batch, frozen)
-
-    return ambient.under(mesh, loss) if mesh else loss
+    return lambda params, frozen, batch: stage.loss(definition.bind(params), batch, frozen)
 
 
 def _reported(loss: Loss) -> dict[str, Array]:

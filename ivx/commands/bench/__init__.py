@@ -15,7 +15,8 @@ EXAMPLE = (
     "  ivx bench decode --quick\n"
     "  make bench-decode\n"
     "  ivx bench packing --samples=1000000\n"
-    "  ivx bench loading --frames=2048 --loads=20"
+    "  ivx bench loading --frames=2048 --loads=20\n"
+    "  ivx bench loading --soak=10000"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().

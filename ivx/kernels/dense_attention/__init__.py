@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from ivx.kernels import choice
 from ivx.kernels.dense_attention import tpu, tpu_backward, xla
 from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample, pad
-from ivx.parallel import ambient, zigzag
+from ivx.parallel import zigzag
 
 KEPT = ("attention_out", "attention_lse")
 
@@ -47,7 +47,7 @@ def causal_attention(
     q, k, v = (einops.rearrange(a, "b t n h -> b n t h") for a in (q_btnh, k_btkh, v_btkv))
     real = segments_bt > 0
     q, k, v = (blank(a, real) for a in (q, k, v))
-    mesh = ambient.mesh_around()
+    mesh = zigzag.current_mesh()
     if mesh is not None and (zigzag.shards() > 1 or choice.wanted() == "tpu"):
         out_bntv = _spread(mesh, q, k, v, segments_bt, scale)
     else:

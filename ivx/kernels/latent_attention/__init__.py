@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from ivx.kernels import choice, dense_attention
 from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample
 from ivx.kernels.latent_attention.context import spread_latent_attention
-from ivx.parallel import ambient, zigzag
+from ivx.parallel import zigzag
 
 # Heads whose keys and values are alive at a time: 1.6 GB in bfloat16 for 262,144 tokens.
 GROUP = 8
@@ -62,7 +62,7 @@ def latent_attention(
     latent, k_rope = (jnp.where(real_bt1, a, 0) for a in (latent_btr, k_rope_btp))
     attend = functools.partial(attend_latent, key_norm=key_norm, group=group)
     arrays = q_nope, q_rope, latent, k_rope, w_up_rnk
-    mesh = ambient.mesh_around()
+    mesh = zigzag.current_mesh()
     if mesh is not None and (zigzag.shards() > 1 or choice.wanted() == "tpu"):
         out_btnh = spread_latent_attention(attend, mesh, *arrays, segments_bt)
     else:
