@@ -25,6 +25,8 @@ _CALLED = re.compile(
     r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
     r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
+# Device numbers counted up in these sizes, with axes in another order.
+_IDS = r"\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,21 +192,20 @@ def _axes_of(line: str, axes: dict[str, int], groups: dict[frozenset[int], str])
     """The axes along which a collective goes."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
-    named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", line)
+    named = re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids={_IDS})? {{([^}}]*)}}", line
+    )
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     if pairs:
         return _axes_of_pairs(re.findall(r"(\d+),(\d+)", pairs[0]), axes)
     if iota:
-        shape, sizes, order = (
-            [int(n) for n in part.split(",")] if part else None for part in iota.groups()
-        )
-        numbers = np.arange(math.prod(sizes)).reshape(sizes)
-        numbers = numbers.transpose(order) if order else numbers
-        group = frozenset(numbers.reshape(shape)[0].tolist())
+        shape = _numbers(iota[1])
+        group = frozenset(_devices(iota[2], iota[3]).reshape(shape)[0].tolist())
     elif named:
         sides = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
-        numbers = np.arange(math.prod(sides.values())).reshape(tuple(sides.values()))
-        across = re.findall(r"'(\w+)'", named[2])
+        listing = named[2] or str(math.prod(sides.values()))
+        numbers = _devices(listing, named[3]).reshape(tuple(sides.values()))
+        across = re.findall(r"'(\w+)'", named[4])
         cut = tuple(slice(None) if axis in across else 0 for axis in sides)
         group = frozenset(numbers[cut].ravel().tolist())
     elif listed:
@@ -213,6 +214,16 @@ def _axes_of(line: str, axes: dict[str, int], groups: dict[frozenset[int], str])
         return "all"
     low = min(group)
     return groups.get(frozenset(one - low for one in group), f"{len(group)} devices")
+
+
+def _devices(sizes: str, order: str | None) -> np.ndarray:
+    """Device numbers counted up in these sizes, with their axes in another order."""
+    numbers = np.arange(math.prod(_numbers(sizes))).reshape(_numbers(sizes))
+    return numbers.transpose(_numbers(order)) if order else numbers
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _axes_of_pairs(pairs: list[tuple[str, str]], axes: dict[str, int]) -> str:
