@@ -122,7 +122,7 @@ def test_plain_weighs_nothing():
 
 def test_output_weighting_keeps_what_is_read():
     """An output projection that reads only the first key-value head's values, and queries that ask
-    only for its keys: a narrow latent keeps what matters, where a balanced one keeps what is big."""
+    only for its keys: a narrow latent keeps what matters, a balanced one keeps what is big."""
     layer, x, by = f64.random_layer(), inputs()[:TOKENS], f64.angles()
     first = SMALL.heads // SMALL.kv_heads * SMALL.head_dim
     o, q = layer.o.copy(), layer.q.copy()
