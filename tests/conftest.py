@@ -63,9 +63,9 @@ def layouts(samples, rule) -> list[layout.Layout]:
     return [rule(sample) for sample in samples]
 
 
-@pytest.fixture(scope="session", params=["m2la", "gqa"])
+@pytest.fixture(scope="session", params=["m2la", "m2la_exact", "gqa"])
 def definition(request) -> ModelDefinition:
-    """A small model of either attention."""
+    """A small model of each attention."""
     return ModelDefinition(small_spec(request.param))
 
 

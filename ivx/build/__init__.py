@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -218,12 +218,25 @@ def validation_batches(config: Config) -> list[Batch]:
 
 def first_batches(config: Config, names: tuple[str, ...], count: int) -> list[Batch]:
     """The first `count` batches of the named data sets, read without worker processes."""
+    return list(openable_batches(config, names, count)[1](0))
+
+
+def openable_batches(
+    config: Config, names: tuple[str, ...], count: int
+) -> tuple[plan.Plan, Callable[[int], Iterator[Batch]]]:
+    """The plan of the first `count` batches of the named data sets, and from a number to the
+    batches from there on, read without worker processes."""
     packs = config.data.batch_packs
     options = dataclasses.replace(loader_options(config), workers=0)
     # Levelled, a few batches would be of one kind.
     planned = plan_of(config, names, count * packs, level=False)
-    loaded = loader.batches(planned, layout_rule(config), pack_shape(config), packs, 0, options)
-    return [part.batch for part in loaded]
+    rule, shape = layout_rule(config), pack_shape(config)
+
+    def opened(first: int) -> Iterator[Batch]:
+        loaded = loader.batches(planned, rule, shape, packs, first, options)
+        return (part.batch for part in loaded)
+
+    return planned, opened
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:

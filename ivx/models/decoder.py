@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
+from ivx.models.exact_latent_attention import ExactLatentAttention
 from ivx.models.grouped_attention import GroupedAttention, GroupedCache
 from ivx.models.latent_attention import LatentAttention
 from ivx.models.linear import linear
@@ -29,7 +30,11 @@ from ivx.parallel.rules import AXES
 # What a layer keeps of the past, arrays [B, ..., S, n], or pages of them.
 Cache = LatentCache | PagedCache | GroupedCache
 
-ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
+ATTENTION = {
+    "m2la": LatentAttention,
+    "m2la_exact": ExactLatentAttention,
+    "gqa": GroupedAttention,
+}
 
 
 class DeepStack(NamedTuple):
