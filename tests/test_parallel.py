@@ -1,18 +1,21 @@
 """Eight devices give what one gives, and what cannot be laid out is explained."""
 
 import dataclasses
+import re
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from jax._src.ad_checkpoint import saved_residuals
-from jax.sharding import AbstractMesh, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.models.spec import PRESETS, tiny
+from ivx.models.vision import VisualTokens
 from ivx.parallel import ambient, remat, rules, shares
 from ivx.parallel import mesh as meshes
 from ivx.stages.language_model import LanguageModelStage
@@ -224,11 +227,13 @@ def test_layers_can_be_made_again_in_every_way(alone, batch):
 def test_policies_keep_what_they_say():
     """The backward pass is handed ever fewer numbers; offload hands them to the host."""
 
+    batch = jax.tree.map(jnp.asarray, random_batch(1))
+
     def kept(policy: str):
         definition = ModelDefinition(dataclasses.replace(small_spec(), remat=policy))
 
         def loss(params):
-            return STAGE.loss(definition.bind(params), random_batch(1), {}).total
+            return STAGE.loss(definition.bind(params), batch, {}).total
 
         return [aval for aval, _ in saved_residuals(loss, definition.abstract_params)]
 
@@ -251,3 +256,31 @@ def test_offload_is_refused_where_there_is_no_pinned_memory():
 def test_an_unknown_policy_is_refused():
     with pytest.raises(UserError, match="expected one of none, dots, attention, latent"):
         remat.remat("some")
+
+
+def test_slices_never_meet(batch):
+    """The tower on eight devices: patches spread over all of them, and not one collective."""
+    definition, mesh = ModelDefinition(small_spec()), mesh_of(fsdp=2, tensor=2, context=2)
+
+    def see(params, batch):
+        visual = definition.bind(params).visual
+        return visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
+
+    params, put = definition.init(0), rules.put_batch(batch, mesh)
+    spread = jax.jit(
+        ambient.under(mesh, see),
+        in_shardings=(rules.replicated(mesh), jax.tree.map(lambda a: a.sharding, put)),
+        out_shardings=VisualTokens(*(_over_all(mesh, axis) for axis in (1, 2))),
+    )
+    compiled = spread.lower(params, put).compile()
+    text = compiled.as_text()
+    assert not re.search(r"all-gather|all-reduce|all-to-all|collective-permute", text)
+    found = compiled(jax.device_put(params, rules.replicated(mesh)), put)
+    for ours, alone in zip(found, jax.jit(see)(params, batch), strict=True):
+        np.testing.assert_allclose(ours, alone, rtol=1e-5, atol=1e-6)
+
+
+def _over_all(mesh, axis: int) -> NamedSharding:
+    """Packs on the axis before, slice blocks on this one."""
+    places = [None] * (axis - 1) + ["pack", "slice_block", None]
+    return NamedSharding(mesh, rules.placed(places, mesh))
