@@ -1,6 +1,7 @@
 """Eight devices give what one gives, and what cannot be laid out is explained."""
 
 import dataclasses
+import functools
 import re
 import types
 
@@ -40,14 +41,15 @@ def batch():
 
 @pytest.fixture(scope="module")
 def alone(batch):
-    """Attention -> definition, and the first step on one device."""
+    """From an attention to its definition, and the first step on one device."""
 
+    @functools.cache
     def run(attention: str):
         definition = ModelDefinition(small_spec(attention))
         start = init_state(definition.init(0), OPTIMIZER)
         return definition, *jax.jit(make_step(definition, STAGE, OPTIMIZER, 1))(start, {}, batch)
 
-    return {attention: run(attention) for attention in ("m2la", "gqa")}
+    return run
 
 
 def spread_step(definition, batch, mesh, accumulation=1):
@@ -88,23 +90,31 @@ def _at(tree, path):
 @pytest.mark.parametrize(
     ("attention", "sizes"),
     [
-        ("m2la", {"replica": 8}),
-        ("m2la", {"fsdp": 8}),
-        ("gqa", {"fsdp": 4, "tensor": 2}),
-        ("gqa", {"fsdp": 2, "tensor": 2, "context": 2}),
-        ("m2la", {"context": 8}),
-        ("m2la", {"replica": 2, "tensor": 2, "context": 2}),
+        ("m2la", {"fsdp": 2, "tensor": 2, "context": 2}),
+        # The others take a step's compilation each.
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("m2la", {"replica": 8}),
+                ("m2la", {"fsdp": 8}),
+                ("m2la", {"tensor": 4, "replica": 2}),
+                ("m2la", {"context": 8}),
+                ("gqa", {"fsdp": 4, "tensor": 2}),
+                ("gqa", {"replica": 2, "tensor": 2, "context": 2}),
+            )
+        ),
     ],
     ids=str,
 )
 def test_sharded_equals_single_device(alone, batch, attention, sizes):
-    definition = alone[attention][0]
-    assert_same_step(alone[attention], spread_step(definition, batch, mesh_of(**sizes)))
+    definition = alone(attention)[0]
+    assert_same_step(alone(attention), spread_step(definition, batch, mesh_of(**sizes)))
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing_on_a_mesh(alone, batch):
-    definition = alone["m2la"][0]
-    assert_same_step(alone["m2la"], spread_step(definition, batch, mesh_of(fsdp=4, tensor=2), 2))
+    definition = alone("m2la")[0]
+    assert_same_step(alone("m2la"), spread_step(definition, batch, mesh_of(fsdp=4, tensor=2), 2))
 
 
 @pytest.mark.parametrize("attention", ["m2la", "gqa"])
@@ -213,14 +223,15 @@ def test_hosts_read_the_packs_that_their_devices_hold():
         shares.share_of(0, np.array([[0, 0], [0, 1], [1, 2]]))
 
 
+@pytest.mark.slow
 def test_layers_can_be_made_again_in_every_way(alone, batch):
     """Policies change memory, not results."""
-    definition = alone["m2la"][0]
+    definition = alone("m2la")[0]
     for policy in remat.NAMES:
         other = ModelDefinition(dataclasses.replace(definition.spec, remat=policy))
         start = init_state(other.init(0), OPTIMIZER)
         assert_same_step(
-            alone["m2la"], jax.jit(make_step(other, STAGE, OPTIMIZER, 1))(start, {}, batch)
+            alone("m2la"), jax.jit(make_step(other, STAGE, OPTIMIZER, 1))(start, {}, batch)
         )
 
 
