@@ -13,12 +13,14 @@ import pytest
 from jax._src.ad_checkpoint import saved_residuals
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from data_pipelines.layout import Layout
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.models.spec import PRESETS, tiny
 from ivx.models.vision import VisualTokens
 from ivx.parallel import ambient, remat, rules, shares
 from ivx.parallel import mesh as meshes
+from ivx.sampling.sampler import Sampler
 from ivx.stages.language_model import LanguageModelStage
 from ivx.training.abstract import state_shardings
 from ivx.training.state import init_state, make_step
@@ -295,3 +297,22 @@ def _over_all(mesh, axis: int) -> NamedSharding:
     """Packs on the axis before, slice blocks on this one."""
     places = [None] * (axis - 1) + ["pack", "slice_block", None]
     return NamedSharding(mesh, rules.placed(places, mesh))
+
+
+@pytest.mark.slow
+def test_answers_drawn_over_a_mesh_are_those_of_one_device():
+    """Prompts over fsdp, heads over tensor, caches over context."""
+    definition = ModelDefinition(small_spec())
+    params = definition.init(0)
+    none, places = np.zeros(40, bool), np.tile(np.arange(40, dtype=np.int32), (3, 1))
+    prompts = [
+        Layout("x", tokens.astype(np.int32), none, places, none, ())
+        for tokens in np.random.default_rng(0).integers(0, 700, (2, 40))
+    ]
+    given = prompts, [([], [])] * 2, 8, 1, 0.0, jax.random.key(0)
+    alone = Sampler(definition, params, -1).sample(*given)
+    mesh = mesh_of(fsdp=2, tensor=2, context=2)
+    spread = jax.device_put(params, rules.parameter_shardings(definition.abstract, mesh))
+    for one, other in zip(alone, Sampler(definition, spread, -1, mesh).sample(*given), strict=True):
+        assert one.tokens == other.tokens
+        np.testing.assert_allclose(one.logps, other.logps, rtol=1e-5)
