@@ -27,7 +27,14 @@ from ivx.training.checkpoint import Checkpoints
 from ivx.training.meter import Meter
 from ivx.training.phases import Phases
 from ivx.training.stability import RollBack, Stability
-from ivx.training.state import TrainState, init_state, make_step, make_validation_loss
+from ivx.training.state import (
+    USUAL,
+    StepOptions,
+    TrainState,
+    init_state,
+    make_step,
+    make_validation_loss,
+)
 from ivx.training.watchdog import Watchdog
 from ivx.training.writers import METRICS, make_writer, read_metrics
 
@@ -47,6 +54,7 @@ class RunSpec:
     validate_every: int
     save_every: int
     keep: int
+    options: StepOptions = USUAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,17 +141,20 @@ def _train(
     """From the newest checkpoint to the end, once; arguments as above."""
     phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
-    state_shardings = _state_shardings(definition, optimizer, mesh)
+    averaged = spec.options.ema > 0
+    state_shardings = _state_shardings(definition, optimizer, mesh, averaged)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
         state = jax.jit(
-            lambda given: init_state(given or definition.init(spec.seed), optimizer),
+            lambda given: init_state(given or definition.init(spec.seed), optimizer, averaged),
             out_shardings=state_shardings,
         )(params)
         done = 0
     else:
-        restored = checkpoints.restore(_abstract_state(definition, optimizer, state_shardings))
+        restored = checkpoints.restore(
+            _abstract_state(definition, optimizer, state_shardings, averaged)
+        )
         state, done = restored.state, restored.next_batch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     progress.note(
@@ -153,7 +164,7 @@ def _train(
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
     step = jax.jit(
-        make_step(definition, stage, optimizer, spec.accumulation),
+        make_step(definition, stage, optimizer, spec.accumulation, spec.options),
         donate_argnums=0,
         out_shardings=(state_shardings, whole),
     )
@@ -243,7 +254,9 @@ def _last_numbers(workdir: pathlib.Path, done: int) -> dict[str, float]:
     return newest
 
 
-def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> TrainState:
+def _state_shardings(
+    definition: ModelDefinition, optimizer, mesh: Mesh, averaged: bool = False
+) -> TrainState:
     """Parameters by the rules, optimizer moments like them, counters on every device."""
     params = rules.parameter_shardings(definition.abstract, mesh)
     whole = rules.replicated(mesh)
@@ -255,12 +268,14 @@ def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> Trai
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, params, moments, whole)
+    return TrainState(whole, params, moments, whole, params if averaged else None)
 
 
-def _abstract_state(definition: ModelDefinition, optimizer, shardings: TrainState) -> TrainState:
+def _abstract_state(
+    definition: ModelDefinition, optimizer, shardings: TrainState, averaged: bool = False
+) -> TrainState:
     """Shapes of a state with the shardings it is to be restored to."""
-    shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer))
+    shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer, averaged))
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
