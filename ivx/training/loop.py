@@ -20,21 +20,14 @@ from jax.sharding import Mesh
 
 from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
-from ivx.training import company, preemption, progress
+from ivx.training import abstract, company, preemption, progress
 from ivx.training.checkpoint import Checkpoints
 from ivx.training.meter import Meter
 from ivx.training.phases import Phases
 from ivx.training.stability import RollBack, Stability
-from ivx.training.state import (
-    USUAL,
-    StepOptions,
-    TrainState,
-    init_state,
-    make_step,
-    make_validation_loss,
-)
+from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_validation_loss
 from ivx.training.watchdog import Watchdog
 from ivx.training.writers import METRICS, make_writer, read_metrics
 
@@ -142,7 +135,7 @@ def _train(
     phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
     averaged = spec.options.ema > 0
-    state_shardings = _state_shardings(definition, optimizer, mesh, averaged)
+    state_shardings = abstract.state_shardings(definition, optimizer, mesh, averaged)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
@@ -153,7 +146,7 @@ def _train(
         done = 0
     else:
         restored = checkpoints.restore(
-            _abstract_state(definition, optimizer, state_shardings, averaged)
+            abstract.abstract_state(definition, optimizer, state_shardings)
         )
         state, done = restored.state, restored.next_batch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -163,12 +156,12 @@ def _train(
 
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
-    step = jax.jit(
-        make_step(definition, stage, optimizer, spec.accumulation, spec.options),
-        donate_argnums=0,
-        out_shardings=(state_shardings, whole),
+    step = abstract.jit_step(
+        definition, stage, optimizer, spec.accumulation, state_shardings, mesh, spec.options
     )
-    validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
+    validation_loss = jax.jit(
+        ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
+    )
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
     frozen = stage.frozen(mesh)
 
@@ -252,32 +245,3 @@ def _last_numbers(workdir: pathlib.Path, done: int) -> dict[str, float]:
         if row["step"] <= done:
             newest |= row
     return newest
-
-
-def _state_shardings(
-    definition: ModelDefinition, optimizer, mesh: Mesh, averaged: bool = False
-) -> TrainState:
-    """Parameters by the rules, optimizer moments like them, counters on every device."""
-    params = rules.parameter_shardings(definition.abstract, mesh)
-    whole = rules.replicated(mesh)
-    abstract = jax.eval_shape(optimizer.init, definition.abstract_params)
-    moments = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract,
-        params,
-        transform_non_params=lambda _: whole,
-    )
-    return TrainState(whole, params, moments, whole, params if averaged else None)
-
-
-def _abstract_state(
-    definition: ModelDefinition, optimizer, shardings: TrainState, averaged: bool = False
-) -> TrainState:
-    """Shapes of a state with the shardings it is to be restored to."""
-    shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer, averaged))
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
