@@ -31,10 +31,9 @@ def train(config, workdir: pathlib.Path) -> dict:
     """
     from ivx import build
     from ivx import config as configs
-    from ivx.build import stages
+    from ivx.build import stages, training
     from ivx.parallel import hosts, start
     from ivx.training import loop
-    from ivx.training.optimizer import make_optimizer
     from ivx.training.progress import note
 
     start.start(config.mesh.cpu_devices)
@@ -43,7 +42,7 @@ def train(config, workdir: pathlib.Path) -> dict:
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
     definition = build.model_definition(config)
-    optimizer = make_optimizer(build.optimizer_spec(config))
+    optimizer = training.optimizer(config)
     first_params = stages.start(config, definition)
     stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
@@ -60,9 +59,9 @@ def train(config, workdir: pathlib.Path) -> dict:
         stage,
         optimizer,
         mesh,
-        build.run_spec(config),
+        training.run_spec(config),
         first_params,
-        build.watch_spec(config),
+        training.watch_spec(config),
     )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(
