@@ -96,10 +96,11 @@ def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict
     params, step = base.load(rules.parameter_shardings(definition.abstract, mesh))
     note(f"statistics of {base.folder} at step {step}")
     kept = partial_sums.PartialSums(workdir / SUMS)
-    open_batches, more = calibration
-    sums = statistics.collect(definition, params, open_batches, mesh, kept)
+    sums = statistics.collect(definition, params, calibration.first, mesh, kept)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    converted, models, balances = conversion.solve(config, definition, params, sums, more, mesh)
+    converted, models, balances = conversion.solve(
+        config, definition, params, sums, calibration, mesh
+    )
     note("validation after each step")
     result = {
         "base": str(base.folder),

@@ -15,7 +15,7 @@ import numpy as np
 from ivx.conversion import affine, exact_layer, fold, shared_latent
 from ivx.conversion.latent_layer import AffineLayer, LatentLayer, keys_and_values, latent_layer
 from ivx.conversion.method import Method
-from ivx.conversion.shared_latent import SharedLatent
+from ivx.conversion.shared_latent import KeysAndValues, SharedLatent
 from ivx.conversion.statistics import Statistics
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
@@ -77,16 +77,12 @@ def to_exact(
       UserError: the model has no grouped attention, or the rank is too large.
     """
     _check_grouped(definition)
-    layers = [
-        exact_layer.keys_and_values(cached_oo, queries_nhh, _layer(params, number)["o_proj"])
-        for number, (cached_oo, queries_nhh) in enumerate(
-            zip(statistics.cached, statistics.roped_queries, strict=True)
-        )
-    ]
-    found = shared_latent.compress_all(layers, method, definition.spec.text.kv_rank)
+    layers = [_layer(params, number) for number in range(definition.spec.text.depth)]
+    whole = [_exact(layer, statistics, number) for number, layer in enumerate(layers)]
+    found = shared_latent.compress_all(whole, method, definition.spec.text.kv_rank)
     kernels = [
-        _float32(exact_layer.kernels(_layer(params, number), shared))
-        for number, shared in enumerate(found)
+        _float32(exact_layer.kernels(layer, shared))
+        for layer, shared in zip(layers, found, strict=True)
     ]
     return _converted(params, kernels, [_report(0.0, 0.0, shared) for shared in found])
 
@@ -100,23 +96,10 @@ def without_norm(
       UserError: the model has no grouped attention, or the fit is open.
     """
     _check_grouped(definition)
-    layers = []
-    for number in range(definition.spec.text.depth):
-        layer = _layer(params, number)
-        q, k = (
-            _linear(
-                method,
-                layer[f"{name}_proj"]["kernel"],
-                layer[f"{name}_norm"]["scale"],
-                statistics.inputs[number],
-                outputs[number],
-            )
-            for name, outputs in (("q", statistics.queries), ("k", statistics.keys))
-        )
-        v = np.pad(layer["v_proj"]["kernel"], [(0, 1), (0, 0)])
-        turn = _turn(method, statistics, number)
-        layers.append(AffineLayer(q, k, v, layer["o_proj"]["kernel"], turn))
-    return layers
+    return [
+        _affine(_layer(params, number), statistics, number, method)
+        for number in range(definition.spec.text.depth)
+    ]
 
 
 def to_latent(
@@ -131,25 +114,95 @@ def to_latent(
     Raises:
       UserError: the rank is larger than keys and values together.
     """
-    kernels, report = [], []
     whole = [
         keys_and_values(layer, inputs_ee)
         for layer, inputs_ee in zip(fitted, statistics.inputs, strict=True)
     ]
     found = shared_latent.compress_all(whole, method, definition.spec.text.kv_rank)
-    for number, (layer, shared) in enumerate(zip(fitted, found, strict=True)):
-        kernels.append(_kernels(latent_layer(layer, shared)))
-        query_error, key_error = (
-            affine.relative_error(
-                map_eo, statistics.inputs[number], outputs[number], energy[number]
-            )
-            for map_eo, outputs, energy in (
-                (layer.q, statistics.queries, statistics.query_energy),
-                (layer.k, statistics.keys, statistics.key_energy),
-            )
-        )
-        report.append(_report(query_error, key_error, shared))
+    kernels = [
+        _kernels(latent_layer(layer, shared)) for layer, shared in zip(fitted, found, strict=True)
+    ]
+    report = [
+        _report(*_errors(layer, statistics, number), shared)
+        for number, (layer, shared) in enumerate(zip(fitted, found, strict=True))
+    ]
     return _converted(params, kernels, report)
+
+
+def one_layer(
+    params: Params,
+    number: int,
+    sums: Statistics,
+    method: Method,
+    kind: str,
+    own_rank: int,
+    target: ModelDefinition,
+) -> tuple[Params, LayerReport]:
+    """Parameters of one layer but for o_proj, float32, and its row.
+
+    Args:
+      params: of the model with grouped attention.
+      number: of the layer.
+      sums: of this layer alone, on an axis of 1.
+      method: how.
+      kind: attention to convert to.
+      own_rank: numbers of the latent that are used.
+      target: the model that is made; its kv_rank is R.
+    """
+    layer = _layer(params, number)
+    exact = kind == "m2la_exact"
+    affine_layer = None if exact else _affine(layer, sums, 0, method)
+    whole = _exact(layer, sums, 0) if exact else keys_and_values(affine_layer, sums.inputs[0])
+    shared = shared_latent.compress(whole, shared_latent.rotate(whole, method), own_rank)
+    shared = shared_latent.widen(shared, target.spec.text.kv_rank)
+    if exact:
+        return _float32(exact_layer.kernels(layer, shared)), _report(0.0, 0.0, shared)
+    errors = _errors(affine_layer, sums, 0)
+    return _kernels(latent_layer(affine_layer, shared)), _report(*errors, shared)
+
+
+def with_attention(params: Params, attention: Params, report: list[LayerReport]) -> Converted:
+    """The model with this attention of all layers, all else as it was."""
+    decoder = params["language_model"]
+    layers = decoder["layers"] | {"self_attn": attention}
+    return Converted(params | {"language_model": decoder | {"layers": layers}}, tuple(report))
+
+
+def _exact(layer: Params, statistics: Statistics, number: int) -> KeysAndValues:
+    cached_oo, queries_nhh = statistics.cached[number], statistics.roped_queries[number]
+    return exact_layer.keys_and_values(cached_oo, queries_nhh, layer["o_proj"])
+
+
+def _affine(layer: Params, statistics: Statistics, number: int, method: Method) -> AffineLayer:
+    """One layer with its QK-norm replaced by a linear map."""
+    inputs_ee = statistics.inputs[number]
+    q, k = (
+        _linear(
+            method,
+            layer[f"{name}_proj"]["kernel"],
+            layer[f"{name}_norm"]["scale"],
+            inputs_ee,
+            outputs[number],
+        )
+        for name, outputs in (("q", statistics.queries), ("k", statistics.keys))
+    )
+    v = np.pad(layer["v_proj"]["kernel"], [(0, 1), (0, 0)])
+    if method.sequential and method.norm == "affine":
+        # What the layer is fed is not what its source is: values have something to take back too.
+        v = affine.toward(v, inputs_ee, statistics.values[number], method.ridge)
+    turn = _turn(method, statistics, number)
+    return AffineLayer(q, k, v, layer["o_proj"]["kernel"], turn)
+
+
+def _errors(layer: AffineLayer, statistics: Statistics, number: int) -> list[float]:
+    """Relative errors of queries and keys without their norm."""
+    return [
+        affine.relative_error(map_eo, statistics.inputs[number], outputs[number], energy[number])
+        for map_eo, outputs, energy in (
+            (layer.q, statistics.queries, statistics.query_energy),
+            (layer.k, statistics.keys, statistics.key_energy),
+        )
+    ]
 
 
 def _report(query_error: float, key_error: float, shared: SharedLatent) -> LayerReport:
@@ -167,9 +220,7 @@ def _converted(params: Params, kernels: list[Params], report: list[LayerReport])
     """The model with these layers, o_proj and all else as they were."""
     attention = jax.tree.map(lambda *parts: np.stack(parts), *kernels)
     attention["o_proj"] = _attention(params)["o_proj"]
-    decoder = params["language_model"]
-    layers = decoder["layers"] | {"self_attn": attention}
-    return Converted(params | {"language_model": decoder | {"layers": layers}}, tuple(report))
+    return with_attention(params, attention, report)
 
 
 def _check_grouped(definition: ModelDefinition) -> None:
