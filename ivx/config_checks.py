@@ -15,6 +15,9 @@ STAGES = ("sft", "gspo", "opd", "convert")
 ATTENTIONS = ("m2la", "m2la_exact", "gqa")
 MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
 
+# As in ivx.parallel.remat.
+REMAT = ("none", "dots", "attention", "latent", "layer", "offload")
+
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
@@ -22,7 +25,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.attention", lambda v: v in ATTENTIONS, ", ".join(ATTENTIONS)),
     ("model.kv_rank", lambda v: v >= 0, "0 for that of the preset, or a width of the latent"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
-    ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
+    ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),

@@ -12,6 +12,7 @@ attention, see `ivx.conversion.polish`. A conversion makes one or two passes a l
 where one pass is enough for all otherwise.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
@@ -22,12 +23,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from data_pipelines.batch import Batch
-from ivx.conversion import convert, polish, statistics
+from ivx.conversion import convert, one_layer, polish, statistics
 from ivx.conversion.method import Method
 from ivx.conversion.steps import latent_definition
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.rope import Rope
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 
 OpenBatches = Callable[[int], Iterable[Batch]]
 
@@ -67,8 +68,15 @@ def refine(
     for number in range(definition.spec.text.depth):
         sums, tokens = passes.run(attention, number, number, "statistics")
         one = statistics.Statistics(**{name: a[None] for name, a in sums.items()}, tokens=tokens)
-        kernels, row = convert.one_layer(params, number, one, method, kind, ranks[number], target)
-        _put(attention, kernels, number)
+        kernels, row = one_layer.convert(
+            one_layer.parameters(params, number),
+            one_layer.Sums(one, 0),
+            method,
+            kind,
+            ranks[number],
+            target.spec.text.kv_rank,
+        )
+        convert.put(attention, kernels, number)
         if method.polish:
             sums, _ = passes.run(attention, number, number, "polish")
             kernel = np.asarray(source["o_proj"]["kernel"][number], np.float64)
@@ -76,12 +84,6 @@ def refine(
         report.append(row)
         say(f"layer {number} is converted")
     return convert.with_attention(params, attention, report)
-
-
-def _put(attention: Params, kernels: Params, number: int) -> None:
-    for name, values in kernels.items():
-        for leaf, array in values.items():
-            attention[name][leaf][number] = array
 
 
 class _Passes:
@@ -111,7 +113,8 @@ class _Passes:
 
         self._sums = {
             what: jax.jit(
-                lambda *given, what=what: sums(*given, what), out_shardings=rules.replicated(mesh)
+                ambient.under(mesh, functools.partial(sums, what=what)),
+                out_shardings=rules.replicated(mesh),
             )
             for what in ("statistics", "polish")
         }

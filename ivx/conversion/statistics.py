@@ -30,7 +30,7 @@ from ivx.models.definition import ModelDefinition, Params
 from ivx.models.grouped_attention import GroupedAttention
 from ivx.models.model import VideoLanguageModel
 from ivx.models.rope import Rope, rotate
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 
 # For each unknown of the affine fit. It falls back on the fold by its ridge, but not on noise.
 LEAST_TOKENS = 4
@@ -89,7 +89,7 @@ def collect(
     def watched(params: Params, batch: Batch) -> dict[str, Array]:
         return watch(definition.bind(params))(batch, keep_cache=True).cache
 
-    run = jax.jit(watched, out_shardings=rules.replicated(mesh))
+    run = jax.jit(ambient.under(mesh, watched), out_shardings=rules.replicated(mesh))
     number, tokens, total = (kept and kept.load()) or Partial(0, 0, {})
     since = time.monotonic()
     for batch in open_batches(number):

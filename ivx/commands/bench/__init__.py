@@ -13,6 +13,7 @@ SUMMARY = (
 EXAMPLE = (
     "  ivx bench model --peer=transformers\n"
     "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json\n"
+    "  ivx bench kernels --layer=64m --contexts=4096,65536\n"
     "  ivx bench decode --quick\n"
     "  make bench-decode\n"
     "  ivx bench packing --samples=1000000\n"
@@ -22,7 +23,7 @@ EXAMPLE = (
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().
-BENCHES = ("model", "decode", "packing", "loading", "conversion")
+BENCHES = ("model", "kernels", "decode", "packing", "loading", "conversion")
 
 
 def define_flags() -> None:

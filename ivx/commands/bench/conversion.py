@@ -184,7 +184,8 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
     )
     row = {"method": name, "share": share, "rank": rank}
     for step in steps:
-        if step.name != "base":
+        # The models between are the same for all sizes of the cache.
+        if step.name == "latent" or (share == HEALED and step.name != "base"):
             compared = _compared(setting, (step.bind, step.weights))
             row[f"layers_{step.name}"] = compared.pop("layers")
             row |= compared
@@ -233,7 +234,7 @@ def _healed_after(setting: Setting, definition, params, goal: float) -> int | No
 
     from ivx import build
     from ivx.evaluation import held_out
-    from ivx.parallel import rules
+    from ivx.parallel import ambient, rules
     from ivx.stages.language_model import LanguageModelStage
     from ivx.training.optimizer import make_optimizer
     from ivx.training.state import init_state, make_step
@@ -250,7 +251,9 @@ def _healed_after(setting: Setting, definition, params, goal: float) -> int | No
         weight_decay=0.05,
     )
     optimizer = make_optimizer(spec)
-    step = jax.jit(make_step(definition, stage, optimizer, 1), donate_argnums=0)
+    step = jax.jit(
+        ambient.under(setting.mesh, make_step(definition, stage, optimizer, 1)), donate_argnums=0
+    )
     state = init_state(jax.tree.map(jax.numpy.array, params), optimizer)
     names = tuple(setting.config.data.train)
     _, opened = build.openable_batches(setting.config, names, setting.steps)
