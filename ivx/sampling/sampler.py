@@ -103,7 +103,7 @@ class Sampler:
         mesh: Mesh | None = None,
         cache: str = "compute",
     ):
-        if cache != "compute" and definition.spec.text.attention != "m2la":
+        if cache != "compute" and definition.spec.text.attention == "gqa":
             raise UserError(
                 f"a cache of {cache} is made for latent attention; this model has"
                 f" {definition.spec.text.attention}, so ask for a cache of compute"
