@@ -58,7 +58,7 @@ def vision_attention(
     real = (slices_bx > 0)[..., None, None]
     q_bxnh, k_bxnh, v_bxnh = (jnp.where(real, a, 0) for a in (q_bxnh, k_bxnh, v_bxnh))
 
-    constraint = tpu.constraint(q_bxnh)
+    constraint = tpu.constraint(q_bxnh, block)
     chosen = choice.pick("vision_attention", not constraint, constraint)
 
     def attend(q, k, v, slices):
