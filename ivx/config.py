@@ -67,6 +67,12 @@ def base() -> ml_collections.ConfigDict:
         "weight_decay": 0.05,
         "clip": 1.0,
         "accumulation": 1,  # micro-batches a step
+        # Patterns of parameters by their paths, as "visual.*"; see ivx.training.parts.
+        "train": (),  # what trains; none: all
+        "freeze": (),  # what does not
+        "rates": (),  # pairs of a pattern and a factor of the learning rate
+        "ema": 0.0,  # decay of a running mean of the parameters, which is then what is read back
+        "drop_path": 0.0,  # chance that the last block of the vision tower is left out of a step
     }
     config.stage = {
         "name": "sft",  # sft (also continued pretraining), gspo, opd or convert
@@ -98,6 +104,8 @@ def base() -> ml_collections.ConfigDict:
         "weighting": "balanced",
         "balance": 1.0,
         "balances": (),  # of which the one with the least loss on more packs is taken
+        "sequential": False,  # whether each layer is fitted to the converted ones below it
+        "polish": False,  # whether the output projection is fitted to the source's attention
         "mean_rank": 0,  # of the latents, allotted to the layers; 0: all have model.kv_rank
         "match": True,
     }

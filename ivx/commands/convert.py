@@ -88,18 +88,20 @@ def convert(config, workdir: pathlib.Path) -> dict:
 def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict, dict]:
     """Statistics and algebra: the result so far, and the parameters with latent attention."""
     from ivx.build import conversion
-    from ivx.conversion import partial_sums, statistics
+    from ivx.conversion import halved, partial_sums, statistics
     from ivx.parallel import rules
     from ivx.training.progress import note
 
     definition = base.definition
     params, step = base.load(rules.parameter_shardings(definition.abstract, mesh))
+    halved.halve(params)
     note(f"statistics of {base.folder} at step {step}")
     kept = partial_sums.PartialSums(workdir / SUMS)
-    open_batches, more = calibration
-    sums = statistics.collect(definition, params, open_batches, mesh, kept)
+    sums = statistics.collect(definition, params, calibration.first, mesh, kept)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    converted, models, balances = conversion.solve(config, definition, params, sums, more, mesh)
+    converted, models, balances = conversion.solve(
+        config, definition, params, sums, calibration, mesh
+    )
     note("validation after each step")
     result = {
         "base": str(base.folder),
@@ -113,7 +115,7 @@ def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict
         },
         "layers": [dataclasses.asdict(layer) for layer in converted.report],
     }
-    return result, converted.params
+    return result, halved.whole(converted.params)
 
 
 def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> dict:
@@ -126,9 +128,9 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
 
     from ivx import build
     from ivx import config as configs
+    from ivx.build import training
     from ivx.parallel import rules
     from ivx.training import checkpoint, loop
-    from ivx.training.optimizer import make_optimizer
     from ivx.training.progress import note
 
     definition = build.model_definition(config)
@@ -138,14 +140,16 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
         configs.snapshot(config),
         definition,
         matching,
-        make_optimizer(build.optimizer_spec(config)),
+        training.optimizer(config),
         mesh,
-        build.run_spec(config),
+        training.run_spec(config),
         (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
-        build.watch_spec(config),
+        training.watch_spec(config),
     )
     shardings = rules.parameter_shardings(definition.abstract, mesh)
-    trained, _ = checkpoint.load_params(workdir, definition.abstract_params, shardings)
+    trained, _ = checkpoint.load_params(
+        workdir, definition.abstract_params, shardings, averaged=config.optim.ema > 0
+    )
     losses = _read(workdir)["losses"]
     loss = _loss(config, definition.bind, trained, mesh)
     return {
