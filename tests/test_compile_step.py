@@ -50,6 +50,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {
   %start = ((bf16[8,128]), bf16[4,128]) async-start(%p), calls=%wrapped
   %all = f32[1000]{0} all-reduce(%g), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
   %move = f32[10]{0} collective-permute(%g), source_target_pairs={{0,4},{4,0},{1,5}}
+  %none = f32[16]{0} fusion(%g), calls=%fused, backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %last = f32[16]{0} fusion(%g), calls=%fused, backend_config={"estimated_cycles":"7"}
 }
 """  # noqa: E501
