@@ -47,8 +47,8 @@ class LoaderOptions:
       threads: threads of each process.
       prefetch: batches made ahead.
       cache_bytes: limit of decoded patches kept in memory.
-      process_index: this host's number.
-      process_count: hosts that share the batches.
+      process_index: number of this host's share of a batch; several hosts may have the same.
+      process_count: shares of a batch.
     """
 
     workers: int

@@ -23,7 +23,7 @@ def base() -> ml_collections.ConfigDict:
     config.mesh.cpu_devices = 0  # devices to split a CPU host into; 0: one
     config.model = {
         "preset": "tiny",  # of ivx.models.spec
-        "attention": "m2la",  # or gqa
+        "attention": "m2la",  # or m2la_exact, which keeps the QK-norm, or gqa
         "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
@@ -97,6 +97,8 @@ def base() -> ml_collections.ConfigDict:
         "turn": "none",
         "weighting": "balanced",
         "balance": 1.0,
+        "balances": (),  # of which the one with the least loss on more packs is taken
+        "mean_rank": 0,  # of the latents, allotted to the layers; 0: all have model.kv_rank
         "match": True,
     }
     config.run = {

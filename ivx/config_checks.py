@@ -12,16 +12,20 @@ from ivx.errors import UserError
 
 STAGES = ("sft", "gspo", "opd", "convert")
 # As in ivx.models.spec, which is above this file.
+ATTENTIONS = ("m2la", "m2la_exact", "gqa")
 MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
+
+# As in ivx.parallel.remat.
+REMAT = ("none", "dots", "attention", "latent", "layer", "offload")
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
     ("model.preset", lambda v: v in MODELS, ", ".join(MODELS)),
-    ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
+    ("model.attention", lambda v: v in ATTENTIONS, ", ".join(ATTENTIONS)),
     ("model.kv_rank", lambda v: v >= 0, "0 for that of the preset, or a width of the latent"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
-    ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
+    ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),
@@ -77,6 +81,8 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ),
     ("stage.match", lambda v: isinstance(v, bool), "True or False"),
     ("stage.balance", lambda v: v > 0, "a positive number"),
+    ("stage.balances", lambda v: all(b > 0 for b in v), "positive numbers, or none"),
+    ("stage.mean_rank", lambda v: v >= 0, "0 for the same rank everywhere, or a mean rank"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
     ("run.seed", lambda v: v >= 0, "0 or more"),
     ("run.log_every", lambda v: v >= 1, "at least 1"),

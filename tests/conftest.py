@@ -16,6 +16,7 @@ from absl import flags
 from data_pipelines import layout, packing, sources
 from data_pipelines.synthetic import presets, write
 from data_pipelines.video import frames, resize
+from ivx.kernels import vocabulary
 from ivx.models import spec
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import start
@@ -63,9 +64,9 @@ def layouts(samples, rule) -> list[layout.Layout]:
     return [rule(sample) for sample in samples]
 
 
-@pytest.fixture(scope="session", params=["m2la", "gqa"])
+@pytest.fixture(scope="session", params=["m2la", "m2la_exact", "gqa"])
 def definition(request) -> ModelDefinition:
-    """A small model of either attention."""
+    """A small model of each attention."""
     return ModelDefinition(small_spec(request.param))
 
 
@@ -116,3 +117,11 @@ def bucket(data_folder):
     files.store.clear()
     if known:
         fsspec.register_implementation("gcs", known, clobber=True)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Chunks of 16 tokens and 128 columns, so that small arrays have several of both."""
+    monkeypatch.setattr(vocabulary, "ROWS", 16)
+    monkeypatch.setattr(vocabulary, "COLUMNS", 128)
+    monkeypatch.setattr(vocabulary, "FEWEST_ROWS", 8)

@@ -157,11 +157,6 @@ def _task(family: str, sought: Actor) -> Task:
     if family == COLOUR:
         text = f"What colour is the {sought.shape}?"
         return Task(Question(family, text, sought.colours[0], tuple(COLOURS)), sought.shape)
-    return when(sought)
-
-
-def when(actor: Actor) -> Task:
-    """From when to when an actor is on show."""
-    name, span = thing(actor), (actor.start, actor.end)
+    span = (sought.start, sought.end)
     text = f"When is the {name} visible?"
-    return Task(Question(WHEN, text, agent_texts.seconds(span), span=span), name)
+    return Task(Question(family, text, agent_texts.seconds(span), span=span), name)

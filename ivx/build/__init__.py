@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -19,10 +19,11 @@ from data_pipelines.video.limits import Limits
 from data_pipelines.video.resize import PixelBudget
 from ivx.assistant import Assistant
 from ivx.build import stored
+from ivx.build.devices import mesh
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
-from ivx.parallel.mesh import AXES, make_mesh, spread_ops
+from ivx.parallel.shares import pack_share
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
 from ivx.training.loop import RunSpec, WatchSpec
@@ -36,30 +37,6 @@ _SHARED_MEMORY = pathlib.Path("/dev/shm")
 def model_definition(config: Config) -> ModelDefinition:
     """The model without parameters."""
     return ModelDefinition(stored.model_spec(config))
-
-
-def mesh(config: Config, devices: Sequence | None = None) -> Mesh:
-    """The mesh over all devices or those given, which ops are spread over from now on.
-
-    Raises:
-      UserError: the sizes do not fit the devices, or the packs the mesh.
-    """
-    found = make_mesh({axis: config.mesh[axis] for axis in AXES}, devices)
-    share = found.shape["replica"] * found.shape["fsdp"]
-    packs = config.data.batch_packs // config.optim.accumulation
-    if packs % share:
-        raise UserError(
-            f"{packs} packs a micro-batch cannot be spread over replica x fsdp = {share};"
-            f" make data.batch_packs a multiple of {share * config.optim.accumulation}"
-        )
-    chunks = 2 * found.shape["context"]
-    if found.shape["context"] > 1 and config.data.pack_tokens % chunks:
-        raise UserError(
-            f"data.pack_tokens = {config.data.pack_tokens} cannot be cut into two chunks for each"
-            f" of mesh.context = {found.shape['context']} devices; make it a multiple of {chunks}"
-        )
-    spread_ops(found)
-    return found
 
 
 def layout_rule(config: Config) -> LayoutRule:
@@ -154,6 +131,7 @@ def loader_options(config: Config) -> loader.LoaderOptions:
       UserError: the shared memory of this host has no room for what workers hand over.
     """
     data = config.data
+    share = pack_share(mesh(config)) if jax.process_count() > 1 else None
     if data.workers:
         _check_shared_memory(config)
     return loader.LoaderOptions(
@@ -161,8 +139,8 @@ def loader_options(config: Config) -> loader.LoaderOptions:
         threads=data.threads,
         prefetch=data.prefetch,
         cache_bytes=int(data.cache_gib * 2**30),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index if share else 0,
+        process_count=share.count if share else 1,
     )
 
 
@@ -240,12 +218,25 @@ def validation_batches(config: Config) -> list[Batch]:
 
 def first_batches(config: Config, names: tuple[str, ...], count: int) -> list[Batch]:
     """The first `count` batches of the named data sets, read without worker processes."""
+    return list(openable_batches(config, names, count)[1](0))
+
+
+def openable_batches(
+    config: Config, names: tuple[str, ...], count: int
+) -> tuple[plan.Plan, Callable[[int], Iterator[Batch]]]:
+    """The plan of the first `count` batches of the named data sets, and from a number to the
+    batches from there on, read without worker processes."""
     packs = config.data.batch_packs
     options = dataclasses.replace(loader_options(config), workers=0)
     # Levelled, a few batches would be of one kind.
     planned = plan_of(config, names, count * packs, level=False)
-    loaded = loader.batches(planned, layout_rule(config), pack_shape(config), packs, 0, options)
-    return [part.batch for part in loaded]
+    rule, shape = layout_rule(config), pack_shape(config)
+
+    def opened(first: int) -> Iterator[Batch]:
+        loaded = loader.batches(planned, rule, shape, packs, first, options)
+        return (part.batch for part in loaded)
+
+    return planned, opened
 
 
 def abstract_batch(config: Config, mesh: Mesh) -> Batch:

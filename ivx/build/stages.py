@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from data_pipelines import loader
 from ivx import build
 from ivx.build import stored
-from ivx.conversion.method import Method
 from ivx.errors import UserError
 from ivx.evaluation import runner, text_only
 from ivx.models.definition import ModelDefinition, Params
@@ -87,19 +86,6 @@ def attention_matching(config: Config, original: stored.StoredModel) -> Stage:
         build.validation_batches(config),
     )
     return _rehearsing(config, matching)
-
-
-def conversion_method(config: Config) -> Method:
-    """How a conversion is done."""
-    stage = config.stage
-    return Method(
-        norm=stage.norm,
-        ridge=stage.ridge,
-        rotation=stage.rotation,
-        turn=stage.turn,
-        weighting=stage.weighting,
-        balance=stage.balance,
-    )
 
 
 def _rehearsing(config: Config, own: Stage) -> Stage:

@@ -95,8 +95,8 @@ def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None
             f"run.start={model.folder} has {found.text.attention} attention, this run trains"
             f" {wanted.text.attention}; "
             + (
-                "`ivx convert` turns gqa into m2la"
-                if wanted.text.attention == "m2la"
+                "`ivx convert` turns gqa into it"
+                if wanted.text.attention != "gqa"
                 else "take a model that was not converted"
             )
         )

@@ -63,7 +63,7 @@ def _facts(model, step: int) -> dict[str, str]:
 
     config, spec = model.config, model.definition.spec
     text, vision, hugging = spec.text, spec.vision, hugging_face.is_model(model.folder)
-    cache = f"rank {text.kv_rank}" if text.attention == "m2la" else f"{text.kv_heads} kv heads"
+    cache = f"{text.kv_heads} kv heads" if text.attention == "gqa" else f"rank {text.kv_rank}"
     facts = {
         "folder": f"{model.folder}, {'Hugging Face' if hugging else 'workdir'}",
         "decoder": f"{text.depth} layers of {text.width}, {text.attention}, {text.heads} heads of"

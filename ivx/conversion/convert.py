@@ -2,6 +2,7 @@
 
     without_norm  every layer's queries and keys as maps of its input       (affine, fold)
     to_latent     every layer in the released parameterization              (latent_layer)
+    to_exact      or with norm and rope as they were                        (exact_layer)
 
 Everything that is not attention, and o_proj, is handed over bit for bit.
 """
@@ -11,9 +12,10 @@ import dataclasses
 import jax
 import numpy as np
 
-from ivx.conversion import affine, fold, shared_latent
+from ivx.conversion import affine, exact_layer, fold, shared_latent
 from ivx.conversion.latent_layer import AffineLayer, LatentLayer, keys_and_values, latent_layer
 from ivx.conversion.method import Method
+from ivx.conversion.shared_latent import SharedLatent
 from ivx.conversion.statistics import Statistics
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
@@ -29,6 +31,7 @@ class LayerReport:
       rope_energy: share of the keys' energy in the head that keeps its rope.
       latent_energy: share of the energy of weighted keys and values that the latent keeps.
       balance_ratio: what keys were divided by before they were compressed.
+      rank: how many numbers of the latent are used.
     """
 
     query_error: float
@@ -36,6 +39,7 @@ class LayerReport:
     rope_energy: float
     latent_energy: float
     balance_ratio: float
+    rank: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,29 @@ def convert(
     return to_latent(definition, params, fitted, statistics, method)
 
 
+def to_exact(
+    definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
+) -> Converted:
+    """The model with `m2la_exact` attention; of the method only the weighting matters.
+
+    Raises:
+      UserError: the model has no grouped attention, or the rank is too large.
+    """
+    _check_grouped(definition)
+    layers = [
+        exact_layer.keys_and_values(cached_oo, queries_nhh, _layer(params, number)["o_proj"])
+        for number, (cached_oo, queries_nhh) in enumerate(
+            zip(statistics.cached, statistics.roped_queries, strict=True)
+        )
+    ]
+    found = shared_latent.compress_all(layers, method, definition.spec.text.kv_rank)
+    kernels = [
+        _float32(exact_layer.kernels(_layer(params, number), shared))
+        for number, shared in enumerate(found)
+    ]
+    return _converted(params, kernels, [_report(0.0, 0.0, shared) for shared in found])
+
+
 def without_norm(
     definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
 ) -> list[AffineLayer]:
@@ -72,13 +99,9 @@ def without_norm(
     Raises:
       UserError: the model has no grouped attention, or the fit is open.
     """
-    text = definition.spec.text
-    if text.attention != "gqa":
-        raise UserError(
-            f"a model with attention {text.attention} has no QK-norm to fit; take one with gqa"
-        )
+    _check_grouped(definition)
     layers = []
-    for number in range(text.depth):
+    for number in range(definition.spec.text.depth):
         layer = _layer(params, number)
         q, k = (
             _linear(
@@ -109,11 +132,12 @@ def to_latent(
       UserError: the rank is larger than keys and values together.
     """
     kernels, report = [], []
-    for number, layer in enumerate(fitted):
-        found = keys_and_values(layer, statistics.inputs[number])
-        shared = shared_latent.compress(
-            found, shared_latent.rotate(found, method), definition.spec.text.kv_rank
-        )
+    whole = [
+        keys_and_values(layer, inputs_ee)
+        for layer, inputs_ee in zip(fitted, statistics.inputs, strict=True)
+    ]
+    found = shared_latent.compress_all(whole, method, definition.spec.text.kv_rank)
+    for number, (layer, shared) in enumerate(zip(fitted, found, strict=True)):
         kernels.append(_kernels(latent_layer(layer, shared)))
         query_error, key_error = (
             affine.relative_error(
@@ -124,16 +148,36 @@ def to_latent(
                 (layer.k, statistics.keys, statistics.key_energy),
             )
         )
-        report.append(
-            LayerReport(
-                query_error, key_error, shared.rope_energy, shared.latent_energy, shared.ratio
-            )
-        )
+        report.append(_report(query_error, key_error, shared))
+    return _converted(params, kernels, report)
+
+
+def _report(query_error: float, key_error: float, shared: SharedLatent) -> LayerReport:
+    return LayerReport(
+        query_error,
+        key_error,
+        shared.rope_energy,
+        shared.latent_energy,
+        shared.ratio,
+        shared.rank,
+    )
+
+
+def _converted(params: Params, kernels: list[Params], report: list[LayerReport]) -> Converted:
+    """The model with these layers, o_proj and all else as they were."""
     attention = jax.tree.map(lambda *parts: np.stack(parts), *kernels)
     attention["o_proj"] = _attention(params)["o_proj"]
     decoder = params["language_model"]
     layers = decoder["layers"] | {"self_attn": attention}
     return Converted(params | {"language_model": decoder | {"layers": layers}}, tuple(report))
+
+
+def _check_grouped(definition: ModelDefinition) -> None:
+    attention = definition.spec.text.attention
+    if attention != "gqa":
+        raise UserError(
+            f"a model with attention {attention} has no QK-norm to fit; take one with gqa"
+        )
 
 
 def _linear(
@@ -175,4 +219,8 @@ def _kernels(latent: LatentLayer) -> Params:
         "kv_a_proj": {"kernel": latent.kv_a[:-1], "bias": latent.kv_a[-1]},
         "kv_b_proj": {"kernel": latent.kv_b.reshape(len(latent.kv_b), -1)},
     }
-    return jax.tree.map(lambda a: a.astype(np.float32), named)
+    return _float32(named)
+
+
+def _float32(kernels: Params) -> Params:
+    return jax.tree.map(lambda a: a.astype(np.float32), kernels)

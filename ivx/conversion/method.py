@@ -21,6 +21,7 @@ class Method:
         to, see `ivx.conversion.turns`.
       weighting: what is near in the compression, a kind of `ivx.conversion.weighting`.
       balance: what keys are divided by against values, times what the weighting says.
+      mean_rank: of all layers, allotted by `ivx.conversion.ranks`; 0: all have the model's.
     """
 
     norm: str = "affine"
@@ -29,6 +30,7 @@ class Method:
     turn: str = "none"
     weighting: str = "balanced"
     balance: float = 1.0
+    mean_rank: int = 0
 
     def __post_init__(self):
         for name, allowed in (

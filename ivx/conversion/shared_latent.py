@@ -15,11 +15,12 @@ the other heads, one complex number a pair: 1, or the mean turn of what head n a
 Shapes: E features, O = K * H, M = (K - 1) * H + K * H; P = H. All float64.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ivx.conversion import compression, rotation, weighting
+from ivx.conversion import compression, ranks, rotation, weighting
 from ivx.conversion.method import Method
 
 
@@ -73,6 +74,7 @@ class SharedLatent(NamedTuple):
       up: from the latent to keys and values, [R, N, H + H].
       rope_energy, latent_energy: shares of the energy of keys, and of weighted keys and values.
       ratio: what keys were divided by before they were compressed.
+      rank: how many numbers of the latent are used.
     """
 
     cached: np.ndarray
@@ -81,6 +83,7 @@ class SharedLatent(NamedTuple):
     rope_energy: float
     latent_energy: float
     ratio: float
+    rank: int
 
 
 def rotate(layer: KeysAndValues, method: Method) -> Rotated:
@@ -138,6 +141,36 @@ def compress(layer: KeysAndValues, rotated: Rotated, rank: int) -> SharedLatent:
         rope_energy=rotated.rope_energy,
         latent_energy=latent.kept,
         ratio=rotated.weights.ratio,
+        rank=rank,
+    )
+
+
+def compress_all(layers: Sequence[KeysAndValues], method: Method, rank: int) -> list[SharedLatent]:
+    """Every layer with a latent of `rank` numbers, or of what the method's budget allots it.
+
+    Raises:
+      UserError: the rank is larger than M, or the budget larger than the rank.
+    """
+    rotated = [rotate(layer, method) for layer in layers]
+    chosen = [rank] * len(rotated)
+    if method.mean_rank:
+        spectra = [compression.spectrum(one.moment, one.weights) for one in rotated]
+        chosen = ranks.allot(spectra, method.mean_rank, rank)
+    return [
+        widen(compress(layer, one, own), rank)
+        for layer, one, own in zip(layers, rotated, chosen, strict=True)
+    ]
+
+
+def widen(shared: SharedLatent, rank: int) -> SharedLatent:
+    """The same with zeros behind the latent, so that it is `rank` wide."""
+    own = len(shared.up)
+    room = rank - own
+    latent, rope = shared.cached[:, :own], shared.cached[:, own:]
+    return shared._replace(
+        cached=np.hstack([np.pad(latent, [(0, 0), (0, room)]), rope]),
+        up=np.pad(shared.up, [(0, room), (0, 0), (0, 0)]),
+        rank=own,
     )
 
 

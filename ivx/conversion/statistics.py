@@ -4,14 +4,15 @@
 
 over the tokens of all samples, x the output of input_layernorm, q and k after QK-norm and before
 rope. Of any affine map of x these sums know the second moments and the distance from q and k.
-Beside them the second moments of q by heads and of [k; v], for layers that keep their norm, and
-what keys turn by where they are attended to.
+Beside them the second moments of q by heads and of [k; v] after rope, for layers that keep norm and
+rope, and what keys turn by where they are attended to.
 
 Shapes: E = D + 1, the input with a constant 1 behind it; q is N * H wide, k is K * H wide.
 """
 
 import dataclasses
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 import einops
 import jax
@@ -23,12 +24,16 @@ from jaxtyping import Array, Float, Int
 
 from data_pipelines.batch import Batch
 from ivx.conversion import turns
+from ivx.conversion.partial_sums import Partial, PartialSums
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.grouped_attention import GroupedAttention
 from ivx.models.model import VideoLanguageModel
 from ivx.models.rope import Rope, rotate
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
+
+# For each unknown of the affine fit. It falls back on the fold by its ridge, but not on noise.
+LEAST_TOKENS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Statistics:
       keys: B_k, [L, E, K * H].
       query_energy: sum |q|^2, [L].
       key_energy: sum |k|^2, [L].
-      normed_queries: sum q q^T by heads, [L, N, H, H].
-      normed_keys_values: sum [k; v] [k; v]^T, [L, 2 K H, 2 K H].
+      roped_queries: sum q q^T of rotated queries by heads, [L, N, H, H].
+      cached: sum [k; v] [k; v]^T of rotated keys and of values, [L, 2 K H, 2 K H].
       turns: of `ivx.conversion.turns`, real and imaginary part, [L, 2, N, H / 2].
       tokens: how many.
     """
@@ -52,42 +57,89 @@ class Statistics:
     keys: np.ndarray
     query_energy: np.ndarray
     key_energy: np.ndarray
-    normed_queries: np.ndarray
-    normed_keys_values: np.ndarray
+    roped_queries: np.ndarray
+    cached: np.ndarray
     turns: np.ndarray
     tokens: int
 
 
 def collect(
-    definition: ModelDefinition, params: Params, batches: Iterable[Batch], mesh: Mesh
+    definition: ModelDefinition,
+    params: Params,
+    open_batches: Callable[[int], Iterable[Batch]],
+    mesh: Mesh,
+    kept: PartialSums | None = None,
 ) -> Statistics:
     """Runs the model and adds up: a batch in float32 on the devices, batches in float64 here.
 
     Args:
       definition: of a model with grouped attention.
       params: its parameters.
-      batches: what to calibrate on, this host being the only one.
+      open_batches: from a number to the calibration batches from there on; this host is the only
+        one.
       mesh: devices over which packs are spread.
+      kept: where the sums are kept meanwhile; a pass that was cut off goes on from there.
 
     Raises:
-      UserError: the batches hold no token.
+      UserError: the batches hold no token, or make the model compute numbers that are none.
     """
 
     def sums(params: Params, batch: Batch) -> dict[str, Array]:
         return watch(definition.bind(params))(batch, keep_cache=True).cache
 
-    run = jax.jit(sums, out_shardings=rules.replicated(mesh))
-    total, tokens = {}, 0
-    for batch in batches:
-        found = jax.tree.map(
-            lambda a: np.asarray(a, np.float64), run(params, rules.put_batch(batch, mesh))
-        )
-        # In place: at 8B the sums are 11 GB.
-        total = jax.tree.map(lambda a, b: np.add(a, b, out=a), total, found) if total else found
-        tokens += int((batch.segments > 0).sum())
+    run = jax.jit(ambient.under(mesh, sums), out_shardings=rules.replicated(mesh))
+    number, tokens, total = (kept and kept.load()) or Partial(0, 0, {})
+    since = time.monotonic()
+    for batch in open_batches(number):
+        found = run(params, rules.put_batch(batch, mesh))
+        for name, values in found.items():
+            values = np.asarray(values)
+            _check_finite(name, values, number)
+            if name in total:
+                # In place, and without a float64 copy of what is added: at 8B the sums are 12 GB.
+                np.add(total[name], values, out=total[name])
+            else:
+                total[name] = values.astype(np.float64)
+        number, tokens = number + 1, tokens + int((batch.segments > 0).sum())
+        if kept and time.monotonic() - since >= kept.every:
+            kept.keep(Partial(number, tokens, total))
+            since = time.monotonic()
     if not tokens:
         raise UserError("the calibration batches hold no token; give data that fit the packs")
+    if kept:
+        kept.keep(Partial(number, tokens, total))
     return Statistics(**total, tokens=tokens)
+
+
+def check_tokens(tokens: float, width: int, norm: str) -> None:
+    """Refuses a pass over so few tokens that its affine fit would be of noise.
+
+    Args:
+      tokens: that the calibration batches hold.
+      width: D.
+      norm: what stands for the QK-norm; but for `affine` a head has one unknown.
+
+    Raises:
+      UserError: they are too few.
+    """
+    least = LEAST_TOKENS * (width + 1)
+    if norm == "affine" and tokens < least:
+        raise UserError(
+            f"{tokens:,.0f} calibration tokens are too few: the affine fit of the QK-norm has"
+            f" {width + 1:,} unknowns for each output and wants {least:,} tokens or more, fifty for"
+            " each unknown if there are; raise stage.calibration_packs, or take stage.norm=fold"
+        )
+
+
+def _check_finite(name: str, values: np.ndarray, batch: int) -> None:
+    """Refuses sums of numbers that are none, as soon as there are such."""
+    bad = [layer for layer in range(len(values)) if not np.isfinite(values[layer]).all()]
+    if bad:
+        raise UserError(
+            f"layer {bad[0]} of the model to convert gives numbers that are not finite for"
+            f" calibration batch {batch} (in the sum {name}); look for a damaged checkpoint with"
+            " `ivx verify`, or calibrate with model.dtype=float32"
+        )
 
 
 def watch(model: VideoLanguageModel) -> VideoLanguageModel:
@@ -134,11 +186,11 @@ def _sums(
     x_bte = jnp.where(real_bt11[..., 0], x_bte, 0)
     q_btnh = heads(attention.q_proj, attention.q_norm)
     k_btkh = heads(attention.k_proj, attention.k_norm)
-    q_bto, k_bto, v_bto = (
+    roped_q, roped_k = rotate(q_btnh, rope), rotate(k_btkh, rope)
+    q_bto, k_bto, kv_bto = (
         einops.rearrange(a, "b t n h -> b t (n h)")
-        for a in (q_btnh, k_btkh, heads(attention.v_proj))
+        for a in (q_btnh, k_btkh, jnp.concatenate([roped_k, heads(attention.v_proj)], 2))
     )
-    kv_bto = jnp.concatenate([k_bto, v_bto], -1)
     flat = "bte,bto->eo"
     return {
         "inputs": product(flat, x_bte, x_bte),
@@ -146,7 +198,7 @@ def _sums(
         "keys": product(flat, x_bte, k_bto),
         "query_energy": jnp.square(q_bto.astype(jnp.float32)).sum(),
         "key_energy": jnp.square(k_bto.astype(jnp.float32)).sum(),
-        "normed_queries": product("btnh,btni->nhi", q_btnh, q_btnh),
-        "normed_keys_values": product(flat, kv_bto, kv_bto),
-        "turns": turns.total(rotate(q_btnh, rope), rotate(k_btkh, rope), rope, segments_bt),
+        "roped_queries": product("btnh,btni->nhi", roped_q, roped_q),
+        "cached": product(flat, kv_bto, kv_bto),
+        "turns": turns.total(roped_q, roped_k, rope, segments_bt),
     }

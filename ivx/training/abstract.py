@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
 from ivx.training.state import TrainState, init_state, make_step
 
@@ -55,7 +55,7 @@ def jit_step(
 ) -> Callable:
     """The training step as `make_step` has it, jitted: the state given is used up."""
     return jax.jit(
-        make_step(definition, stage, optimizer, accumulation),
+        ambient.under(mesh, make_step(definition, stage, optimizer, accumulation)),
         donate_argnums=0,
         out_shardings=(shardings, rules.replicated(mesh)),
     )

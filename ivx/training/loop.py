@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
 from ivx.training import abstract, company, preemption, progress
 from ivx.training.checkpoint import Checkpoints
@@ -155,7 +155,9 @@ def _train(
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
     step = abstract.jit_step(definition, stage, optimizer, spec.accumulation, state_shardings, mesh)
-    validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
+    validation_loss = jax.jit(
+        ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
+    )
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
     frozen = stage.frozen(mesh)
 

@@ -7,7 +7,8 @@ from absl import flags
 from ivx.errors import UserError
 
 SUMMARY = (
-    "Measure: a model and a decoder beside what others use; how full packs are; what loading costs."
+    "Measure: a model and a decoder beside what others use; how full packs are; what loading costs;"
+    " what a conversion loses."
 )
 EXAMPLE = (
     "  ivx bench model --peer=transformers\n"
@@ -16,11 +17,12 @@ EXAMPLE = (
     "  make bench-decode\n"
     "  ivx bench packing --samples=1000000\n"
     "  ivx bench loading --frames=2048 --loads=20\n"
-    "  ivx bench loading --soak=10000"
+    "  ivx bench loading --soak=10000\n"
+    "  ivx bench conversion --out=/tmp/ivx/conversion"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().
-BENCHES = ("model", "decode", "packing", "loading")
+BENCHES = ("model", "decode", "packing", "loading", "conversion")
 
 
 def define_flags() -> None:
