@@ -6,6 +6,7 @@
 Hosts add up what they read, so that every host reports the same.
 """
 
+import collections
 import resource
 import time
 from collections.abc import Sequence
@@ -25,14 +26,11 @@ class Meter:
     Args:
       phases: of the loop.
       seen: tokens of earlier starts of the run.
-
-    Attributes:
-      skipped: samples of this host that were left out.
     """
 
     def __init__(self, phases: Phases, seen: int):
         self._phases, self._earlier = phases, seen
-        self.skipped = 0
+        self._causes = collections.Counter()
         self._tokens_in_all, self._seconds_in_all = 0, 0.0
         self._own = 0
         self._reset()
@@ -46,9 +44,14 @@ class Meter:
         self._tokens += tokens
         self._own += tokens
         self._frames += loaded.frames
-        self.skipped += len(loaded.skipped)
         for sentence in loaded.skipped:
+            self._causes[sentence.cause] += 1
             progress.note(f"skipped {sentence}")
+
+    @property
+    def skipped(self) -> int:
+        """Samples of this host that were left out."""
+        return self._causes.total()
 
     def seen(self) -> int:
         """Tokens of all starts of a run and all hosts, which have to ask together."""
@@ -68,6 +71,8 @@ class Meter:
             "data/skipped_samples": self.skipped,
             "goodput": self._phases.share("step"),
         }
+        for cause, count in self._causes.items():
+            numbers[f"data/skipped_samples/{cause.replace(' ', '_')}"] = count
         numbers |= memory()
         numbers |= {name: sum(values) / len(values) for name, values in self._numbers.items()}
         self._tokens_in_all += tokens
