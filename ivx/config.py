@@ -67,6 +67,12 @@ def base() -> ml_collections.ConfigDict:
         "weight_decay": 0.05,
         "clip": 1.0,
         "accumulation": 1,  # micro-batches a step
+        # Patterns of parameters by their paths, as "visual.*"; see ivx.training.parts.
+        "train": (),  # what trains; none: all
+        "freeze": (),  # what does not
+        "rates": (),  # pairs of a pattern and a factor of the learning rate
+        "ema": 0.0,  # decay of a running mean of the parameters, which is then what is read back
+        "drop_path": 0.0,  # chance that the last block of the vision tower is left out of a step
     }
     config.stage = {
         "name": "sft",  # sft (also continued pretraining), gspo, opd or convert

@@ -26,7 +26,6 @@ from ivx.parallel import rules
 from ivx.parallel.shares import pack_share
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
-from ivx.training.loop import RunSpec, WatchSpec
 from ivx.training.optimizer import OptimizerSpec
 
 Config = ml_collections.ConfigDict
@@ -95,32 +94,6 @@ def optimizer_spec(config: Config) -> OptimizerSpec:
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         clip=optim.clip,
-    )
-
-
-def run_spec(config: Config) -> RunSpec:
-    """Length and intervals of the run."""
-    run = config.run
-    return RunSpec(
-        steps=run.steps,
-        seed=run.seed,
-        accumulation=config.optim.accumulation,
-        unit=config.stage.minibatches,
-        log_every=run.log_every,
-        validate_every=run.validate_every,
-        save_every=run.save_every,
-        keep=run.keep,
-    )
-
-
-def watch_spec(config: Config) -> WatchSpec:
-    """What watches over the run."""
-    train = config.train
-    return WatchSpec(
-        rollback_after=train.rollback_after,
-        spike=train.spike,
-        watchdog=train.watchdog,
-        watchdog_ends=train.watchdog_ends,
     )
 
 
@@ -245,11 +218,8 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     Raises:
       UserError: as `pack_shape`.
     """
-    packs, sharding = config.data.batch_packs, rules.batch_sharding(mesh)
-    return jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct((packs, *array.shape), array.dtype, sharding=sharding),
-        packing.empty_pack(pack_shape(config)),
-    )
+    pack = jax.tree.map(lambda array: array[None], packing.empty_pack(pack_shape(config)))
+    return rules.abstract_batch(pack, config.data.batch_packs, mesh)
 
 
 def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sampler, int]:

@@ -128,9 +128,9 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
 
     from ivx import build
     from ivx import config as configs
+    from ivx.build import training
     from ivx.parallel import rules
     from ivx.training import checkpoint, loop
-    from ivx.training.optimizer import make_optimizer
     from ivx.training.progress import note
 
     definition = build.model_definition(config)
@@ -140,14 +140,16 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
         configs.snapshot(config),
         definition,
         matching,
-        make_optimizer(build.optimizer_spec(config)),
+        training.optimizer(config),
         mesh,
-        build.run_spec(config),
+        training.run_spec(config),
         (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
-        build.watch_spec(config),
+        training.watch_spec(config),
     )
     shardings = rules.parameter_shardings(definition.abstract, mesh)
-    trained, _ = checkpoint.load_params(workdir, definition.abstract_params, shardings)
+    trained, _ = checkpoint.load_params(
+        workdir, definition.abstract_params, shardings, averaged=config.optim.ema > 0
+    )
     losses = _read(workdir)["losses"]
     loss = _loss(config, definition.bind, trained, mesh)
     return {

@@ -27,7 +27,7 @@ from ivx.training.checkpoint import Checkpoints
 from ivx.training.meter import Meter
 from ivx.training.phases import Phases
 from ivx.training.stability import RollBack, Stability
-from ivx.training.state import TrainState, init_state, make_validation_loss
+from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_validation_loss
 from ivx.training.watchdog import Watchdog
 from ivx.training.writers import METRICS, make_writer, read_metrics
 
@@ -47,6 +47,7 @@ class RunSpec:
     validate_every: int
     save_every: int
     keep: int
+    options: StepOptions = USUAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +134,13 @@ def _train(
     """From the newest checkpoint to the end, once; arguments as above."""
     phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
-    state_shardings = abstract.state_shardings(definition, optimizer, mesh)
+    averaged = spec.options.ema > 0
+    state_shardings = abstract.state_shardings(definition, optimizer, mesh, averaged)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
         state = jax.jit(
-            lambda given: init_state(given or definition.init(spec.seed), optimizer),
+            lambda given: init_state(given or definition.init(spec.seed), optimizer, averaged),
             out_shardings=state_shardings,
         )(params)
         done = 0
@@ -154,7 +156,9 @@ def _train(
 
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
-    step = abstract.jit_step(definition, stage, optimizer, spec.accumulation, state_shardings, mesh)
+    step = abstract.jit_step(
+        definition, stage, optimizer, spec.accumulation, state_shardings, mesh, spec.options
+    )
     validation_loss = jax.jit(
         ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
     )

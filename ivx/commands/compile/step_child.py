@@ -12,11 +12,10 @@ import ml_collections
 
 from ivx import build, config
 from ivx.aot import child, program, topology
-from ivx.build import stages
+from ivx.build import stages, training
 from ivx.errors import UserError
 from ivx.kernels import choice
 from ivx.training import abstract
-from ivx.training.optimizer import make_optimizer
 
 
 def main() -> None:
@@ -36,11 +35,10 @@ def _config(plain: dict) -> ml_collections.ConfigDict:
 def _compile(given: ml_collections.ConfigDict, place: str, text: str) -> dict:
     mesh = build.mesh(given, topology.devices(place))
     definition = build.model_definition(given)
-    optimizer = make_optimizer(build.optimizer_spec(given))
-    shardings = abstract.state_shardings(definition, optimizer, mesh)
-    step = abstract.jit_step(
-        definition, stages.dataless(given), optimizer, given.optim.accumulation, shardings, mesh
-    )
+    optimizer, options = training.optimizer(given), training.run_spec(given).options
+    shardings = abstract.state_shardings(definition, optimizer, mesh, options.ema > 0)
+    stage, micro_batches = stages.dataless(given), given.optim.accumulation
+    step = abstract.jit_step(definition, stage, optimizer, micro_batches, shardings, mesh, options)
     state = abstract.abstract_state(definition, optimizer, shardings)
     batch = build.abstract_batch(given, mesh)
     found = {
@@ -54,8 +52,8 @@ def _compile(given: ml_collections.ConfigDict, place: str, text: str) -> dict:
     }
     began = time.monotonic()
     try:
-        # As on a pod, where ops take their kernels and spread them over the mesh.
-        with choice.force("tpu"), jax.set_mesh(mesh):
+        # As on a pod, where ops take their kernels.
+        with choice.force("tpu"):
             lowered = step.trace(state, {}, batch).lower(lowering_platforms=("tpu",))
         found["lower_seconds"] = time.monotonic() - began
         compiled = lowered.compile()
