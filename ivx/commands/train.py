@@ -48,7 +48,8 @@ def train(config, workdir: pathlib.Path) -> dict:
     configs.claim_workdir(workdir, config)
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
-        f" float32 masters, {config.stage.reduction} loss"
+        f" float32 masters, {config.stage.reduction} loss, sampling from caches in"
+        f" {config.model.cache if config.model.cache != 'compute' else config.model.dtype}"
     )
     result = loop.train(
         workdir,
