@@ -16,9 +16,12 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.plan import Plan
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A host's share of one batch.
+
+    A tree, so that the arrays come from a worker in shared memory and not through a pipe.
 
     Attributes:
       batch: the arrays.
@@ -44,8 +47,8 @@ class LoaderOptions:
       threads: threads of each process.
       prefetch: batches made ahead.
       cache_bytes: limit of decoded patches kept in memory.
-      process_index: this host's number.
-      process_count: hosts that share the batches.
+      process_index: number of this host's share of a batch; several hosts may have the same.
+      process_count: shares of a batch.
     """
 
     workers: int

@@ -1,7 +1,10 @@
 """The smallest thing that the training loop runs: a narrow network that learns a sine.
 
 Loop, checkpoints and everything that watches over a run are the real ones. As a command it is a run
-that can be killed:  python -m tests.toy WORKDIR [--steps=N] [--save_every=N] [--pause=SECONDS]
+that can be killed, by itself or as one process of several:
+
+    python -m tests.toy WORKDIR [--steps=N] [--save_every=N] [--pause=SECONDS]
+                        [--devices=N] [--port=P --processes=N --index=I]
 """
 
 import argparse
@@ -21,6 +24,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import Loaded
 from ivx.errors import Interrupted, UserError
 from ivx.models.definition import ModelDefinition
+from ivx.parallel import start
 from ivx.parallel.mesh import make_mesh
 from ivx.parallel.rules import AXES
 from ivx.stages.protocol import Loss
@@ -144,7 +148,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--save_every", type=int, default=4)
     parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--devices", type=int, default=0)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--index", type=int, default=0)
     given = parser.parse_args(arguments)
+    start.start(given.devices)
+    if given.processes > 1:
+        jax.distributed.initialize(
+            f"localhost:{given.port}",
+            given.processes,
+            given.index,
+            heartbeat_timeout_seconds=30,
+            cluster_detection_method="deactivate",
+        )
     try:
         stage = Stage(pause=given.pause)
         result = train(given.workdir, stage, steps=given.steps, save_every=given.save_every)

@@ -15,19 +15,26 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
+from ivx.models.exact_latent_attention import ExactLatentAttention
 from ivx.models.grouped_attention import GroupedAttention, GroupedCache
 from ivx.models.latent_attention import LatentAttention
 from ivx.models.linear import linear
 from ivx.models.rope import Rope
 from ivx.models.spec import TextSpec
+from ivx.models.visual_tokens import place
+from ivx.parallel import remat as policies
 from ivx.parallel import zigzag
-from ivx.parallel.remat import POLICIES
+from ivx.parallel.activations import constrain
 from ivx.parallel.rules import AXES
 
 # What a layer keeps of the past, arrays [B, ..., S, n], or pages of them.
 Cache = LatentCache | PagedCache | GroupedCache
 
-ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
+ATTENTION = {
+    "m2la": LatentAttention,
+    "m2la_exact": ExactLatentAttention,
+    "gqa": GroupedAttention,
+}
 
 
 class DeepStack(NamedTuple):
@@ -115,9 +122,10 @@ class Decoder(nnx.Module):
         rope = Rope(*(zigzag.enter(a) for a in rope))
         deepstack = deepstack._replace(index=zigzag.enter(deepstack.index))
 
-        @POLICIES[self.remat]
+        @policies.remat(self.remat)
         def body(x, layer_and_number):
             layer, number = layer_and_number
+            x = policies.named(constrain(x, "pack", "token", None), policies.RESIDUAL)
             x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
             x = _inject(x, deepstack, number)
             return x, jax.tree.map(
@@ -161,14 +169,6 @@ class Decoder(nnx.Module):
             x_btd, cache = nnx.merge(graph, layer).decode(x_btd, rope, cache, lengths_b)
             kept.append(cache)
         return self.norm(x_btd), tuple(kept)
-
-
-def place(
-    features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]
-) -> Float[Array, "b t d"]:
-    """Features at the tokens where they belong, 0 elsewhere."""
-    found = jnp.take_along_axis(features_bgd, jnp.maximum(index_bt, 0)[..., None], 1)
-    return jnp.where(index_bt[..., None] >= 0, found, 0)
 
 
 def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:

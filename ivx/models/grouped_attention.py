@@ -37,12 +37,12 @@ class GroupedAttention(nnx.Module):
     def __init__(self, spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.heads, self.kv_heads, self.head_dim = spec.heads, spec.kv_heads, spec.head_dim
         wide, narrow = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        self.q_proj = linear(spec.width, wide, ("embed", "heads"), rngs=rngs, dtype=dtype)
-        self.k_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
-        self.v_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
-        self.o_proj = linear(
-            wide, spec.width, ("heads", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype
-        )
+        heads = {"head": spec.head_dim, "rngs": rngs, "dtype": dtype}
+        self.q_proj = linear(spec.width, wide, ("embed", "heads"), **heads)
+        self.k_proj = linear(spec.width, narrow, ("embed", "kv_heads"), **heads)
+        self.v_proj = linear(spec.width, narrow, ("embed", "kv_heads"), **heads)
+        out_scale = 0.5 / spec.depth
+        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=out_scale, **heads)
         norm = {
             "epsilon": spec.norm_eps,
             "scale_metadata": {AXES: (None,)},

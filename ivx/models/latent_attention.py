@@ -20,6 +20,7 @@ from ivx.models.cache import append
 from ivx.models.linear import linear
 from ivx.models.rope import Rope, rotate_pairs
 from ivx.models.spec import TextSpec
+from ivx.parallel import remat
 
 
 class LatentAttention(nnx.Module):
@@ -29,9 +30,8 @@ class LatentAttention(nnx.Module):
         self.heads, self.head_dim, self.rank = spec.heads, spec.head_dim, spec.kv_rank
         wide, both = spec.heads * spec.head_dim, 2 * spec.heads * spec.head_dim
         out_scale = 0.5 / spec.depth
-        self.q_proj = linear(
-            spec.width, both, ("embed", "heads"), bias=True, rngs=rngs, dtype=dtype
-        )
+        heads = {"head": 2 * spec.head_dim, "rngs": rngs, "dtype": dtype}
+        self.q_proj = linear(spec.width, both, ("embed", "heads"), bias=True, **heads)
         self.kv_a_proj = linear(
             spec.width,
             spec.kv_rank + spec.head_dim,
@@ -40,10 +40,9 @@ class LatentAttention(nnx.Module):
             rngs=rngs,
             dtype=dtype,
         )
-        self.kv_b_proj = linear(spec.kv_rank, both, (None, "heads"), rngs=rngs, dtype=dtype)
-        self.o_proj = linear(
-            wide, spec.width, ("heads", "embed"), scale=out_scale, rngs=rngs, dtype=dtype
-        )
+        self.kv_b_proj = linear(spec.kv_rank, both, ("rank", "heads"), **heads)
+        heads["head"] = spec.head_dim
+        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=out_scale, **heads)
 
     def __call__(
         self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
@@ -77,7 +76,10 @@ class LatentAttention(nnx.Module):
         )
         kv_a = self.kv_a_proj(x_btd)
         k_rope = rotate_pairs(kv_a[:, :, None, self.rank :], rope)[:, :, 0]
-        return q_nope, q_rope, kv_a[..., : self.rank], k_rope
+        latent, k_rope = (
+            remat.named(part, remat.LATENT) for part in (kv_a[..., : self.rank], k_rope)
+        )
+        return q_nope, q_rope, latent, k_rope
 
     def _up_rnk(self) -> Array:
         """kv_b_proj by heads: [R, N, H (key) + H (value)]."""

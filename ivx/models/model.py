@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ivx.models.decoder import Cache, Decoder, DeepStack, place
+from ivx.models.decoder import Cache, Decoder, DeepStack
 from ivx.models.linear import linear
 from ivx.models.rope import text_rope
 from ivx.models.spec import ModelSpec
 from ivx.models.vision import VisionTower
+from ivx.models.visual_tokens import place
 from ivx.parallel.rules import AXES
 
 

@@ -20,14 +20,14 @@ from jax.sharding import Mesh
 
 from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
-from ivx.training import preemption, progress
+from ivx.training import abstract, company, preemption, progress
 from ivx.training.checkpoint import Checkpoints
 from ivx.training.meter import Meter
 from ivx.training.phases import Phases
 from ivx.training.stability import RollBack, Stability
-from ivx.training.state import TrainState, init_state, make_step, make_validation_loss
+from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_validation_loss
 from ivx.training.watchdog import Watchdog
 from ivx.training.writers import METRICS, make_writer, read_metrics
 
@@ -47,6 +47,7 @@ class RunSpec:
     validate_every: int
     save_every: int
     keep: int
+    options: StepOptions = USUAL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,17 +134,20 @@ def _train(
     """From the newest checkpoint to the end, once; arguments as above."""
     phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
-    state_shardings = _state_shardings(definition, optimizer, mesh)
+    averaged = spec.options.ema > 0
+    state_shardings = abstract.state_shardings(definition, optimizer, mesh, averaged)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
         state = jax.jit(
-            lambda given: init_state(given or definition.init(spec.seed), optimizer),
+            lambda given: init_state(given or definition.init(spec.seed), optimizer, averaged),
             out_shardings=state_shardings,
         )(params)
         done = 0
     else:
-        restored = checkpoints.restore(_abstract_state(definition, optimizer, state_shardings))
+        restored = checkpoints.restore(
+            abstract.abstract_state(definition, optimizer, state_shardings)
+        )
         state, done = restored.state, restored.next_batch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     progress.note(
@@ -152,12 +156,12 @@ def _train(
 
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
-    step = jax.jit(
-        make_step(definition, stage, optimizer, spec.accumulation),
-        donate_argnums=0,
-        out_shardings=(state_shardings, whole),
+    step = abstract.jit_step(
+        definition, stage, optimizer, spec.accumulation, state_shardings, mesh, spec.options
     )
-    validation_loss = jax.jit(make_validation_loss(definition, stage), out_shardings=whole)
+    validation_loss = jax.jit(
+        ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
+    )
     validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
     frozen = stage.frozen(mesh)
 
@@ -166,23 +170,31 @@ def _train(
     producer = stage.producer(done) if done < spec.steps else None
     bar = progress.TrainingBar(spec.steps, done)
     # What a resumed run had seen stands in the last row before its checkpoint.
-    meter = Meter(phases, int(_last_numbers(workdir).get("tokens/seen", 0)))
+    newest = _last_numbers(workdir, done)
+    meter = Meter(phases, int(newest.get("tokens/seen", 0)))
+
+    def write(step: int, numbers: dict[str, float]) -> None:
+        if numbers:
+            newest.update(numbers)
+            writer.write_scalars(step, numbers)
+            writer.flush()
+
     with contextlib.ExitStack() as closing:
         notice = closing.enter_context(preemption.Notice(spec.unit))
         for part in (checkpoints, writer, bar):
             closing.callback(part.close)
+        closing.push(company.leave_on_failure)
         for number in range(done, spec.steps):
             leaving = notice.reached(number)
             # A resumed run has validated and saved its first state already.
             if number != done and number % spec.validate_every == 0:
                 phases.enter("evaluate", number)
-                _validate(validation_loss, state, frozen, validation, writer, number)
+                write(number, _validate(validation_loss, state, frozen, validation))
             if number != done and (leaving or number % spec.save_every == 0):
                 phases.enter("save", number)
                 stability.catch_up()
                 if leaving or stability.sound():
-                    writer.write_scalars(number, {"tokens/seen": meter.seen()})
-                    writer.flush()
+                    write(number, {"tokens/seen": meter.seen()})
                     checkpoints.save(state, number)
             if leaving:
                 raise Interrupted(f"told to end (SIGTERM): saved step {number} of {spec.steps}")
@@ -195,69 +207,41 @@ def _train(
             bar.advance()
             if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
                 numbers = {name: float(value) for name, value in metrics.items()} | meter.read()
-                writer.write_scalars(number + 1, numbers)
-                writer.flush()
+                write(number + 1, numbers)
                 bar.show(numbers["loss/total"], numbers["tokens/sec"], numbers["data/wait_ms"])
 
         # -------------------------------------------------------------------------------- end
         stability.catch_up()
         if done < spec.steps:
             phases.enter("evaluate", spec.steps)
-            _validate(validation_loss, state, frozen, validation, writer, spec.steps)
-            writer.flush()
+            write(spec.steps, _validate(validation_loss, state, frozen, validation))
             phases.enter("save", spec.steps)
             checkpoints.save(state, spec.steps)
-    recorded = _last_numbers(workdir)
     return RunResult(
         steps=spec.steps,
-        loss=recorded["loss/total"],
-        validation_loss=recorded.get("validation/loss"),
+        loss=newest["loss/total"],
+        validation_loss=newest.get("validation/loss"),
         skipped_steps=int(state.skipped),
         skipped_samples=meter.skipped,
-        tokens=int(recorded["tokens/seen"]),
+        tokens=int(newest["tokens/seen"]),
         tokens_per_second=meter.mean_speed(),
         parameters=parameters,
     )
 
 
-def _validate(
-    validation_loss, state: TrainState, frozen: Params, batches, writer, step: int
-) -> None:
-    """Writes the loss over all validation batches as one quotient; without batches, nothing."""
+def _validate(validation_loss, state: TrainState, frozen: Params, batches) -> dict[str, float]:
+    """The loss over all validation batches as one quotient; without batches, nothing."""
     losses = [validation_loss(state.params, frozen, batch) for batch in batches]
-    if losses:
-        loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
-        writer.write_scalars(step, {"validation/loss": float(loss)})
+    if not losses:
+        return {}
+    loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
+    return {"validation/loss": float(loss)}
 
 
-def _last_numbers(workdir: pathlib.Path) -> dict[str, float]:
-    """The newest value of every metric, those of an earlier start of the run among them."""
-    newest = {}
-    for row in read_metrics(workdir / METRICS):
-        newest |= row
+def _last_numbers(workdir: pathlib.Path, done: int) -> dict[str, float]:
+    """The newest value of every metric up to this step, from earlier starts of the run."""
+    path, newest = workdir / METRICS, {}
+    for row in read_metrics(path) if path.exists() else ():
+        if row["step"] <= done:
+            newest |= row
     return newest
-
-
-def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> TrainState:
-    """Parameters by the rules, optimizer moments like them, counters on every device."""
-    params = rules.parameter_shardings(definition.abstract, mesh)
-    whole = rules.replicated(mesh)
-    abstract = jax.eval_shape(optimizer.init, definition.abstract_params)
-    moments = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract,
-        params,
-        transform_non_params=lambda _: whole,
-    )
-    return TrainState(whole, params, moments, whole)
-
-
-def _abstract_state(definition: ModelDefinition, optimizer, shardings: TrainState) -> TrainState:
-    """Shapes of a state with the shardings it is to be restored to."""
-    shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer))
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
