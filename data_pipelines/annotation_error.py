@@ -16,6 +16,9 @@ SPAN = "span outside the video"
 TEMPLATE = "words and media do not fit"
 GONE = "media not there"
 UNREADABLE = "media not readable"
+# Of the files of a prepared folder.
+LOST = "file missing"
+CHANGED = "not as written"
 
 
 class AnnotationError(ValueError):

@@ -59,10 +59,10 @@ def _scratch() -> ml_collections.ConfigDict:
 
 def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
-    config.optim.update(learning_rate=3e-4, floor=1e-5, warmup=0.05)
+    config.optim.update(learning_rate=6e-4, floor=1e-5, warmup=0.05)
     config.data.train = ("synthetic_short", "synthetic_words")
     config.run.follows = "`ivx train --config=experiments/cpt.py`"
-    config.run.update(steps=200, log_every=5, save_every=60, validate_every=60, validate_packs=60)
+    config.run.update(steps=240, log_every=5, save_every=80, validate_every=80, validate_packs=60)
     return config
 
 

@@ -17,6 +17,7 @@ ROWS = (
         "ivx.reporting",
         "ivx.assistant",
         "ivx.agent",
+        "ivx.aot",
     },
     {"ivx.models", "ivx.sampling", "ivx.conversion", "ivx.hf"},
     {"ivx.kernels", "ivx.parallel"},

@@ -74,9 +74,10 @@ def test_every_question_is_asked_and_labels_are_often_wrong(invented):
     assert 0 < sum(map(was_hurried, invented)) < 12
 
 
-def test_the_overview_seldom_meets_what_is_asked_for(invented):
-    met = ["is seen" in assistant(trace)[0]["content"] for trace in invented]
-    assert 0 < sum(met) < 8
+def test_the_overview_seldom_meets_what_is_asked_for():
+    many = [traces.needle_trace(np.random.default_rng(seed), "a.mp4") for seed in range(120)]
+    met = ["is seen" in assistant(trace)[0]["content"] for trace in many]
+    assert 0 < sum(met) < 20
 
 
 class Oracle:

@@ -1,6 +1,7 @@
 """A mixture written out for training: media and samples in shards, sizes known.
 
     DIR/data.json                       a mixture of the data sets below; written last
+    DIR/SHA256SUMS                      a checksum of every file
     DIR/manifest.json                   what went in, what came out, checksums, statistics
     DIR/job.json                        what was asked for; another request is refused
     DIR/media.json                      which files each shard of media has

@@ -6,8 +6,10 @@ import re
 
 from data_pipelines.annotation_error import AnnotationError
 
-VERSION = 1
+VERSION = 2
 FILE = "manifest.json"
+# Of a prepared folder as a whole.
+OWN_FILES = (FILE, "job.json", "media.json", "data.json")
 
 _SHARD = re.compile(r"\d+\.array_record")
 
@@ -60,3 +62,21 @@ def shards(folder: pathlib.Path, manifest: dict) -> tuple[pathlib.Path, ...]:
         if not _SHARD.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a shard")
     return tuple(folder / name for name in names)
+
+
+def files(whole: dict) -> dict[str, int | None]:
+    """Every file in the folders of a prepared folder: its bytes, where they are known, by its path.
+
+    Args:
+      whole: the manifest of the whole.
+
+    Raises:
+      KeyError, TypeError, AttributeError: it is none.
+    """
+    found: dict[str, int | None] = {f"{name}/{FILE}": None for name in whole["data_sets"]}
+    for name, part in {"media": whole["media"], **whole["data_sets"]}.items():
+        for shard in part["shards"]:
+            stem = f"{name}/{shard['file'].removesuffix('.array_record')}"
+            found |= {f"{stem}.array_record": shard["bytes"], f"{stem}.npz": None}
+            found[f"{stem}.json"] = None
+    return found

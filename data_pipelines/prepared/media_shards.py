@@ -2,8 +2,10 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -48,17 +50,6 @@ class MediaJob:
     limits: Limits
 
 
-@dataclasses.dataclass(frozen=True)
-class _Read:
-    """The bytes of a file, or of each frame of a folder; when each frame is shown, in seconds."""
-
-    records: list[bytes]
-    info: VideoInfo
-    times: np.ndarray
-    is_folder: bool = False
-    is_proxy: bool = False
-
-
 def write(job: MediaJob) -> None:
     """Writes the shard; a file that cannot be used has an entry without a record."""
     writer = shards.Writer(job.stem)
@@ -66,57 +57,82 @@ def write(job: MediaJob) -> None:
     for file in job.files:
         entry = {"kind": file.kind, "path": file.path}
         try:
-            found = _read(file, job)
+            found, shown = _store(file, job, writer)
         except MediaError as error:
             entries.append(entry | {"error": str(error)})
             continue
-        checksum = hashlib.sha256()
-        numbers = []
-        for record in found.records:
-            checksum.update(record)
-            numbers.append(writer.add(record))
-        entry |= {
-            "info": dataclasses.asdict(found.info),
-            "bytes": sum(map(len, found.records)),
-            "sha256": checksum.hexdigest(),
-            "record": numbers[0],
-        }
-        entry |= {"frames": len(numbers)} if found.is_folder else {}
-        entries.append(entry | ({"proxy": True} if found.is_proxy else {}))
-        times.append(found.times)
+        entries.append(entry | found)
+        times.append(shown)
     bounds = np.cumsum([0] + [len(part) for part in times])
     columns = {"times": np.concatenate([*times, np.zeros(0)]), "bounds": bounds}
     writer.finish(columns, {"media": entries})
 
 
-def _read(file: MediaFile, job: MediaJob) -> _Read:
+def _store(file: MediaFile, job: MediaJob, writer: shards.Writer) -> tuple[dict, np.ndarray]:
+    """Writes the records of a file, or of the frames of a folder.
+
+    Returns what is noted of it, and when each frame is shown, in seconds: float64 [N].
+    """
     if file.kind == "video" and folder.is_folder(file.path):
-        info = folder.probe(file.path, job.limits)
-        records = [_bytes(frame) for frame in folder.frames(file.path)]
-        # Of their rate only annotations know.
-        return _Read(records, info, np.full(len(records), np.nan), is_folder=True)
+        return _store_folder(file.path, job, writer)
     with nearby.local(file.path) as path:
         if file.kind == "image":
             info = image_decode.probe(path, job.limits)
-            return _Read([_bytes(path)], info, np.zeros(1))
+            return _store_file(path, info, writer), np.zeros(1)
         info, times = decode.probe(path, job.limits), decode.frame_times(path, job.limits)
         if file.whole or not job.proxy_fps or info.rate <= job.proxy_fps:
-            return _Read([_bytes(path)], info, times)
-        data = proxy.encode(path, info, job.proxy_fps, job.limits)
-    # Not as it was asked for, but as it will be read.
-    with tempfile.NamedTemporaryFile(suffix=".mp4") as copy:
-        copy.write(data)
-        copy.flush()
-        made = decode.probe(copy.name, job.limits)
-    return _Read([data], made, times[proxy.indices(info, job.proxy_fps)], is_proxy=True)
+            return _store_file(path, info, writer), times
+        with tempfile.NamedTemporaryFile(suffix=".mp4") as copy:
+            proxy.encode(path, info, job.proxy_fps, copy.name, job.limits)
+            # Not as it was asked for, but as it will be read.
+            found = _store_file(copy.name, decode.probe(copy.name, job.limits), writer)
+    return found | {"proxy": True}, times[proxy.indices(info, job.proxy_fps)]
 
 
-def _bytes(path: str) -> bytes:
-    with nearby.local(path) as file:
-        try:
-            size = pathlib.Path(file).stat().st_size
-            if size > nearby.MAX_BYTES:
-                raise MediaError(f"{path}: {size:,} bytes; allowed are {nearby.MAX_BYTES:,}")
-            return pathlib.Path(file).read_bytes()
-        except OSError as error:
-            raise MediaError(f"{path}: cannot be read ({error})") from error
+def _store_file(path: str, info: VideoInfo, writer: shards.Writer) -> dict:
+    checksum, size = hashlib.sha256(), 0
+    numbers = []
+    for piece in _pieces(path):
+        checksum.update(piece)
+        size += len(piece)
+        numbers.append(writer.add(piece))
+    found = _noted(info, size, checksum, numbers[0])
+    return found | ({"pieces": len(numbers)} if len(numbers) > 1 else {})
+
+
+def _store_folder(path: str, job: MediaJob, writer: shards.Writer) -> tuple[dict, np.ndarray]:
+    info = folder.probe(path, job.limits)
+    checksum, size = hashlib.sha256(), 0
+    numbers = []
+    for frame in folder.frames(path):
+        with nearby.local(frame) as file:
+            first, *more = _pieces(file)
+        if more:
+            raise MediaError(f"{frame}: a frame of a folder may have {shards.PIECE:,} bytes")
+        checksum.update(first)
+        size += len(first)
+        numbers.append(writer.add(first))
+    found = _noted(info, size, checksum, numbers[0]) | {"frames": len(numbers)}
+    # Of their rate only annotations know.
+    return found, np.full(len(numbers), np.nan)
+
+
+def _noted(info: VideoInfo, size: int, checksum, record: int) -> dict:
+    return {
+        "info": dataclasses.asdict(info),
+        "bytes": size,
+        "sha256": checksum.hexdigest(),
+        "record": record,
+    }
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    try:
+        with pathlib.Path(path).open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not 0 < size <= nearby.MAX_BYTES:
+                raise MediaError(f"{path}: {size:,} bytes; allowed are 1 to {nearby.MAX_BYTES:,}")
+            while piece := file.read(shards.PIECE):
+                yield piece
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read ({error})") from error

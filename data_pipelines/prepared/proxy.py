@@ -5,7 +5,7 @@ side loses a row of pixels. Frames are spread evenly over the original at `fps`.
 """
 
 import fractions
-import io
+import itertools
 import math
 
 import av
@@ -16,8 +16,8 @@ from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
-# Frames held in memory at a time.
-_CHUNK = 128
+# Frames of which as much may be asked as of a sample.
+_SAMPLE = 128
 
 
 def indices(info: VideoInfo, fps: float) -> np.ndarray:
@@ -28,22 +28,24 @@ def indices(info: VideoInfo, fps: float) -> np.ndarray:
     return np.minimum(found, info.num_frames - 1)
 
 
-def encode(path: str, info: VideoInfo, fps: float, limits: Limits = USUAL_LIMITS) -> bytes:
-    """The proxy as an mp4.
+def encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits = USUAL_LIMITS) -> None:
+    """Writes the proxy as an mp4; each frame is encoded when it is decoded, none is kept.
 
     Raises:
       MediaError: the original cannot be decoded, or the encoder refuses it.
     """
     try:
-        return _encode(path, info, fps, limits)
+        _encode(path, info, fps, out, limits)
     except av.FFmpegError as error:
         raise MediaError(f"{path}: no proxy can be made of it ({error})") from error
 
 
-def _encode(path: str, info: VideoInfo, fps: float, limits: Limits) -> bytes:
+def _encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits) -> None:
     chosen = indices(info, fps)
+    # Where the original has too few frames, some come more than once.
+    frames, counts = np.unique(chosen, return_counts=True)
+    repeats, numbers = iter(counts.tolist()), itertools.count()
     width, height = (max(2, side - side % 2) for side in (info.width, info.height))
-    out = io.BytesIO()
     with av.open(out, "w", format="mp4") as container:
         stream = container.add_stream(
             "libx264", rate=fractions.Fraction(fps).limit_denominator(1000)
@@ -52,14 +54,14 @@ def _encode(path: str, info: VideoInfo, fps: float, limits: Limits) -> bytes:
         stream.codec_context.thread_count = 1
         # Groups of 16: a frame is reached by decoding at most 15 others.
         stream.options = {"preset": "veryfast", "crf": "18", "g": "16", "x264-params": "mbtree=0"}
-        for first in range(0, len(chosen), _CHUNK):
-            part = chosen[first : first + _CHUNK]
-            pictures = decode.read_frames(
-                path, info, part, lambda frame: frame[:height, :width], Meter(limits)
-            )
-            for number, picture in enumerate(pictures, first):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-                frame.pts = number
+
+        def put(picture: np.ndarray) -> None:
+            picture = np.ascontiguousarray(picture[:height, :width])
+            for _ in range(next(repeats)):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts = next(numbers)
                 container.mux(stream.encode(frame))
+
+        samples = math.ceil(len(frames) / _SAMPLE)
+        decode.read_frames(path, info, frames, put, Meter(limits, samples))
         container.mux(stream.encode())
-    return out.getvalue()

@@ -18,16 +18,17 @@ import tqdm
 
 from data_pipelines import nearby, sources
 from data_pipelines.layout import LayoutRule
+from data_pipelines.prepared import checksums, media_shards, sample_shards, shards
 from data_pipelines.prepared import manifest as manifests
-from data_pipelines.prepared import media_shards, sample_shards, shards
 from data_pipelines.prepared.media_shards import MediaFile, MediaJob
 from data_pipelines.prepared.sample_shards import SampleJob, Stored
+from data_pipelines.sources import usable
 from data_pipelines.video.info import VideoInfo
 
 # Media whose size is not known before they are read count as much.
 _UNKNOWN_BYTES = 2**22
 # Beside the folders of data sets.
-_OWN_NAMES = ("media", "media.json", "data.json", "manifest.json", "job.json")
+_OWN_NAMES = ("media", checksums.FILE, *manifests.OWN_FILES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +68,12 @@ def prepare(
                 f"{mixture}: data set {one.name} would lie where the prepared folder has files of"
                 " its own; name it otherwise"
             )
-    _check_bounds(data_sets, rule)
+    usable.check_bounds(mixture, data_sets, rule)
     found = {one.name: sources.read(one) for one in data_sets}
-    _check(found, how)
     samples = {name: one.samples for name, one in found.items()}
+    faults = {name: one.sentences for name, one in found.items()}
+    read = [(one, samples[one.name], faults[one.name]) for one in data_sets]
+    usable.check_found(mixture, read, how.max_bad_samples)
     _claim(out, _asked(mixture, samples, rule, how))
     media_jobs = [
         MediaJob(out / "media" / f"{number:05d}", part, how.proxy_fps, rule.limits)
@@ -89,15 +92,15 @@ def prepare(
         "proxy_fps": how.proxy_fps,
         "media": _media_facts([job.stem for job in media_jobs]),
         "data_sets": {
-            name: _finish(out / name, [job.stem for job in jobs[name]], rule, one.faults)
-            for name, one in found.items()
+            name: _finish(out / name, [job.stem for job in part], rule, faults[name])
+            for name, part in jobs.items()
         },
     }
     shards.write_json(out / manifests.FILE, manifest)
     entries = {
         one.name: {"annotation": one.name, "sample_ratio": one.sample_ratio} for one in data_sets
     }
-    shards.write_json(out / "data.json", entries)
+    _seal(out, manifest, entries)
     return manifest
 
 
@@ -111,26 +114,6 @@ def rule_facts(rule: LayoutRule) -> dict:
         facts[field.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     facts["tokenizer"] = rule.tokenizer.fingerprint
     return json.loads(json.dumps(facts))
-
-
-def _check_bounds(data_sets: Sequence[sources.DataSet], rule: LayoutRule) -> None:
-    for one in data_sets:
-        try:
-            rule.under(one.overrides)
-        except ValueError as error:
-            raise sources.AnnotationError(f"data set {one.name}: {error}") from error
-
-
-def _check(found: Mapping[str, sources.Found], how: Options) -> None:
-    faults = [fault for one in found.values() for fault in one.faults]
-    if len(faults) > how.max_bad_samples:
-        raise sources.AnnotationError(
-            f"{len(faults):,} unusable annotations, allowed are {how.max_bad_samples}; the first:"
-            f" {faults[0].sentence}; `ivx data check` lists them all"
-        )
-    for name, one in found.items():
-        if not one.samples:
-            raise sources.AnnotationError(f"data set {name} holds no usable sample")
 
 
 def _asked(mixture, samples: Mapping[str, list], rule: LayoutRule, how: Options) -> dict:
@@ -218,7 +201,8 @@ def _stored(jobs: Sequence[MediaJob]) -> dict[tuple[str, str], Stored]:
                 continue
             count = entry.get("frames")
             name = nearby.name(entry["path"])
-            url = shards.address(f"media/{job.stem.name}", entry["record"], name, count)
+            stem, pieces = f"media/{job.stem.name}", entry.get("pieces", 1)
+            url = shards.address(stem, entry["record"], name, count, pieces)
             info = VideoInfo(**entry["info"])
             found[key] = Stored(
                 url, info, is_folder=count is not None, is_proxy=entry.get("proxy", False)
@@ -263,6 +247,22 @@ def _run(pool: futures.Executor | None, write: Callable, jobs: Sequence, name: s
         bar.close()
 
 
+def _seal(out: pathlib.Path, manifest: dict, entries: dict) -> None:
+    """Writes the checksums of all files, those of shards as of when they were written."""
+    known = {}
+    for name, part in {"media": manifest["media"], **manifest["data_sets"]}.items():
+        for shard in part["shards"]:
+            stem = shard["file"].removesuffix(shards.RECORDS)
+            known[f"{name}/{stem}{shards.RECORDS}"] = shard["sha256"]
+            known[f"{name}/{stem}.npz"] = shard["columns_sha256"]
+    entries = shards.json_text(entries)
+    known["data.json"] = hashlib.sha256(entries.encode()).hexdigest()
+    names = (*manifests.OWN_FILES, *manifests.files(manifest))
+    sums = {name: known.get(name) or checksums.of(out / name) for name in names}
+    shards.write_text(out / checksums.FILE, checksums.text(sums))
+    shards.write_text(out / "data.json", entries)
+
+
 def _media_facts(stems: Sequence[pathlib.Path]) -> dict:
     found = [shards.read_facts(stem) for stem in stems]
     entries = [entry for facts in found for entry in facts["media"]]
@@ -277,7 +277,7 @@ def _media_facts(stems: Sequence[pathlib.Path]) -> dict:
 
 
 def _listed(stems, found) -> list[dict]:
-    keys = ("records", "bytes", "sha256")
+    keys = ("records", "bytes", "sha256", "columns_sha256")
     return [
         {"file": stem.name + shards.RECORDS} | {key: facts[key] for key in keys}
         for stem, facts in zip(stems, found, strict=True)
@@ -288,7 +288,7 @@ def _finish(
     folder: pathlib.Path,
     stems: Sequence[pathlib.Path],
     rule: LayoutRule,
-    faults: Sequence[sources.Fault],
+    faults: Sequence[str],
 ) -> dict:
     """Writes the manifest of one data set; returns it."""
     found = [shards.read_facts(stem) for stem in stems]
@@ -298,7 +298,7 @@ def _finish(
         "version": manifests.VERSION,
         "shards": _listed(stems, found),
         "rule": rule_facts(rule),
-        "faults": [fault.sentence for fault in faults],
+        "faults": list(faults),
         "left_out": left_out,
         "statistics": statistics(columns)
         | {"video_hours": sum(facts["video_seconds"] for facts in found) / 3600},

@@ -29,7 +29,7 @@ from etils import epath
 from data_pipelines import formats, media
 from data_pipelines.annotation_error import ADDRESS, AnnotationError
 from data_pipelines.formats.columns import is_number
-from data_pipelines.prepared import manifest
+from data_pipelines.prepared import checksums, manifest
 from data_pipelines.sources import overriding
 from data_pipelines.sources.sample import Overrides
 
@@ -95,6 +95,27 @@ def data_set_names(path: str | pathlib.Path) -> list[str]:
       AnnotationError: there is no such file, or it is no mixture.
     """
     return list(_entries(pathlib.Path(path)))
+
+
+def prepared_folders(
+    path: str | pathlib.Path, names: tuple[str, ...]
+) -> dict[pathlib.Path, list[str]]:
+    """Folders that `ivx data prepare` wrote, and the data sets of each that the named ones are.
+
+    Unlike `read_mixture` it finds them also where files in them are missing or damaged.
+
+    Raises:
+      AnnotationError: there is no such file, or it is no mixture.
+    """
+    found: dict[pathlib.Path, list[str]] = {}
+    for name, entry in _entries(pathlib.Path(path)).items():
+        place = entry.get("annotation") if isinstance(entry, dict) else None
+        if name not in names or not isinstance(place, str) or "://" in place:
+            continue
+        place = pathlib.Path(path).parent / place
+        if (place.parent / checksums.FILE).is_file() or manifest.is_in(place):
+            found.setdefault(place.parent, []).append(place.name)
+    return found
 
 
 def repeats(size: int, ratio: float) -> np.ndarray:

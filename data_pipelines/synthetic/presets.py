@@ -4,6 +4,7 @@ tiny    the walk from files to answers: training, validation and test, all famil
 base    captions and short questions, from which the recipe's base model learns
 teacher short and long clips of all families, for the teacher of the distillation
 recipe  what the stages of the recipe train on, and the videos on which all are compared
+conversion  what a conversion calibrates on, heals with and is compared on: the families of base
 test    a handful of clips of every family
 """
 
@@ -48,8 +49,20 @@ _TINY = {
 # To find the letter of an option is learnt on what is easily seen; what is hard to see is learnt
 # sooner from open questions.
 _TINY_CHOICES = {"attribute": 0.2, "counting": 0.2, "motion": 0.05, "order": 0.05, "needle": 0.05}
+# Times are read off slowly: without many such questions a few hundred steps do not learn it.
+_SHORT = _TINY | {"grounding": 0.45}
 _BASE = {"attribute": 0.18, "counting": 0.16, "motion": 0.24, "order": 0.22, "caption": 0.20}
 _LONG = {"long_grounding": 0.3, "long_needle": 0.3, "grounding": 0.2, "order": 0.1, "motion": 0.1}
+# With some of what short videos ask, which would be forgotten otherwise.
+_LONG_AND_OLD = {
+    "long_grounding": 0.28,
+    "long_needle": 0.24,
+    "grounding": 0.2,
+    "order": 0.07,
+    "motion": 0.07,
+    "counting": 0.07,
+    "caption": 0.07,
+}
 _AGENT = {"agent": 1.0}
 _JUDGED = {
     "attribute": 0.1,
@@ -69,10 +82,12 @@ def _recipe(scale: float) -> Preset:
 
     return {
         "cpt": Split(clips(2400), _BASE, "conversation", _half(_BASE)),
-        "short": Split(clips(4000), _TINY, "conversation", _half(_TINY), thinking=0.2),
+        "short": Split(clips(4000), _SHORT, "conversation", _half(_SHORT), thinking=0.1),
         "words": Split(clips(1500), _AGENT, "words"),
-        "long": Split(clips(700), _LONG, "conversation", _half(_LONG), thinking=0.1),
-        "traces": Split(clips(700), _AGENT, "traces"),
+        "long": Split(
+            clips(900), _LONG_AND_OLD, "conversation", _half(_LONG_AND_OLD), thinking=0.1
+        ),
+        "traces": Split(clips(1000), _AGENT, "traces"),
         "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
         "steps": Split(clips(150), _AGENT, "steps"),
         "prompts": Split(clips(800), _TINY | _LONG, "one", _half(_TINY | _LONG)),
@@ -108,6 +123,11 @@ PRESETS: dict[str, Preset] = {
         "validation": Split(140, _TINY),
         "test": Split(420, _TINY),
         "test_long": Split(120, _evenly(("long_grounding", "long_needle"))),
+    },
+    "conversion": {
+        "train": Split(1600, _BASE, "conversation", _half(_BASE)),
+        "validation": Split(120, _BASE),
+        "test": Split(240, _BASE),
     },
     "recipe": _recipe(1.0),
     "recipe_quick": _recipe(0.05),

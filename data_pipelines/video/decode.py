@@ -65,7 +65,7 @@ def read_frames(
     convert: Callable[[np.ndarray], np.ndarray],
     meter: Meter | None = None,
 ) -> list[np.ndarray]:
-    """Decodes the frames at `indices`, each passed through `convert` at once.
+    """Decodes the frames at `indices`, each passed through `convert` at once, in their order.
 
     Args:
       path: the file.
@@ -121,18 +121,21 @@ def check_rate(path: str | pathlib.Path, rate: float, said: VideoInfo) -> None:
 
 def _read(path, indices, check: Callable, convert: Callable, meter: Meter) -> tuple:
     """The index of a file, if it passes `check`, and what `convert` makes of frames of it."""
+    kept = {}
     with containers.opened(path, meter.limits) as (container, stream):
         index = indexes.build(container, stream, path, meter)
         check(index)
         packets = index.shown[indices].tolist()
         try:
-            kept = _decode(_Packets(container, stream, index), index, packets, path, convert, meter)
+            source = _Packets(container, stream, index)
+            _decode(source, index, packets, path, convert, meter, kept)
+            sought = True
         except _CannotSeekError:
-            kept = None
-    if kept is None:
+            sought = False
+    if not sought:
         with containers.opened(path, meter.limits) as (container, stream):
             source = _Packets(container, stream, index, from_start=True)
-            kept = _decode(source, index, packets, path, convert, meter)
+            _decode(source, index, packets, path, convert, meter, kept)
     missing = set(packets) - kept.keys()
     if missing:
         raise MediaError(
@@ -143,22 +146,22 @@ def _read(path, indices, check: Callable, convert: Callable, meter: Meter) -> tu
     return index, [kept[packet] for packet in packets]
 
 
-def _decode(source: "_Packets", index: indexes.Index, packets, path, convert, meter: Meter) -> dict:
-    """Packet number -> what `convert` made of its frame."""
-    kept = {}
+def _decode(
+    source: "_Packets", index: indexes.Index, packets, path, convert, meter: Meter, kept: dict
+) -> None:
+    """Adds to `kept`: packet number -> what `convert` made of its frame, each made once."""
     for run in index.runs(np.asarray(packets)):
         source.go_to(run.first)
         marks = _marks(index, run)
         for count, frame in enumerate(_frames(source, run, path, meter)):
             meter.add(path, sum(plane.buffer_size for plane in frame.planes))
             number = marks.pop(frame.pts if index.timed else count, None)
-            if number is not None:
+            if number is not None and number not in kept:
                 if frame.is_corrupt:
                     raise MediaError(f"{path}: the picture of packet {number} is torn", "damaged")
                 kept[number] = convert(picture.rgb(frame))
                 if not marks and not index.timed:
-                    return kept
-    return kept
+                    return
 
 
 def _marks(index: indexes.Index, run: indexes.Run) -> dict[int, int]:

@@ -42,12 +42,17 @@ USUAL_LIMITS = Limits()
 
 
 class Meter:
-    """The work done for one sample so far; processor time, since a busy host is no fault of it."""
+    """The work done for one sample so far; processor time, since a busy host is no fault of it.
 
-    def __init__(self, limits: Limits):
+    Args:
+      limits: on it.
+      samples: as much work is allowed as for so many.
+    """
+
+    def __init__(self, limits: Limits, samples: int = 1):
         self.limits = limits
-        self._bytes = 0
-        self._end = time.thread_time() + limits.decode_seconds
+        self._bytes, self._samples = 0, samples
+        self._end = time.thread_time() + limits.decode_seconds * samples
 
     def tick(self, path) -> None:
         """To be called at every packet.
@@ -57,8 +62,8 @@ class Meter:
         """
         if time.thread_time() > self._end:
             raise MediaError(
-                f"{path}: took more than {self.limits.decode_seconds:g} seconds of processor time;"
-                " shorten the video or raise the limit",
+                f"{path}: took more than {self.limits.decode_seconds * self._samples:g} seconds of"
+                " processor time; shorten the video or raise the limit",
                 "time limit",
             )
 
@@ -69,9 +74,10 @@ class Meter:
           MediaError: there were too many bytes.
         """
         self._bytes += picture_bytes
-        if self._bytes > self.limits.decode_gib * 2**30:
+        most = self.limits.decode_gib * self._samples
+        if self._bytes > most * 2**30:
             raise MediaError(
-                f"{path}: more than {self.limits.decode_gib:g} GiB of pictures to decode;"
-                " shorten the video or raise the limit",
+                f"{path}: more than {most:g} GiB of pictures to decode; shorten the video or raise"
+                " the limit",
                 "byte limit",
             )

@@ -42,9 +42,10 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
     name, attention = preset.preset_of(spec), spec.text.attention
     config = configs.base()
     # The dtype of the weights says nothing about the device that is to compute with them.
-    config.model.update(
-        preset=name, attention=attention, dtype=specs.PRESETS[name](attention).dtype
-    )
+    usual = specs.PRESETS[name](attention)
+    config.model.update(preset=name, attention=attention, dtype=usual.dtype)
+    if attention != "gqa" and spec.text.kv_rank != usual.text.kv_rank:
+        config.model.kv_rank = spec.text.kv_rank
     try:
         words = tokenizer.find(str(folder))
     except FileNotFoundError as error:

@@ -32,11 +32,18 @@ class StoredModel:
     def load(self, shardings: Params | None = None) -> tuple[Params, int]:
         """Its newest parameters, float32, and their step; without shardings, on one device.
 
+        Of a run that keeps a running mean of them, that.
+
         Raises:
           UserError: there is no whole checkpoint.
         """
         if not hugging_face.is_model(self.folder):
-            return checkpoint.load_params(self.folder, self.definition.abstract_params, shardings)
+            return checkpoint.load_params(
+                self.folder,
+                self.definition.abstract_params,
+                shardings,
+                averaged=self.config.optim.ema > 0,
+            )
         params = hugging_face.read_params(self.folder, self.definition)
         return jax.device_put(params, shardings) if shardings else jax.device_put(params), 0
 
@@ -56,9 +63,9 @@ def open_model(path: str | pathlib.Path) -> StoredModel:
 def model_spec(config: ml_collections.ConfigDict) -> specs.ModelSpec:
     """Sizes of the model of a config."""
     model = config.model
-    return dataclasses.replace(
-        specs.PRESETS[model.preset](model.attention, model.dtype), remat=model.remat
-    )
+    found = specs.PRESETS[model.preset](model.attention, model.dtype)
+    text = dataclasses.replace(found.text, kv_rank=model.kv_rank or found.text.kv_rank)
+    return dataclasses.replace(found, text=text, remat=model.remat)
 
 
 def words(config: ml_collections.ConfigDict) -> tokenizer.Tokenizer:
@@ -95,11 +102,15 @@ def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None
             f"run.start={model.folder} has {found.text.attention} attention, this run trains"
             f" {wanted.text.attention}; "
             + (
-                "`ivx convert` turns gqa into m2la"
-                if wanted.text.attention == "m2la"
+                "`ivx convert` turns gqa into it"
+                if wanted.text.attention != "gqa"
                 else "take a model that was not converted"
             )
         )
+    if found.text.attention == "gqa":
+        # Its rank is that of the latent it may be converted to.
+        text = dataclasses.replace(found.text, kv_rank=wanted.text.kv_rank)
+        found = dataclasses.replace(found, text=text)
     if (found.vision, found.text) != (wanted.vision, wanted.text):
         differing = [
             f"{part}.{field.name} {getattr(mine, field.name)} against {getattr(theirs, field.name)}"

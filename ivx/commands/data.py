@@ -17,6 +17,7 @@ EXAMPLE = """\
   ivx data check --mixture=mine.json --sets=mine --config=experiments/sft_long.py:8b --json
   ivx data prepare --config=experiments/sft_short.py:tiny --mixture=/tmp/ivx/data/data.json \\
       --out=/tmp/ivx/prepared
+  ivx data check --mixture=/tmp/ivx/prepared/data.json      (its checksums too)
   ivx data inspect --config=experiments/sft_short.py:tiny --out=/tmp/ivx/page \\
       --config.data.mixture=/tmp/ivx/data/data.json
   ivx data tfds --builder=synthetic --source=/tmp/ivx/data --out=/tmp/ivx/tfds
@@ -41,7 +42,9 @@ def define_flags() -> None:
     flags.DEFINE_string("source", "", "tfds: folder of the synthetic set, or file of annotations.")
     flags.DEFINE_string("media_root", "", "tfds: folder of the videos, which stay there.")
     flags.DEFINE_list("fields", [], "tfds: columns of internvideo3, as video=video_id,...")
-    flags.DEFINE_integer("workers", 2, "Processes that draw or prepare.", lower_bound=1)
+    flags.DEFINE_integer(
+        "workers", 2, "Processes that draw or prepare, threads that check.", lower_bound=1
+    )
     config_flag.define_config()
     data_prepare.define_flags()
     data_inspect.define_flags()
@@ -80,7 +83,7 @@ def _check(given) -> dict:
     path = given.mixture or config.data.mixture
     if not path:
         raise UserError("no --mixture was given; name a mixture file, as in --mixture=data.json")
-    return data_check.check(path, tuple(given.sets), config)
+    return data_check.check(path, tuple(given.sets), config, given.workers)
 
 
 def write_tokenizer(out: pathlib.Path) -> dict:

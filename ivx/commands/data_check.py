@@ -1,4 +1,7 @@
-"""`ivx data check`: reads a mixture from end to end, decoding nothing, and says what is wrong."""
+"""`ivx data check`: reads a mixture from end to end, decoding nothing, and says what is wrong.
+
+What was prepared is compared with its checksums first; where it differs, nothing else is looked at.
+"""
 
 import collections
 import pathlib
@@ -6,13 +9,14 @@ import pathlib
 from ivx.errors import UserError
 
 
-def check(path: str, names: tuple[str, ...], config) -> dict:
+def check(path: str, names: tuple[str, ...], config, threads: int = 2) -> dict:
     """Counts, lengths and faults of the data sets of a mixture, printed and returned.
 
     Args:
       path: of the mixture file.
       names: of data sets; none means all.
       config: says how samples would be laid out, and how long a pack is.
+      threads: that read what was prepared.
 
     Raises:
       UserError: the mixture, or a file of it as a whole, cannot be read.
@@ -27,13 +31,15 @@ def check(path: str, names: tuple[str, ...], config) -> dict:
     found = []
     try:
         names = names or tuple(sources.data_set_names(path))
-        for data_set in sources.read_mixture(path, names):
+        faults = _changed(path, names, threads)
+        for data_set in () if faults else sources.read_mixture(path, names):
             with tqdm.tqdm(desc=data_set.name, unit=" samples", mininterval=0.5) as bar:
                 found.append(census.take(data_set, rule, bar.update))
     except (sources.AnnotationError, ValueError) as error:
         raise UserError(str(error)) from error
-    faults = [fault for one in found for fault in one.faults]
-    print(_table(found, limit))
+    faults += [fault for one in found for fault in one.faults]
+    if found:
+        print(_table(found, limit))
     print(_listed(faults))
     return {
         "ok": not faults,
@@ -58,6 +64,21 @@ def check(path: str, names: tuple[str, ...], config) -> dict:
             for fault in faults
         ],
     }
+
+
+def _changed(path: str, names: tuple[str, ...], threads: int) -> list:
+    """A fault for each file of what was prepared that is not as it was written."""
+    import tqdm
+
+    from data_pipelines import sources
+    from data_pipelines.prepared import checksums
+
+    faults = []
+    for folder, own in sources.prepared_folders(path, names).items():
+        bar = tqdm.tqdm(desc=f"checksums of {folder}", unit="B", unit_scale=True, mininterval=0.5)
+        with bar:
+            faults += checksums.faults(folder, own, threads, bar.update)
+    return faults
 
 
 def _table(found: list, limit: int) -> str:

@@ -1,75 +1,65 @@
-"""Keys without rope and values share a latent: principal directions of both, balanced.
+"""Keys without rope and values share a latent: the principal directions of both, weighted.
 
-    z = [k / rho; v]      latent = Q^T z      [k; v] ~ [rho Q_k; Q_v] latent
+    z = G [k; v]       latent = Q^T z        [k; v] ~ G^-1 Q latent
 
-Q holds the R strongest eigenvectors of sum z z^T. rho = balance * (mean norm of a key column) /
-(mean norm of a value column), so that with balance 1 neither is drowned by the other's scale.
+G is a square root of the weights of `ivx.conversion.weighting`, Q the R strongest eigenvectors of
+sum z z^T. No latent of R numbers loses less of z.
 
-Shapes: M = (K - 1) * H + K * H, keys before values.
+Shapes: M = (K - 1) * H + K * H, keys before values. All float64.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from ivx.conversion.weighting import Weights
 from ivx.errors import UserError
-
-# Keys whose norm is a smaller share than this of all keys, roped ones counted in, are noise.
-NEGLIGIBLE = 1e-4
 
 
 class Compression(NamedTuple):
-    """down_mr and up_mr, float64: latent = down^T [k; v], and [k; v] ~ up latent.
+    """down_mr and up_mr: latent = down^T [k; v], and [k; v] ~ up latent.
 
-    `kept` is the share of the energy of z that the latent holds, `ratio` is rho.
+    `kept` is the share of the energy of z that the latent holds.
     """
 
     down: np.ndarray
     up: np.ndarray
     kept: float
-    ratio: float
 
 
-def compress(
-    moment_mm: np.ndarray, nope: int, key_energy: float, rank: int, balance: float
-) -> Compression:
+def compress(moment_mm: np.ndarray, weights: Weights, rank: int) -> Compression:
     """The best latent of `rank` numbers.
 
     Args:
       moment_mm: sum [k; v] [k; v]^T.
-      nope: how many of the columns are keys.
-      key_energy: sum |k|^2 of all keys, the roped ones counted in.
+      weights: G.
       rank: R.
-      balance: multiplies the balance ratio.
 
     Raises:
       UserError: the rank is larger than M.
     """
-    if rank > len(moment_mm):
-        raise UserError(
-            f"a latent of {rank} numbers is wider than the {len(moment_mm)} keys and values"
-            " it stands for; lower kv_rank of the preset"
-        )
-    ratio = balance_ratio(moment_mm, nope, key_energy, balance)
-    weights_m = np.ones(len(moment_mm))
-    weights_m[:nope] = 1 / ratio
-    values, vectors = np.linalg.eigh(weights_m[:, None] * moment_mm * weights_m)
-    chosen_mr = vectors[:, ::-1][:, :rank]
+    check_rank(rank, len(moment_mm))
+    values, vectors_mr = np.linalg.eigh(weights.root @ moment_mm @ weights.root.T)
+    chosen_mr = vectors_mr[:, ::-1][:, :rank]
     values = np.maximum(values, 0)
     kept = values[::-1][:rank].sum() / values.sum() if values.any() else 1.0
-    return Compression(
-        weights_m[:, None] * chosen_mr, chosen_mr / weights_m[:, None], float(kept), ratio
-    )
+    return Compression(weights.root.T @ chosen_mr, weights.inverse @ chosen_mr, float(kept))
 
 
-def balance_ratio(moment_mm: np.ndarray, nope: int, key_energy: float, balance: float) -> float:
-    """rho; 1 where there is nothing to balance.
+def spectrum(moment_mm: np.ndarray, weights: Weights) -> np.ndarray:
+    """What each number of a latent adds to the energy kept, [M], the most first."""
+    values = np.linalg.eigvalsh(weights.root @ moment_mm @ weights.root.T)[::-1]
+    return np.maximum(values, 0)
 
-    When rope's head took all of the keys, what is left of them is noise, and dividing by its norm
-    would make it as strong as the values.
+
+def check_rank(rank: int, possible: int) -> None:
+    """Refuses a latent that is wider than what it stands for.
+
+    Raises:
+      UserError: it is.
     """
-    norms_m = np.sqrt(np.maximum(np.diag(moment_mm), 0))
-    keys, values = norms_m[:nope], norms_m[nope:]
-    if not values.any() or np.square(keys).sum() <= NEGLIGIBLE**2 * key_energy:
-        return 1.0
-    return float(balance * keys.mean() / values.mean())
+    if rank > possible:
+        raise UserError(
+            f"a latent of {rank} numbers is wider than the {possible} keys and values it stands"
+            " for; lower model.kv_rank"
+        )

@@ -7,7 +7,7 @@ from ivx.models import spec as specs
 
 
 def preset_of(spec: specs.ModelSpec) -> str:
-    """The preset that has these sizes, dtype and remat aside.
+    """The preset that has these sizes; dtype, remat and the rank of the latent aside.
 
     Raises:
       UserError: there is none; the nearest is named, with what differs.
@@ -32,10 +32,10 @@ def preset_of(spec: specs.ModelSpec) -> str:
 
 def _sizes(spec: specs.ModelSpec) -> dict:
     """The sizes that matter to its attention, by dotted name."""
-    unused = "kv_heads" if spec.text.attention == "m2la" else "kv_rank"
+    unused = {"kv_rank"} | ({"kv_heads"} if spec.text.attention == "m2la" else set())
     return {
         f"{part}.{field}": value
         for part in ("vision", "text")
         for field, value in dataclasses.asdict(getattr(spec, part)).items()
-        if field != unused
+        if field not in unused
     }

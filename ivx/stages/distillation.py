@@ -32,7 +32,8 @@ class DistillationProducer:
         rollouts, skipped = self._roller.roll(params, self._number)
         self._number += 1
         packed = pack(rollouts, self._shape, self._packs)
-        return Loaded(packed.batch, tuple(skipped), lengths(rollouts))
+        samples = tuple(rollout.sample.id for rollout in rollouts)
+        return Loaded(packed.batch, tuple(skipped), lengths(rollouts), samples)
 
 
 class DistillationStage:
@@ -70,12 +71,13 @@ class DistillationStage:
 
     def loss(self, model: VideoLanguageModel, batch: Batch, frozen: Params) -> Loss:
         teacher = self._teacher.bind(frozen)
-        hidden, heads = [], []
-        for one in (model, teacher):
-            hidden_btd = one(batch).hidden
-            hidden.append(hidden_btd.reshape(-1, hidden_btd.shape[-1]))
-            heads.append(one.head())
-        kl_bt = reverse_kl(hidden[0], heads[0], hidden[1], heads[1]).reshape(batch.tokens.shape)
+        kl_bt = reverse_kl(
+            model(batch).hidden,
+            model.head(),
+            teacher(batch).hidden,
+            teacher.head(),
+            batch.weights > 0,
+        )
         sums = {
             "tokens/trained": batch.weights.sum(),
             "tokens/text_and_video": (batch.segments > 0).sum().astype(jnp.float32),

@@ -27,8 +27,8 @@ from data_pipelines.batch import Batch
 from data_pipelines.loader import Loaded
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
-from ivx.parallel import rules
-from ivx.stages.language_model import token_nll
+from ivx.parallel import ambient, rules
+from ivx.stages.language_model import score_tokens
 from ivx.stages.protocol import Loss
 from ivx.stages.rewards import reward_of
 from ivx.stages.rollouts import Roller, Rollout, lengths, pack, per_token
@@ -155,7 +155,11 @@ class GspoStage:
         self.spec = spec
         self._roller, self._shape, self._packs = roller, shape, packs
         self._group, self._mesh = group, mesh
-        self._logps = jax.jit(lambda params, batch: -token_nll(definition.bind(params), batch))
+        self._logps = jax.jit(
+            ambient.under(
+                mesh, lambda params, batch: score_tokens(definition.bind(params), batch).logps
+            )
+        )
 
     def producer(self, start: int) -> GspoProducer:
         if start % self.spec.minibatches:
@@ -218,13 +222,14 @@ class GspoStage:
         packs = len(packed.places)
         answers = np.full(packs, len(rollouts) / packs, np.float32)
         batch = GspoBatch(packed.batch, old, per_token(packed, values), answers)
-        return Loaded(batch, skipped, told)
+        return Loaded(batch, skipped, told, tuple(rollout.sample.id for rollout in telling))
 
     def loss(self, model: VideoLanguageModel, batch: GspoBatch, frozen: Params) -> Loss:
         del frozen
         inner = batch.batch
+        scores = score_tokens(model, inner)
         found = gspo_loss(
-            -token_nll(model, inner),
+            scores.logps,
             batch.old_logps,
             batch.advantages,
             inner.weights,
@@ -239,6 +244,7 @@ class GspoStage:
         means = {
             "rl/ratio": (found["ratio"], found["count"]),
             "rl/clipped": (found["clipped"], found["count"]),
+            "rl/entropy": ((inner.weights * scores.entropy).sum(), inner.weights.sum()),
         }
         return Loss(found["loss"], batch.answers.sum(), sums, means)
 

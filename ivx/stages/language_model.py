@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from data_pipelines.batch import Batch
 from data_pipelines.loader import Loaded
-from ivx.kernels.cross_entropy import cross_entropy
+from ivx.kernels.cross_entropy import TokenScores, cross_entropy, token_scores
 from ivx.models.definition import Params
 from ivx.models.model import VideoLanguageModel
 from ivx.stages.protocol import Loss
@@ -16,11 +16,14 @@ from ivx.stages.reduction import token_weights
 
 
 def token_nll(model: VideoLanguageModel, batch: Batch) -> Float[Array, "b t"]:
-    """-log p of each token's target, float32."""
-    hidden_btd = model(batch).hidden
-    width = hidden_btd.shape[-1]
-    nll_n = cross_entropy(hidden_btd.reshape(-1, width), model.head(), batch.targets.reshape(-1))
-    return nll_n.reshape(batch.targets.shape)
+    """-log p of each target of positive weight, float32; 0 elsewhere."""
+    return cross_entropy(model(batch).hidden, model.head(), batch.targets, batch.weights > 0)
+
+
+def score_tokens(model: VideoLanguageModel, batch: Batch) -> TokenScores:
+    """log p of each target of positive weight, and the entropy there; 0 elsewhere."""
+    hidden_btd, head_dv = model(batch).hidden, model.head()
+    return token_scores(hidden_btd, head_dv, batch.targets, scored_t=batch.weights > 0)
 
 
 class LanguageModelProducer:

@@ -1,36 +1,87 @@
-"""Linear layer and cross-entropy in one, by chunks of tokens; logits [B * T, V] are never whole.
+"""Linear layer and softmax in one: what a model says of each token, without [T, V] logits.
 
-    loss_t = logsumexp(h_t W) - (h_t W)[target_t]          in float32
+    log p_t = z_t[target_t] - logsumexp(z_t)         z = h W / temperature, in float32
+    H_t     = -sum_v p_t(v) log p_t(v)
 
-Shapes: hidden_td, head_dv, targets_t, loss_t.
+Logits are made by chunks of tokens and of the vocabulary, and made again in the backward pass; at
+most 64 MiB of them are alive (`ivx.kernels.vocabulary` says how chunks are chosen). Under a mesh
+(`ivx.parallel.ambient`) tokens lie over replica, fsdp and context, and the vocabulary over tensor:
+each shard scores its part, and parts are merged by their log-sum-exp.
+
+XLA's version is the only one, on TPU too: its products are plain large matrix products, and what it
+adds to them, reading and writing logits, is less than a tenth of the time of a product of width
+4096 (see `cases.py`, which compiles it).
+
+Shapes: hidden_td and targets_t with any leading axes *t, in a mesh [B, T]; head_dv.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-# Tokens whose logits are alive at a time; the official trainer's chunk.
-CHUNK = 1024
+from ivx.kernels.cross_entropy import xla
+
+
+class TokenScores(NamedTuple):
+    """Of each token, float32: log-probability of its target, and entropy of its distribution."""
+
+    logps: Float[Array, "*t"]
+    entropy: Float[Array, "*t"]
+
+
+def token_scores(
+    hidden_td: Float[Array, "*t d"],
+    head_dv: Float[Array, "d v"],
+    targets_t: Int[Array, "*t"],
+    temperature: float = 1.0,
+    scored_t: Bool[Array, "*t"] | None = None,
+) -> TokenScores:
+    """Scores of every token; gradients of both are exact.
+
+    Args:
+      hidden_td: final hidden states, in the dtype of computation.
+      head_dv: what scores the vocabulary, likewise.
+      targets_t: from 0 to V - 1.
+      temperature: positive; divides the logits.
+      scored_t: tokens that count; None: all. The others score 0, cost little, and nothing flows
+        back through them, whatever their hidden states hold.
+
+    Raises:
+      ValueError: shapes that do not belong together, or a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature = {temperature} must be positive; greedy choice needs none")
+    if hidden_td.shape[:-1] != targets_t.shape or hidden_td.shape[-1] != head_dv.shape[0]:
+        raise ValueError(
+            f"hidden states {hidden_td.shape}, head {head_dv.shape} and targets {targets_t.shape}"
+            " do not belong together: [..., D], [D, V] and [...] are expected"
+        )
+    if scored_t is None:
+        return TokenScores(*xla.token_scores(hidden_td, head_dv, targets_t, None, 1 / temperature))
+    hidden_td = jnp.where(scored_t[..., None], hidden_td, 0)
+    found = xla.token_scores(hidden_td, head_dv, targets_t, scored_t, 1 / temperature)
+    return TokenScores(*(jnp.where(scored_t, a, 0) for a in found))
 
 
 def cross_entropy(
-    hidden_td: Float[Array, "t d"],
+    hidden_td: Float[Array, "*t d"],
     head_dv: Float[Array, "d v"],
-    targets_t: Int[Array, " t"],
-    chunk: int = CHUNK,
-) -> Float[Array, " t"]:
-    """Negative log-likelihood of each target, float32 [T]; the backward pass makes logits again."""
+    targets_t: Int[Array, "*t"],
+    weights_t: Float[Array, "*t"] | Bool[Array, "*t"] | None = None,
+) -> Float[Array, "*t"]:
+    """Weighted negative log-likelihood of each target, float32: -w_t log p_t.
 
-    @jax.checkpoint
-    def losses(hidden, targets):
-        logits = jnp.einsum("td,dv->tv", hidden, head_dv, preferred_element_type=jnp.float32)
-        picked = jnp.take_along_axis(logits, targets[:, None], -1)[:, 0]
-        return jax.nn.logsumexp(logits, -1) - picked
-
-    length = hidden_td.shape[0]
-    if length <= chunk:
-        return losses(hidden_td, targets_t)
-    padding = -length % chunk
-    hidden = jnp.pad(hidden_td, ((0, padding), (0, 0))).reshape(-1, chunk, hidden_td.shape[1])
-    targets = jnp.pad(targets_t, (0, padding)).reshape(-1, chunk)
-    return jax.lax.map(lambda pair: losses(*pair), (hidden, targets)).reshape(-1)[:length]
+    Args:
+      hidden_td: final hidden states.
+      head_dv: what scores the vocabulary.
+      targets_t: from 0 to V - 1.
+      weights_t: of each token, not differentiated; where it is 0 nothing is computed, and nothing
+        flows back. None: 1 everywhere.
+    """
+    if weights_t is None:
+        return -token_scores(hidden_td, head_dv, targets_t).logps
+    weights_t = jax.lax.stop_gradient(jnp.asarray(weights_t, jnp.float32))
+    scores = token_scores(hidden_td, head_dv, targets_t, scored_t=weights_t != 0)
+    return -weights_t * scores.logps

@@ -1,4 +1,4 @@
-"""QK-norm as an affine map of the input: the one step that nothing makes exact.
+"""QK-norm as an affine map of the input, the biases of the released parameterization.
 
     q = scale * (W x) / rms(W x)   ~   V [x; 1]
 
@@ -7,15 +7,15 @@ equals it. Of all maps the fit takes
 
     V = argmin  sum |q - V [x; 1]|^2 + lambda |V - V0|^2,    lambda = ridge * mean diagonal of A
 
-V0 is the fold: scale and, for each head, one number for its 1 / rms (by least squares) are
-multiplied into W. Where tokens are too few to say better the fit falls back on it, and it is all of
-the answer when the rms of a head never changes.
+V0 is the fold of `ivx.conversion.fold`. Where tokens are too few to say better the fit falls back
+on it.
 
 Shapes: E = D + 1, O = heads * H; sums as in `ivx.conversion.statistics`, float64.
 """
 
 import numpy as np
 
+from ivx.conversion.fold import fold
 from ivx.errors import UserError
 
 
@@ -39,32 +39,23 @@ def fit(
       UserError: plain least squares has no single answer.
     """
     folded_eo = fold(kernel_do, scale_h, inputs_ee, outputs_eo)
+    return toward(folded_eo, inputs_ee, outputs_eo, ridge)
+
+
+def toward(
+    prior_eo: np.ndarray, inputs_ee: np.ndarray, outputs_eo: np.ndarray, ridge: float
+) -> np.ndarray:
+    """The map that fits best, drawn to V0 = `prior_eo` by the ridge; otherwise as `fit`."""
     size = len(inputs_ee)
     damped_ee = inputs_ee + ridge * np.trace(inputs_ee) / size * np.eye(size)
     try:
-        return folded_eo + np.linalg.solve(damped_ee, outputs_eo - inputs_ee @ folded_eo)
+        return prior_eo + np.linalg.solve(damped_ee, outputs_eo - inputs_ee @ prior_eo)
     except np.linalg.LinAlgError as error:
         raise UserError(
             f"stage.ridge = {ridge} and calibration tokens that do not span the {size - 1} inputs"
             " of a layer leave the QK-norm fit open; take a ridge of 1e-3 or more"
             " stage.calibration_packs"
         ) from error
-
-
-def fold(
-    kernel_do: np.ndarray, scale_h: np.ndarray, inputs_ee: np.ndarray, outputs_eo: np.ndarray
-) -> np.ndarray:
-    """V0, float64 [E, O]: scale and one number a head multiplied into the kernel, no bias."""
-    heads = kernel_do.shape[1] // len(scale_h)
-    scaled_eo = np.vstack([kernel_do * np.tile(scale_h, heads), np.zeros(kernel_do.shape[1])])
-
-    def per_head(values_eo: np.ndarray) -> np.ndarray:
-        return values_eo.sum(0).reshape(heads, -1).sum(1)
-
-    along = per_head(scaled_eo * outputs_eo)
-    energy = per_head(scaled_eo * (inputs_ee @ scaled_eo))
-    share = np.divide(along, energy, out=np.zeros(heads), where=energy > 0)
-    return scaled_eo * np.repeat(share, len(scale_h))
 
 
 def relative_error(

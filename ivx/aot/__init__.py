@@ -1,0 +1,1 @@
+"""Compiling for TPUs without one: libtpu on a CPU, and what its compiler tells."""

@@ -1,0 +1,58 @@
+"""What is compiled of the cross-entropy: XLA's version, for peak memory and estimated cycles."""
+
+import jax
+import jax.numpy as jnp
+
+from ivx.kernels import vocabulary
+from ivx.kernels.case import KernelCase
+
+# Tokens of a device: a pack of 262,144 cut over 32 devices along `context`.
+TOKENS, WIDTH, VOCAB = 8192, 4096, 151_936
+
+
+def cases(chip: str) -> list[KernelCase]:
+    """Scores of tokens, and a training step's use of them."""
+    del chip
+    head = 2 * WIDTH * VOCAB
+    hidden = 2 * WIDTH * TOKENS
+    return [
+        _case("fwd", _forward, 1, head + hidden),
+        # Logits twice, then the gradients of both factors.
+        _case("grad", _gradients, 4, 3 * head + 4 * hidden),
+    ]
+
+
+def _case(name, build, products, hbm_bytes) -> KernelCase:
+    rows, columns = vocabulary.chunk_sizes(TOKENS, VOCAB)
+    shape = jax.ShapeDtypeStruct
+    return KernelCase(
+        name=f"cross_entropy-{name}-bf16-{TOKENS}x{VOCAB}",
+        op="cross_entropy",
+        build=build,
+        arguments=(
+            shape((TOKENS, WIDTH), jnp.bfloat16),
+            shape((WIDTH, VOCAB), jnp.bfloat16),
+            shape((TOKENS,), jnp.int32),
+        ),
+        flops=2 * products * TOKENS * WIDTH * VOCAB,
+        hbm_bytes=hbm_bytes,
+        per_block=f"{rows} tokens x {columns} columns",
+        block_flops=2 * products * rows * WIDTH * columns,
+        block_bytes=2 * WIDTH * (rows + columns),
+    )
+
+
+def _forward():
+    from ivx.kernels.cross_entropy import token_scores
+
+    return token_scores
+
+
+def _gradients():
+    from ivx.kernels.cross_entropy import cross_entropy
+
+    def run(hidden, head, targets):
+        loss = lambda *a: cross_entropy(*a, targets).sum()  # noqa: E731
+        return jax.value_and_grad(loss, (0, 1))(hidden, head)
+
+    return run

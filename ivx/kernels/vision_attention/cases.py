@@ -1,0 +1,71 @@
+"""What is compiled of vision attention: a pack of the 8B model, full of slices of videos."""
+
+import jax
+import jax.numpy as jnp
+
+from ivx.kernels import choice
+from ivx.kernels.case import KernelCase
+from ivx.kernels.vision_attention.tpu_tiles import TILE
+
+# Two frames of 672 x 672 are a slice of 42 x 42 patches; 9 of them in a block of 16,384 rows.
+ROWS, BLOCK, SLICE, HEADS, WIDTH = 262_144, 16_384, 42 * 42, 16, 72
+_SLICES = ROWS // BLOCK * (BLOCK // SLICE)
+# Rows of 72 numbers lie in HBM as rows of 128.
+_LAID = 128
+
+
+def cases(chip: str) -> list[KernelCase]:
+    """Forward, and the two kernels of the backward pass."""
+    del chip
+    pair = TILE * TILE * WIDTH * HEADS
+    tile = 2 * TILE * HEADS
+    laid = ROWS * HEADS * WIDTH * 2
+    return [
+        _case("fwd", _forward, 4, 4 * laid, 4 * pair, tile * (_LAID + WIDTH)),
+        _case(
+            "bwd",
+            _gradients,
+            # The forward pass and seven products.
+            4 + 14,
+            12 * laid,
+            14 * pair,
+            tile * (2 * _LAID + WIDTH) + tile * 2 * _LAID,
+            kernels=("vision_attention_dq", "vision_attention_dkv"),
+        ),
+    ]
+
+
+def _case(name, build, products, hbm_bytes, block_flops, block_bytes, **more) -> KernelCase:
+    patches = jax.ShapeDtypeStruct((1, ROWS, HEADS, WIDTH), jnp.bfloat16)
+    return KernelCase(
+        name=f"vision_attention-{name}-bf16-{SLICE}x{_SLICES}",
+        op="vision_attention",
+        build=build,
+        arguments=(patches, patches, patches, jax.ShapeDtypeStruct((1, ROWS), jnp.int32)),
+        flops=products * _SLICES * SLICE**2 * WIDTH * HEADS,
+        hbm_bytes=hbm_bytes,
+        per_block=f"{TILE} queries x {TILE} keys of {HEADS} heads",
+        block_flops=block_flops,
+        block_bytes=block_bytes,
+        **more,
+    )
+
+
+def _forward():
+    from ivx.kernels.vision_attention import vision_attention
+
+    def run(q, k, v, slices):
+        with choice.force("tpu"):
+            return vision_attention(q, k, v, slices, BLOCK)
+
+    return run
+
+
+def _gradients():
+    attend = _forward()
+
+    def run(q, k, v, slices):
+        loss = lambda *a: attend(*a, slices).astype(jnp.float32).sum()  # noqa: E731
+        return jax.grad(loss, (0, 1, 2))(q, k, v)
+
+    return run

@@ -1,0 +1,70 @@
+"""Checksums of arrays: any bit counts, where the array lies does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ivx.parallel.mesh import make_mesh
+from ivx.training import fingerprint
+from ivx.training.fingerprint import fingerprints
+
+
+@pytest.fixture
+def tree():
+    rng = np.random.default_rng(0)
+    return {
+        "layers": {"kernel": rng.normal(size=(3, 8, 16)).astype(np.float32)},
+        "count": np.int32(7),
+        "half": rng.normal(size=32).astype(jnp.bfloat16),
+        "mask": rng.integers(0, 2, (4, 8)).astype(bool),
+    }
+
+
+def test_by_hand():
+    """1 * 1 + 2 * 3 + 3 * 5 of the bits of integers; paths are dotted."""
+    assert fingerprints({"a": {"b": np.array([1, 2, 3], np.int32)}}) == {"a.b": 22}
+    assert fingerprints({"a": np.array([-1], np.int32)}) == {"a": 2**32 - 1}
+
+
+def test_numpy_devices_and_meshes_agree(tree):
+    expected = fingerprints(tree)
+    assert fingerprints(jax.tree.map(jnp.asarray, tree)) == expected
+    for sizes in ((4, 2), (2, 4)):
+        mesh = make_mesh({"replica": 1, "fsdp": sizes[0], "tensor": sizes[1], "context": 1})
+        specs = {
+            "layers": {"kernel": PartitionSpec(None, "fsdp", "tensor")},
+            "count": PartitionSpec(),
+            "half": PartitionSpec("fsdp"),
+            "mask": PartitionSpec(None, "tensor"),
+        }
+        shardings = [NamedSharding(mesh, spec) for spec in jax.tree.leaves(specs)]
+        spread = jax.device_put(tree, jax.tree.unflatten(jax.tree.structure(tree), shardings))
+        assert fingerprints(spread) == expected
+
+
+def test_blocks_of_numpy_change_nothing(tree, monkeypatch):
+    expected = fingerprints(tree)
+    monkeypatch.setattr(fingerprint, "_BLOCK", 16)
+    assert fingerprints(tree) == expected
+
+
+def test_every_bit_and_every_place_counts():
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(5, 7)).astype(np.float32)
+    [expected] = fingerprints([a]).values()
+    for place in range(a.size):
+        for bit in (0, 13, 31):
+            other = a.copy()
+            other.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
+            assert fingerprints([other])["0"] != expected
+    assert fingerprints([a[::-1]])["0"] != expected
+    assert fingerprints([np.array([0.0], np.float32)]) != fingerprints(
+        [np.array([-0.0], np.float32)]
+    )
+
+
+def test_an_array_of_more_than_four_billion_elements_wraps():
+    """Strides and places are taken modulo 2^32, as the sum is."""
+    assert fingerprint._strides((3, 2**20, 2**13)) == [2**33 % 2**32, 2**13, 1]
