@@ -16,7 +16,7 @@ from ivx.kernels.dense_attention import schedule
 
 # Queries and keys of one visit.
 BLOCK = 1024
-# Queries whose scores are made in one go, forward: stationary operands for all matrix units, four of
+# Queries whose scores are made in one go, forward: operands for all matrix units, four of
 # 128 columns or two of 256.
 TILE = 512
 # Queries, or keys, whose slopes are made in one go, backward.
