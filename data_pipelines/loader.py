@@ -16,19 +16,26 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.plan import Plan
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Loaded:
     """A host's share of one batch.
+
+    A tree, so that the arrays come from a worker in shared memory and not through a pipe.
 
     Attributes:
       batch: the arrays.
       skipped: a sentence for each sample that had to be left out.
       numbers: what making the batch measured, to be reported as means between two log lines.
+      samples: ids of the samples in it.
+      frames: seen, two a slice.
     """
 
     batch: Batch
     skipped: tuple[str, ...]
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)
+    samples: tuple[str, ...] = ()
+    frames: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +47,8 @@ class LoaderOptions:
       threads: threads of each process.
       prefetch: batches made ahead.
       cache_bytes: limit of decoded patches kept in memory.
-      process_index: this host's number.
-      process_count: hosts that share the batches.
+      process_index: number of this host's share of a batch; several hosts may have the same.
+      process_count: shares of a batch.
     """
 
     workers: int
@@ -69,7 +76,10 @@ class _MakePack:
                 layouts.append(layout)
             except MediaError as error:
                 skipped.append(f"sample {sample.id}: {error}")
-        return Loaded(packing.assemble(layouts, pixels, self.shape), tuple(skipped))
+        packed = packing.assemble(layouts, pixels, self.shape)
+        ids = tuple(layout.sample_id for layout in layouts)
+        frames = 2 * sum(len(layout.slice_sizes) for layout in layouts)
+        return Loaded(packed, tuple(skipped), samples=ids, frames=frames)
 
 
 def stack(packs: Sequence[Loaded]) -> Loaded:
@@ -79,7 +89,12 @@ def stack(packs: Sequence[Loaded]) -> Loaded:
         lambda *rows: np.stack(rows) if len(rows) > 1 else rows[0][None],
         *[pack.batch for pack in packs],
     )
-    return Loaded(batch, tuple(sentence for pack in packs for sentence in pack.skipped))
+    return Loaded(
+        batch,
+        tuple(sentence for pack in packs for sentence in pack.skipped),
+        samples=tuple(one for pack in packs for one in pack.samples),
+        frames=sum(pack.frames for pack in packs),
+    )
 
 
 def batches(

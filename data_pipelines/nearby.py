@@ -87,22 +87,27 @@ def remote_errors(path: str) -> Iterator[None]:
     except MediaError:
         raise
     except FileNotFoundError as error:
-        raise MediaError(f"{path}: no such file") from error
+        raise MediaError(f"{path}: no such file", "missing") from error
     except ImportError as error:
         raise MediaError(
-            f"{path}: its file system needs a package ({error}); for gs:// install 'ivx[gcs]'"
+            f"{path}: its file system needs a package ({error}); for gs:// install 'ivx[gcs]'",
+            "unreadable",
         ) from error
     except Exception as error:  # each client has errors of its own
-        raise MediaError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+        raise MediaError(
+            f"{path}: cannot be read ({type(error).__name__}: {error})", "unreadable"
+        ) from error
 
 
 def _copy(path: str, copy) -> None:
     with remote_errors(path):
         size = epath.Path(path).stat().length
         if size > MAX_BYTES:
-            raise MediaError(f"{path}: {size:,} bytes; allowed are {MAX_BYTES:,}")
+            raise MediaError(f"{path}: {size:,} bytes; allowed are {MAX_BYTES:,}", "byte limit")
         with epath.Path(path).open("rb") as source:
             while chunk := source.read(_CHUNK):
                 copy.write(chunk)
                 if copy.tell() > MAX_BYTES:
-                    raise MediaError(f"{path}: more than the {MAX_BYTES:,} bytes allowed")
+                    raise MediaError(
+                        f"{path}: more than the {MAX_BYTES:,} bytes allowed", "byte limit"
+                    )

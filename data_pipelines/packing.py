@@ -31,6 +31,11 @@ class PackShape:
                 f" and that a multiple of {MERGE * MERGE}"
             )
 
+    @property
+    def nbytes(self) -> int:
+        """Of a pack in a `Batch`: eight numbers of four bytes a token, a row and five a patch."""
+        return 4 * 8 * self.tokens + (ROW + 4 * 5) * self.patches
+
 
 @dataclasses.dataclass(frozen=True)
 class Size:
@@ -146,3 +151,21 @@ def empty_pack(shape: PackShape) -> Batch:
         grid=np.tile(np.array([0, 0, 1, 1], np.int32), (patches, 1)),
         slice_block=shape.slice_block,
     )
+
+
+def pad_patches(batch: Batch, parts: int) -> Batch:
+    """The batch with empty slice blocks added, until `parts` devices can have as many each."""
+    rows = batch.slices.shape[1]
+    block = min(batch.slice_block, rows)
+    room = -rows % (block * parts)
+    if not room:
+        return batch
+    empty = empty_pack(PackShape(0, room, block))
+
+    def extended(name: str) -> np.ndarray:
+        rest = getattr(empty, name)[None]
+        array = getattr(batch, name)
+        return np.concatenate([array, np.broadcast_to(rest, (len(array), *rest.shape[1:]))], 1)
+
+    grown = {name: extended(name) for name in ("patches", "slices", "grid")}
+    return dataclasses.replace(batch, slice_block=block, **grown)

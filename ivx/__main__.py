@@ -8,7 +8,7 @@ import sys
 
 from absl import flags
 
-from ivx.errors import UserError
+from ivx.errors import Interrupted, UserError
 
 COMMANDS = (
     "data",
@@ -29,7 +29,11 @@ COMMANDS = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs `ivx <command> ...`; exits 0 only when the command did its work, 1 if a check failed."""
+    """Runs `ivx <command> ...` and exits.
+
+    0: the command did its work. 1: a check failed. 2: something given cannot be used. 75: told to
+    end by SIGTERM, saved, and the same command goes on.
+    """
     argv = list(sys.argv if argv is None else argv)
     name = argv[1] if len(argv) > 1 else "--help"
     try:
@@ -45,6 +49,9 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(1)
     except UserError as error:
         _refuse(str(error))
+    except Interrupted as error:
+        print(f"ivx: {error}; the same command goes on from there", file=sys.stderr)
+        sys.exit(error.EXIT_CODE)
     except BrokenPipeError:
         # `ivx ... | head` is not an error worth a trace.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,12 +1,13 @@
 """Configs: the base of every experiment, the snapshot, the workdir that belongs to one.
 
-A config has the sections mesh, model, data, optim, stage and run. Experiments change values of
-`base()` and never add keys, so that a misspelt key is an error wherever it is written.
+A config has the sections mesh, model, data, optim, stage, run and train. Experiments change values
+of `base()` and never add keys, so that a misspelt key is an error wherever it is written.
 """
 
 import difflib
 import json
 import pathlib
+import uuid
 
 import ml_collections
 
@@ -22,7 +23,7 @@ def base() -> ml_collections.ConfigDict:
     config.mesh.cpu_devices = 0  # devices to split a CPU host into; 0: one
     config.model = {
         "preset": "tiny",  # of ivx.models.spec
-        "attention": "m2la",  # or gqa
+        "attention": "m2la",  # or m2la_exact, which keeps the QK-norm, or gqa
         "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
@@ -66,6 +67,12 @@ def base() -> ml_collections.ConfigDict:
         "weight_decay": 0.05,
         "clip": 1.0,
         "accumulation": 1,  # micro-batches a step
+        # Patterns of parameters by their paths, as "visual.*"; see ivx.training.parts.
+        "train": (),  # what trains; none: all
+        "freeze": (),  # what does not
+        "rates": (),  # pairs of a pattern and a factor of the learning rate
+        "ema": 0.0,  # decay of a running mean of the parameters, which is then what is read back
+        "drop_path": 0.0,  # chance that the last block of the vision tower is left out of a step
     }
     config.stage = {
         "name": "sft",  # sft (also continued pretraining), gspo, opd or convert
@@ -96,6 +103,10 @@ def base() -> ml_collections.ConfigDict:
         "turn": "none",
         "weighting": "balanced",
         "balance": 1.0,
+        "balances": (),  # of which the one with the least loss on more packs is taken
+        "sequential": False,  # whether each layer is fitted to the converted ones below it
+        "polish": False,  # whether the output projection is fitted to the source's attention
+        "mean_rank": 0,  # of the latents, allotted to the layers; 0: all have model.kv_rank
         "match": True,
     }
     config.run = {
@@ -108,6 +119,14 @@ def base() -> ml_collections.ConfigDict:
         "validate_packs": 64,
         "save_every": 200,
         "keep": 2,
+    }
+    # What watches over a run: none of it is part of what the run computes, so that a run may go on
+    # with other values.
+    config.train = {
+        "rollback_after": 10,  # steps in a row without a finite gradient; 0: never goes back
+        "spike": 8.0,  # typical deviations by which a loss jumps that is recorded; 0: none is
+        "watchdog": 1800.0,  # seconds that a step may hang until stacks are dumped; 0: for ever
+        "watchdog_ends": False,  # whether the run is then ended, with code 70
     }
     return config.lock()
 
@@ -178,11 +197,12 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     path = workdir / "config.json"
     if not path.exists():
         return
-    old, new = flatten(_read(path)), flatten(config)
+    # A key that came with a later version has its default in runs of an earlier one.
+    old, new = flatten(base()) | flatten(_read(path)), flatten(config)
     differing = [
         f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not key.startswith("train.")
     ]
     if differing:
         raise UserError(
@@ -201,7 +221,8 @@ def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     path = workdir / "config.json"
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
+        # Every host of a run does this.
+        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         partial.write_text(snapshot(config))
         partial.replace(path)
 

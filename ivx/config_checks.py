@@ -12,16 +12,20 @@ from ivx.errors import UserError
 
 STAGES = ("sft", "gspo", "opd", "convert")
 # As in ivx.models.spec, which is above this file.
+ATTENTIONS = ("m2la", "m2la_exact", "gqa")
 MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
+
+# As in ivx.parallel.remat.
+REMAT = ("none", "dots", "attention", "latent", "layer", "offload")
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("mesh.cpu_devices", lambda v: v >= 0, "0 or more"),
     ("model.preset", lambda v: v in MODELS, ", ".join(MODELS)),
-    ("model.attention", lambda v: v in ("m2la", "gqa"), "m2la or gqa"),
+    ("model.attention", lambda v: v in ATTENTIONS, ", ".join(ATTENTIONS)),
     ("model.kv_rank", lambda v: v >= 0, "0 for that of the preset, or a width of the latent"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
-    ("model.remat", lambda v: v in ("none", "layer"), "none or layer"),
+    ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),
@@ -50,6 +54,15 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("optim.b2", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("optim.clip", lambda v: v > 0, "a positive norm"),
     ("optim.accumulation", lambda v: v >= 1, "at least 1"),
+    ("optim.train", lambda v: _names(v), "patterns of parameters, or none"),
+    ("optim.freeze", lambda v: _names(v), "patterns of parameters, or none"),
+    (
+        "optim.rates",
+        lambda v: all(len(one) == 2 and _names(one[:1]) and one[1] >= 0 for one in v),
+        "pairs of a pattern and a factor, as ('visual.*', 0.1)",
+    ),
+    ("optim.ema", lambda v: 0 <= v < 1, "at least 0 and below 1"),
+    ("optim.drop_path", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("stage.name", lambda v: v in STAGES, ", ".join(STAGES)),
     ("stage.reduction", lambda v: v in ("square", "token", "sample"), "square, token or sample"),
     ("stage.prompts", lambda v: v >= 1, "at least 1"),
@@ -77,12 +90,20 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ),
     ("stage.match", lambda v: isinstance(v, bool), "True or False"),
     ("stage.balance", lambda v: v > 0, "a positive number"),
+    ("stage.balances", lambda v: all(b > 0 for b in v), "positive numbers, or none"),
+    ("stage.sequential", lambda v: isinstance(v, bool), "True or False"),
+    ("stage.polish", lambda v: isinstance(v, bool), "True or False"),
+    ("stage.mean_rank", lambda v: v >= 0, "0 for the same rank everywhere, or a mean rank"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
     ("run.seed", lambda v: v >= 0, "0 or more"),
     ("run.log_every", lambda v: v >= 1, "at least 1"),
     ("run.validate_every", lambda v: v >= 1, "at least 1"),
     ("run.save_every", lambda v: v >= 1, "at least 1"),
     ("run.keep", lambda v: v >= 1, "at least 1 checkpoint"),
+    ("train.rollback_after", lambda v: v >= 0, "0 or more steps"),
+    ("train.spike", lambda v: v >= 0, "0 or more"),
+    ("train.watchdog", lambda v: v >= 0, "0 or more seconds"),
+    ("train.watchdog_ends", lambda v: isinstance(v, bool), "True or False"),
 )
 
 # Each relation between two keys: left, right, test, what is wrong.

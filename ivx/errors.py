@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""What ends a command early: an error that the user can mend, an order to stop."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,12 @@ class UserError(ValueError):
 
     Commands print it as one sentence and exit with 2.
     """
+
+
+class Interrupted(Exception):
+    """A run was told to end, and saved what it had; the message says at which step.
+
+    Commands print it and exit with `EXIT_CODE`: the same command goes on.
+    """
+
+    EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again

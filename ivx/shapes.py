@@ -9,6 +9,7 @@ K   key-value heads (grouped attention)
 H   head width: keys without rope, or values
 R   rank of the key-value latent
 P   width of the rope part of a key
+E   width of an entry of the latent cache, R + P
 F   width of the feed-forward layer
 V   vocabulary
 L   layers

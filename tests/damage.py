@@ -7,9 +7,11 @@ The reading is a process of its own, so that a crash or a hang of a decoder is s
 
 import dataclasses
 import json
+import math
 import pathlib
 import re
 import resource
+import shutil
 import struct
 import sys
 import time
@@ -17,8 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data_pipelines import media
 from data_pipelines.media_error import MediaError
-from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import Limits, Meter
 from tests import odd_videos
@@ -26,7 +28,8 @@ from tests import odd_videos
 # Small, so that tests reach them.
 LIMITS = Limits(frame_pixels=1 << 22, frames=5000, hours=1.0, decode_gib=0.5, decode_seconds=20.0)
 SEEDS = ("h264", "open_groups", "pyramid", "transport", "h264_avi", "mpeg4", "vp9", "gif", "mpeg2")
-MORE_SEEDS = ("hevc", "av1", "ten_bits", "interlaced", "rotated", "mjpeg", "mpeg4_avi", "odd_size")
+MORE_SEEDS = ("hevc", "av1", "ten_bits", "hevc_ten_bits", "interlaced", "rotated", "mjpeg")
+MORE_SEEDS += ("mpeg4_avi", "odd_size", "one_frame", "variable_rate", "late_start", "hevc_layers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,22 +165,48 @@ _FERTILE = (bit_flips, header_flips, great_numbers, cut_short, zeroed)
 def make(folder: pathlib.Path, count: int, seed: int = 0) -> list[tuple[pathlib.Path, str]]:
     """Writes `count` files: (path, what was done to it) each."""
     rng = np.random.default_rng(seed)
-    names = SEEDS + (MORE_SEEDS if count > 100 else ())
-    seeds = [odd_videos.make(name, folder) for name in names]
+    seeds = [odd_videos.make(name, folder) for name in SEEDS]
+    if count > 100:
+        seeds += [odd_videos.make(name, folder) for name in MORE_SEEDS]
+        plain = odd_videos.make("no_b_frames", folder)
+        seeds.append(odd_videos.negative(plain, folder / "negative.ts", before=7))
+        seeds.append(odd_videos.jumping(plain, folder / "jumping.mp4"))
+        seeds.append(odd_videos.edit_list(plain, folder / "edited.mp4", hidden=5))
+        seeds.append(odd_videos.audio(folder / "audio.mp4"))
+        seeds.append(odd_videos.folder(folder / "frames"))
+    # Or each would always meet the same damage.
+    assert math.gcd(len(seeds), len(DAMAGES) * len(_FERTILE)) == 1
     found = []
     for number in range(count):
         source = seeds[number % len(seeds)]
         # Every damage in turn, then those that find most.
         turn, place = divmod(number, len(DAMAGES))
         damage = _FERTILE[number % len(_FERTILE)] if turn % 2 else DAMAGES[place]
-        data = bytearray(source.read_bytes())
-        damage(data, rng)
         # Sometimes under the name of another kind.
         suffix = seeds[rng.integers(len(seeds))].suffix if rng.random() < 0.1 else source.suffix
         path = folder / f"{number:04d}_{source.stem}_{damage.__name__}{suffix}"
-        path.write_bytes(data)
+        if source.is_dir():
+            _damage_folder(source, path, damage, rng)
+        else:
+            _damage_file(source, path, damage, rng)
         found.append((path, damage.__name__))
     return found
+
+
+def _damage_file(source, path, damage, rng: np.random.Generator) -> None:
+    data = bytearray(source.read_bytes())
+    damage(data, rng)
+    path.write_bytes(data)
+
+
+def _damage_folder(source, path, damage, rng: np.random.Generator) -> None:
+    """One frame, or a third of them, or one is gone."""
+    shutil.copytree(source, path)
+    frames = sorted(path.iterdir())
+    for frame in rng.choice(frames, len(frames) // 3 if rng.random() < 0.3 else 1, replace=False):
+        _damage_file(frame, frame, damage, rng)
+    if rng.random() < 0.2:
+        frames[rng.integers(len(frames))].unlink()
 
 
 def read(path: pathlib.Path, damage: str) -> Outcome:
@@ -187,9 +216,9 @@ def read(path: pathlib.Path, damage: str) -> Outcome:
     """
     start, cause, message = time.process_time(), "", ""
     try:
-        info = decode.probe(path, LIMITS)
+        info = media.VideoRef(str(path), None).resolved(LIMITS)
         indices = np.round(np.linspace(0, info.num_frames - 1, 8)).astype(int)
-        pictures = decode.read_frames(path, info, indices, _sample, Meter(LIMITS))
+        pictures = media.read_video(str(path), info, indices, _sample, Meter(LIMITS))
         assert len(pictures) == 8
     except MediaError as error:
         cause, message = error.cause, str(error)

@@ -9,6 +9,7 @@ import pathlib
 
 import av
 import numpy as np
+from PIL import Image
 
 FRAMES, RATE, WIDTH, HEIGHT = 24, 10, 64, 48
 LEVEL, DARKEST = 8, 24
@@ -46,6 +47,12 @@ KINDS = {
     "one_frame": Kind("one.mp4", frames=1),
     "transport": Kind("transport.ts"),
     "hevc": Kind("hevc.mp4", "libx265", options=(("x265-params", "log-level=none:keyint=10"),)),
+    "hevc_ten_bits": Kind(
+        "hevc_ten.mp4",
+        "libx265",
+        "yuv420p10le",
+        options=(("x265-params", "log-level=none:keyint=10"),),
+    ),
     "hevc_layers": Kind(
         "layers.mp4", "libx265", options=(("x265-params", "log-level=none:temporal-layers=3"),)
     ),
@@ -100,14 +107,41 @@ def jumping(source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     return _copy(source, path, lambda time, frame: time + 36000 * frame * (time >= half * frame))
 
 
+def negative(source: pathlib.Path, path: pathlib.Path, before: int) -> pathlib.Path:
+    """Packets of `source`, without B-frames, copied, the first `before` of them before time 0."""
+    as_they_are = {"avoid_negative_ts": "disabled"}
+    return _copy(source, path, lambda time, frame: time - before * frame, as_they_are)
+
+
 def joined(source: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     """A transport stream twice in a row, so that its times jump back."""
     path.write_bytes(source.read_bytes() * 2)
     return path
 
 
-def _copy(source: pathlib.Path, path: pathlib.Path, moved) -> pathlib.Path:
-    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+def folder(path: pathlib.Path) -> pathlib.Path:
+    """The same pictures as a sequence of images."""
+    path.mkdir()
+    for number in range(FRAMES):
+        picture = Image.fromarray(brightness(number, KINDS["h264"]))
+        picture.save(path / f"{number + 1:08d}.jpg", quality=95)
+    return path
+
+
+def audio(path: pathlib.Path) -> pathlib.Path:
+    """A second of silence, and no picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), "fltp", "mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def _copy(source: pathlib.Path, path: pathlib.Path, moved, options=None) -> pathlib.Path:
+    written = av.open(str(path), "w", options=options or {})
+    with av.open(str(source)) as old, written as new:
         stream = old.streams.video[0]
         copy = new.add_stream_from_template(stream)
         frame = round(1 / RATE / stream.time_base)

@@ -97,7 +97,7 @@ def test_training_takes_most_of_the_error_and_touches_attention_alone(
     stage, original, original_params, converted, batch
 ):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES)
-    sums = statistics.collect(original, original_params, [batch], mesh)
+    sums = statistics.collect(original, original_params, lambda first: [batch][first:], mesh)
     begun = convert.convert(original, original_params, sums, Method()).params
     optimizer = optax.adam(3e-3)
     step = jax.jit(make_step(converted, stage, optimizer, 1))

@@ -4,11 +4,13 @@ import os
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from ivx.commands import bench
-from ivx.commands.bench import decode, decode_videos, model, timing
+from ivx.commands.bench import decode, decode_videos, kernels, model, timing
 from ivx.errors import UserError
+from ivx.kernels.latent_attention import latent_attention
 from ivx.models.definition import ModelDefinition
 
 
@@ -89,3 +91,26 @@ def test_bad_input_is_refused(tmp_path):
     many = len(os.sched_getaffinity(0)) + 1
     with pytest.raises(UserError, match="cores; give at most as many"):
         bench.run(given(threads=many), ["model"])
+
+
+def test_kernels_are_timed_beside_grouped_attention_and_materialised_heads(capsys):
+    asked = given(layer="tiny", contexts=["64", "128"], prefills=["48"])
+    result = bench.run(asked, ["kernels"])
+    assert [(row["phase"], row["tokens"]) for row in result["rows"]] == [
+        ("decode", 64),
+        ("decode", 128),
+        ("prefill", 48),
+    ]
+    latent, grouped = result["rows"][1]["contestants"]
+    # As in the release, latents are half of what grouped attention keeps.
+    assert 2 * latent["cache_bytes"] == grouped["cache_bytes"]
+    assert all(len(one["seconds"]) == 2 for one in result["rows"][0]["contestants"])
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_materialised_heads_say_what_latent_attention_says():
+    shapes = [(1, 24, 4, 16), (1, 24, 4, 16), (1, 24, 32), (1, 24, 16), (32, 4, 32)]
+    keys = jax.random.split(jax.random.key(1), len(shapes))
+    arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    ours = latent_attention(*arrays, np.ones((1, 24), np.int32))
+    np.testing.assert_allclose(kernels.materialised(*arrays), ours, rtol=1e-4, atol=1e-4)

@@ -9,7 +9,7 @@ from ivx import config
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.parallel.mesh import make_mesh
-from ivx.training import checkpoint, loop
+from ivx.training import abstract, checkpoint
 from ivx.training.state import init_state
 from tests.conftest import small_spec
 
@@ -22,7 +22,7 @@ def saved(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("saved")
     definition = ModelDefinition(small_spec())
     mesh = make_mesh({"replica": 1, "fsdp": 4, "tensor": 2, "context": 1})
-    shardings = loop._state_shardings(definition, OPTIMIZER, mesh)
+    shardings = abstract.state_shardings(definition, OPTIMIZER, mesh)
     state = jax.jit(lambda: init_state(definition.init(1), OPTIMIZER), out_shardings=shardings)()
     checkpoints = checkpoint.Checkpoints(workdir, 2, config.snapshot(config.base()))
     checkpoints.save(state, 7)
@@ -38,14 +38,14 @@ def same(a, b) -> None:
 def test_a_state_is_restored_bit_for_bit_on_another_mesh(saved):
     workdir, definition, state = saved
     mesh = make_mesh({"replica": 2, "fsdp": 2, "tensor": 1, "context": 2})
-    shardings = loop._state_shardings(definition, OPTIMIZER, mesh)
-    abstract = loop._abstract_state(definition, OPTIMIZER, shardings)
-    restored = checkpoint.Checkpoints(workdir, 2, config.snapshot(config.base())).restore(abstract)
+    shardings = abstract.state_shardings(definition, OPTIMIZER, mesh)
+    shapes = abstract.abstract_state(definition, OPTIMIZER, shardings)
+    restored = checkpoint.Checkpoints(workdir, 2, config.snapshot(config.base())).restore(shapes)
     assert restored.next_batch == 7
     same(restored.state, state)
     kernel = restored.state.params["lm_head"]["kernel"]
     assert kernel.sharding.mesh.shape["fsdp"] == 2
-    assert kernel.sharding.spec[0] == "fsdp"
+    assert kernel.sharding.spec[0] == ("fsdp", "context")
 
 
 def test_optimizer_moments_lie_like_their_parameters(saved):

@@ -132,3 +132,24 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     with pytest.raises(UserError, match=r"optim\.learning_rate \(0\.0\d+ there, 0\.5 here\)"):
         config.claim_workdir(tmp_path, second)
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_what_only_watches_over_a_run_may_change_between_starts(tmp_path):
+    first = sft_short.get_config("scratch")
+    config.claim_workdir(tmp_path, first)
+    second = first.copy_and_resolve_references()
+    second.train.watchdog = 60.0
+    config.claim_workdir(tmp_path, second)
+
+
+def test_a_run_of_a_version_without_a_key_goes_on_with_its_default(tmp_path):
+    first = sft_short.get_config("scratch")
+    config.claim_workdir(tmp_path, first)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["train"], stored["stage"]["match"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    config.claim_workdir(tmp_path, first)
+    second = first.copy_and_resolve_references()
+    second.stage.match = False
+    with pytest.raises(UserError, match=r"stage\.match \(True there, False here\)"):
+        config.claim_workdir(tmp_path, second)

@@ -1,9 +1,11 @@
 """What each choice of the conversion is better at, in float64; the exact cases are next door."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from ivx.conversion import affine, fold, rotation
+from ivx.conversion import affine, fold, latent_layer, ranks, rotation, shared_latent
 from ivx.conversion.method import Method
 from ivx.errors import UserError
 from tests import attention_float64 as f64
@@ -147,3 +149,54 @@ def test_a_constant_turn_is_the_same_as_turning_all_keys_by_it():
     asked = np.einsum("tnh,nhk->tnk", q, shared.ask[..., : SMALL.head_dim]) / np.sqrt(2)
     np.testing.assert_allclose(asked, f64.turn(q, np.tile(-by_j, (TOKENS, 1))), atol=1e-12)
     assert not np.allclose(f64.turn(q, still), asked)
+
+
+# ------------------------------------------------------------------- ranks
+
+
+def spectra(count: int = 4) -> list[np.ndarray]:
+    """Layers whose energy falls off at different rates."""
+    return [np.exp(-np.arange(112) / scale) for scale in (2.0, 8.0, 20.0, 60.0)][:count]
+
+
+def lost(found: list[np.ndarray], chosen) -> float:
+    """Shares of energy beyond the ranks, in sum."""
+    return sum(s[r:].sum() / s.sum() for s, r in zip(found, chosen, strict=True))
+
+
+def test_ranks_spend_the_budget_where_it_is_worth_most():
+    found = spectra()
+    chosen = ranks.allot(found, 24, 64)
+    assert sum(chosen) == 4 * 24 and list(chosen) == sorted(chosen) and len(set(chosen)) == 4
+    assert max(chosen) <= 64 and min(chosen) >= 1
+    assert lost(found, chosen) < lost(found, [24] * 4)
+    # No number can be taken from one layer and given to another without a loss.
+    for giver, taker in itertools.permutations(range(4), 2):
+        other = list(chosen)
+        other[giver] -= 1
+        other[taker] += 1
+        if other[giver] and other[taker] <= 64:
+            assert lost(found, other) >= lost(found, chosen)
+
+
+def test_alike_layers_get_alike_ranks_and_none_gets_nothing():
+    assert ranks.allot([spectra()[1]] * 3, 24, 64) == (24, 24, 24)
+    steep, flat = np.array([1.0, 0, 0, 0]), np.ones(4)
+    assert ranks.allot([steep * 1e-9, flat], 2, 4) == (1, 3)
+
+
+@pytest.mark.parametrize("mean", [0, 65])
+def test_a_budget_beyond_the_widest_is_refused(mean):
+    with pytest.raises(UserError, match=f"mean_rank = {mean} must be between 1 and .* = 64"):
+        ranks.allot(spectra(), mean, 64)
+
+
+def test_a_narrow_latent_among_wide_ones_computes_the_same():
+    layer, x, by = f64.random_layer(), inputs()[:TOKENS], f64.angles()
+    narrow = f64.shared(layer, SMALL, 24, Method())
+    wide = shared_latent.widen(narrow, 40)
+    assert wide.up.shape[0] == 40 and not wide.up[24:].any() and wide.rank == 24
+    answers = [
+        f64.latent(x, latent_layer.latent_layer(layer, one), by, SMALL) for one in (narrow, wide)
+    ]
+    assert distance(answers[1], answers[0]) < 1e-13

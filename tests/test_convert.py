@@ -16,9 +16,10 @@ from data_pipelines.batch import Batch
 from experiments import base
 from experiments import convert as convert_experiment
 from ivx import build, config
-from ivx.conversion import convert, statistics, steps, turns
+from ivx.conversion import convert, partial_sums, statistics, steps, turns
 from ivx.conversion.method import Method
 from ivx.errors import UserError
+from ivx.hf import ranks
 from ivx.models.definition import ModelDefinition
 from ivx.models.rope import text_rope
 from ivx.parallel.mesh import AXES
@@ -47,6 +48,11 @@ def grouped_model() -> ModelDefinition:
     return ModelDefinition(small_spec("gqa"))
 
 
+def opened(*batches: Batch):
+    """These batches, from any number on."""
+    return lambda first: iter(batches[first:])
+
+
 class KeepsInput(nnx.Module):
     """Attention that keeps its input where the cache was."""
 
@@ -72,12 +78,20 @@ def test_the_statistics_are_those_of_the_hidden_states(grouped_model, batch, mes
     x_lbtd, plain, watched = (np.asarray(a, np.float64) for a in run(params))
     np.testing.assert_allclose(watched, plain, atol=1e-6)
 
-    found = statistics.collect(grouped_model, params, [batch, batch], mesh)
+    found = statistics.collect(grouped_model, params, opened(batch, batch), mesh)
     real = batch.segments > 0
     assert found.tokens == 2 * real.sum() < 2 * real.size
     attention = jax.tree.map(
         lambda a: np.asarray(a, np.float64), params["language_model"]["layers"]["self_attn"]
     )
+    cos = text_rope(batch.positions, 16, 1e4, (4, 2, 2)).cos[real]
+    sin = text_rope(batch.positions, 16, 1e4, (4, 2, 2)).sin[real]
+
+    def roped(heads: np.ndarray) -> np.ndarray:
+        a, b = np.split(heads.reshape(len(heads), -1, 16), 2, -1)
+        c, s = cos[:, None], sin[:, None]
+        return np.concatenate([a * c - b * s, b * c + a * s], -1)
+
     for number, x in enumerate(x_lbtd[:, real]):
         q, k = (
             normed(
@@ -85,18 +99,80 @@ def test_the_statistics_are_those_of_the_hidden_states(grouped_model, batch, mes
             )
             for n in ("q", "k")
         )
-        kv = np.hstack([k, x @ attention["v_proj"]["kernel"][number]])
+        keys = roped(k).reshape(len(k), -1)
+        cached = np.hstack([keys, x @ attention["v_proj"]["kernel"][number]])
         x = np.hstack([x, np.ones((len(x), 1))])
         for name, expected in {
             "inputs": x.T @ x,
             "queries": x.T @ q,
             "keys": x.T @ k,
+            "values": x.T @ cached[:, 32:],
             "query_energy": np.vdot(q, q),
             "key_energy": np.vdot(k, k),
-            "normed_queries": np.einsum("tnh,tni->nhi", *[q.reshape(len(q), -1, 16)] * 2),
-            "normed_keys_values": kv.T @ kv,
+            "roped_queries": np.einsum("tnh,tni->nhi", *[roped(q)] * 2),
+            "cached": cached.T @ cached,
         }.items():
             assert distance(getattr(found, name)[number], 2 * expected) < 1e-5, name
+
+
+def test_a_pass_that_was_cut_off_goes_on_to_the_same_last_bit(grouped_model, batch, mesh, tmp_path):
+    """Killed in the third batch, when two are kept; what an earlier kill left half written does no
+    harm."""
+    params = grouped_model.init(1)
+    others = [dataclasses.replace(batch, tokens=(batch.tokens + n) % 700) for n in range(4)]
+    whole = statistics.collect(grouped_model, params, opened(*others), mesh)
+    kept = partial_sums.PartialSums(tmp_path / "sums", every=0.0)
+    begun = []
+
+    def killed(first: int):
+        for number, one in enumerate(others[first:], first):
+            if len(begun) == 2:
+                raise KeyboardInterrupt
+            begun.append(number)
+            yield one
+
+    with pytest.raises(KeyboardInterrupt):
+        statistics.collect(grouped_model, params, killed, mesh, kept)
+    assert begun == [0, 1] and kept.load().batches == 2
+    (tmp_path / "sums" / ".writing").mkdir()
+    (tmp_path / "sums" / "000003").mkdir()  # without its state: cut off before it was whole
+
+    seen = []
+
+    def going_on(first: int):
+        seen.append(first)
+        return iter(others[first:])
+
+    found = statistics.collect(grouped_model, params, going_on, mesh, kept)
+    assert seen == [2] and found.tokens == whole.tokens
+    for field in dataclasses.fields(whole):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(whole, field.name))
+    # Once through, nothing is run again.
+    again = statistics.collect(
+        grouped_model, params, lambda first: opened(*others)(first), mesh, kept
+    )
+    np.testing.assert_array_equal(again.inputs, whole.inputs)
+    kept.remove()
+    assert kept.load() is None
+
+
+def test_numbers_that_are_none_end_the_pass(grouped_model, batch, mesh):
+    params = grouped_model.init(1)
+    attention = params["language_model"]["layers"]["self_attn"]
+    kernel = np.array(attention["k_proj"]["kernel"])
+    kernel[1, 3, 3] = np.inf
+    attention["k_proj"]["kernel"] = kernel
+    with pytest.raises(
+        UserError, match=r"layer 1 of the model .* not finite for calibration batch 0"
+    ):
+        statistics.collect(grouped_model, params, opened(batch), mesh)
+
+
+def test_too_few_tokens_are_refused_where_there_is_much_to_fit():
+    with pytest.raises(UserError, match=r"3,000 calibration tokens are too few.*4,097 unknowns"):
+        statistics.check_tokens(3000, 4096, "affine")
+    statistics.check_tokens(3000, 4096, "fold")
+    statistics.check_tokens(200_000, 4096, "affine")
 
 
 def test_the_mean_turn_is_that_of_what_is_attended_to(batch):
@@ -145,7 +221,7 @@ def exact_model(rank: int, alike: bool) -> tuple[ModelDefinition, dict]:
 
 def hidden_after_each_step(definition, params, batch, mesh) -> dict[str, np.ndarray]:
     """Final hidden states of the base and after each approximation, real tokens only."""
-    sums = statistics.collect(definition, params, [batch], mesh)
+    sums = statistics.collect(definition, params, opened(batch), mesh)
     method = Method(rotation="real")
     fitted = convert.without_norm(definition, params, sums, method)
     result = convert.to_latent(definition, params, fitted, sums, method)
@@ -180,7 +256,7 @@ def test_a_whole_model_without_turns_converts_exactly_at_full_rank(batch, mesh):
 
 def test_a_converted_model_is_whole_and_its_report_makes_sense(grouped_model, batch, mesh):
     params = grouped_model.init(3)
-    sums = statistics.collect(grouped_model, params, [batch], mesh)
+    sums = statistics.collect(grouped_model, params, opened(batch), mesh)
     result = convert.convert(grouped_model, params, sums, Method())
 
     latent_model = ModelDefinition(small_spec("m2la"))
@@ -242,6 +318,8 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
         "--config.stage.calibration_packs=4",
         "--config.run.validate_packs=2",
         "--config.run.steps=6",
+        "--config.stage.balances=(0.5,2.0)",
+        "--config.stage.mean_rank=32",
         "--json",
     ]
     first = ivx(*arguments)
@@ -252,6 +330,10 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
     assert result["matched"]["steps"] == 6 and result["matched"]["tokens"] > 0
     assert all(np.isfinite(loss) for loss in result["losses"].values())
     assert len(result["layers"]) == 4 and result["tokens"] > 0
+    assert sorted(result["balances"]) == ["0.5", "2.0"]
+    widths = [layer["rank"] for layer in result["layers"]]
+    assert sum(widths) == 4 * 32 and max(widths) <= 64
+    assert not (tmp_path / "m2la" / "statistics").exists()
 
     again = ivx(*arguments)
     assert again.returncode == 0, again.stderr
@@ -263,24 +345,41 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
     params, step = checkpoint.load_params(tmp_path / "m2la", definition.abstract_params)
     assert step == 6 and definition.spec.text.attention == "m2la"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    # Training leaves the zeros behind narrow latents alone, so that an export finds the ranks.
+    written = ranks.found(definition, params)
+    assert written == tuple(64 if width == max(widths) else width for width in widths)
+
+
+def test_a_model_that_is_latent_already_is_refused(data_folder, tmp_path):
+    folder = tmp_path / "latent"
+    experiment = convert_experiment.get_config("tiny")
+    config.claim_workdir(folder, experiment)
+    arguments = ["--config=experiments/convert.py:tiny", f"--workdir={tmp_path / 'm2la'}"]
+    found = refused(ivx("convert", *arguments, f"--config.run.start={folder}"))
+    assert "has m2la attention already; take a model with gqa" in found
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
+        (["--config.stage.calibration_packs=2"], "calibration tokens are too few"),
+        (["--config.model.kv_rank=161"], "latent of 161 numbers is wider than the 160"),
+        (["--config.stage.mean_rank=65"], "mean_rank = 65 is more than the widest"),
         (["--config.run.start="], "no --config.run.start was given"),
         (["--config.run.start=/nonexistent"], "is not a workdir"),
         (["--config.model.preset=8b"], "is of another architecture"),
         (["--config.model.attention=gqa"], "cannot run stage convert with attention gqa"),
     ],
 )
-def test_bad_input_gets_one_sentence(base_workdir, tmp_path, changes, sentence):
+def test_bad_input_gets_one_sentence(base_workdir, data_folder, tmp_path, changes, sentence):
     arguments = [
         "convert",
         "--config=experiments/convert.py:tiny",
         f"--workdir={tmp_path / 'm2la'}",
         f"--config.run.start={base_workdir}",
-        "--config.data.mixture=data.json",
+        f"--config.data.mixture={data_folder / 'data.json'}",
+        "--config.data.train=('synthetic_train',)",
+        "--config.data.batch_packs=2",
     ]
     assert sentence in refused(ivx(*arguments, *changes))
     assert not (tmp_path / "m2la").exists()

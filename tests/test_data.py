@@ -7,6 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from grain.multiprocessing import SharedMemoryArray
 
 from data_pipelines import loader, packing, plan, sources
 from data_pipelines.positions import positions_3d
@@ -61,6 +62,12 @@ def test_no_slice_straddles_a_block_and_targets_stay_within_a_sample(layouts, sh
         np.testing.assert_array_equal(pack.visual_index[places] >= 0, one.is_visual)
 
 
+def test_a_pack_is_nine_arrays_of_a_size_that_is_known(layouts, shape):
+    pack = packing.assemble([layouts[0]], [layouts[0].read_patches()], shape)
+    arrays = jax.tree.leaves(pack)
+    assert len(arrays) == 9 and sum(array.nbytes for array in arrays) == shape.nbytes
+
+
 @pytest.fixture(scope="module")
 def short_plan(samples, rule, shape):
     member = plan.Member(plan.measure(samples, rule, shape), sample_ratio=1.0)
@@ -88,6 +95,9 @@ def test_the_order_of_data_does_not_depend_on_threads_or_workers(short_plan, rul
         assert len(found) == 6 and all(equal(a, b) for a, b in zip(expected, found, strict=True)), (
             changes
         )
+    # From the last, of workers: each array in shared memory, not pickled through a pipe.
+    for one in found:
+        assert all(isinstance(leaf, SharedMemoryArray) for leaf in jax.tree.leaves(one.batch))
 
 
 def test_a_cursor_goes_on_exactly_where_it_points(short_plan, rule, shape):

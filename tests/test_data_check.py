@@ -89,8 +89,19 @@ def test_training_names_and_leaves_out_what_is_unusable(spoilt, capsys):
 
 
 def test_a_run_with_too_many_unusable_lines_does_not_begin(spoilt):
-    with pytest.raises(UserError, match=r"4 unusable .*max_bad_samples = 3 .*ivx data check"):
+    with pytest.raises(UserError, match=r"4 unusable .* 3 by data.max_bad_samples.*ivx data check"):
         build.plan_of(of(spoilt, max_bad_samples=3), ("synthetic_train",), 2, level=False)
+
+
+def test_workers_need_shared_memory_for_their_batches(data_folder):
+    """Without room there a worker would die of a bus error in the middle of the run."""
+    config = of(data_folder, workers=2)
+    assert build.loader_options(config).workers == 2
+    config.data.batch_packs = 10**9
+    with pytest.raises(UserError, match=r"data.workers = 2 hand over .* --shm-size"):
+        build.loader_options(config)
+    config.data.workers = 0
+    assert build.loader_options(config).workers == 0
 
 
 def test_what_is_evaluated_is_whole_or_refused(spoilt):

@@ -100,5 +100,6 @@ def test_memory_of_a_long_sequence_is_bounded():
     assert compiled.memory_analysis().temp_size_in_bytes < length * length * 4 / 16
 
 
-def test_blocks_of_short_sequences_are_small():
-    assert [xla.block_for(n) for n in (1, 64, 65, 300)] == [64, 64, 128, 256]
+def test_blocks_grow_with_the_sequence():
+    lengths = (1, 64, 65, 300, 2048, 2049, 4096, 6000, 262144)
+    assert [xla.block_for(n) for n in lengths] == [64, 64, 128, 128, 128, 128, 256, 512, 512]

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from ivx.kernels import choice, dense_attention
-from ivx.kernels.dense_attention import reference, schedule, tpu
+from ivx.kernels.dense_attention import blocks, reference, schedule
 from ivx.kernels.dense_attention.visits import earlier_in_sample, visits
 from tests.attention import TOLERANCE, errors, normal, packs
 
@@ -19,8 +19,8 @@ INTERPRETERS = {"hlo": True, "tpu": pltpu.InterpretParams()}
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Several blocks in few tokens; interpreted kernels are slow."""
-    monkeypatch.setattr(tpu, "BLOCK", 256)
-    monkeypatch.setattr(tpu, "TILE", 128)
+    monkeypatch.setattr(blocks, "BLOCK", 256)
+    monkeypatch.setattr(blocks, "TILE", 128)
 
 
 def inputs(length: int, heads: int, kv_heads: int, width: int) -> dict[str, np.ndarray]:

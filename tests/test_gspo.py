@@ -242,7 +242,7 @@ def test_a_run_cut_off_in_reinforcement_ends_with_the_same_bits(
     """Stopped in the second rollout and started again, its answers are drawn as before."""
     monkeypatch.setattr(gspo, "reward_of", lambda truth: lambda text, truth: len(text) % 3 / 2)
     optimizer = optax.adam(1e-3)
-    spec = loop.RunSpec(4, 0, 1, log_every=1, validate_every=4, save_every=2, keep=2)
+    spec = loop.RunSpec(4, 0, 1, 1, log_every=1, validate_every=4, save_every=2, keep=2)
 
     def train(workdir, stage) -> dict:
         workdir.mkdir(exist_ok=True)

@@ -25,8 +25,9 @@ def written(folder, content: dict):
 
 def used(found: spec.ModelSpec) -> spec.ModelSpec:
     """Without what its attention does not look at."""
-    unused = "kv_heads" if found.text.attention == "m2la" else "kv_rank"
-    return dataclasses.replace(found, text=dataclasses.replace(found.text, **{unused: 1}))
+    unused = {"m2la": {"kv_heads": 1}, "m2la_exact": {}, "gqa": {"kv_rank": 1}}
+    changed = unused[found.text.attention]
+    return dataclasses.replace(found, text=dataclasses.replace(found.text, **changed))
 
 
 @pytest.mark.parametrize("attention", spec.ATTENTIONS)
@@ -243,4 +244,4 @@ def test_the_card_has_a_head_and_a_table(attention):
     assert "license: apache-2.0\nlibrary_name: transformers\n" in head
     assert "# kitten\n" in text
     assert "| step | 960 |\n| odd | a\\|b c |\n" in text
-    assert ("trust_remote_code=True" in text) == (attention == "m2la")
+    assert ("trust_remote_code=True" in text) == (attention != "gqa")

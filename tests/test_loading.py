@@ -5,13 +5,13 @@ No test asks how long anything took.
 
 import pytest
 
-from ivx.commands.bench import loading, packing, pods
+from ivx.commands.bench import clips, loading, packing, pods, soak
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
-    loading.draw_clip(path, seconds=8, width=320, height=192)
+    clips.draw(path, seconds=8, width=320, height=192)
     return path
 
 
@@ -26,6 +26,23 @@ def test_memory_of_a_worker_does_not_grow_with_the_samples_it_loads(row):
     peaks = row["peak_mib"]
     assert len(peaks) == 24
     assert peaks[-1] < peaks[5] + row["pack_mib"] / 8
+
+
+def test_a_soak_loads_good_and_bad_samples_and_says_what_they_leave_behind(capsys):
+    """A short one; `ivx bench loading --soak=10000` is the long one."""
+    found = soak.run(120)
+    assert found["ok"] and found["packs"] == 30
+    # A third of what is drawn is damaged; noise between pictures may go unnoticed.
+    assert 120 / 6 < found["skipped"] <= 120 / 2
+    assert min(found["worker_mib"]) > 50 and min(found["taker_mib"]) > 50
+    assert "30 packs" in capsys.readouterr().out
+
+
+def test_memory_that_grows_is_not_flat():
+    """What is loaded in the first quarter does not count, nor what an allocator keeps."""
+    assert soak.flat([100.0, 400.0, 410.0, 420.0])
+    assert soak.flat([100.0, 400.0, 390.0, 380.0])
+    assert not soak.flat([400.0, 420.0, 440.0, 460.0])
 
 
 def test_a_proxy_is_loaded_by_the_same_code(clip, row):

@@ -63,9 +63,11 @@ def test_packing_has_something_to_separate(hidden, layouts, shape):
     assert np.abs(apart - together)[0, second].max() > 1e-2
 
 
-def test_prefill_equals_decode(definition, params, layouts, shape):
-    """Feeding an answer token by token through the cache gives the logits of the whole sequence."""
-    texts = [one for one in layouts if one.trained.sum() > 4][:1]
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_prefill_equals_decode(definition, params, layouts, shape, count):
+    """Feeding an answer `count` tokens at a time through the cache gives the logits of all."""
+    texts = [one for one in layouts if one.trained.sum() > 8][:1]
+    assert texts
     batch = pack(texts, shape)
     length, start = len(texts[0].tokens), int(np.flatnonzero(texts[0].trained)[0])
     model_logits = jax.jit(lambda b: (m := definition.bind(params)).logits(m(b).hidden))
@@ -83,21 +85,18 @@ def test_prefill_equals_decode(definition, params, layouts, shape):
     np.testing.assert_allclose(filled.logits[0], whole[start - 1], rtol=0, atol=bound)
 
     @jax.jit
-    def step(token, position, caches, number):
+    def step(tokens, positions, caches, number):
         model = definition.bind(params)
-        output = model.decode(token, position, layers, caches, number)
-        return model.logits(output.hidden[:, 0]), output.cache
+        output = model.decode(tokens, positions, layers, caches, number)
+        return model.logits(output.hidden), output.cache
 
-    for number in range(start, length):
-        position = texts[0].positions[:, number]
-        assert len(set(position.tolist())) == 1, "generated text has one position on all axes"
-        logits, caches = step(
-            jnp.array([texts[0].tokens[number]]),
-            jnp.array([position[0]]),
-            caches,
-            jnp.array([number]),
-        )
-        np.testing.assert_allclose(logits[0], whole[number], rtol=0, atol=bound)
+    for number in range(start, length - count + 1, count):
+        here = slice(number, number + count)
+        positions = texts[0].positions[:, here]
+        assert (positions == positions[0]).all(), "generated text has one position on all axes"
+        tokens = jnp.array([texts[0].tokens[here]])
+        logits, caches = step(tokens, positions[:1], caches, jnp.array([number]))
+        np.testing.assert_allclose(logits[0], whole[here], rtol=0, atol=bound)
 
 
 def test_greedy_decoding_equals_recomputation(definition, params, layouts, samples, rule):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import loader, plan, sources
+from data_pipelines import loader, media, plan, sources
 from data_pipelines.media import VideoRef
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import decode
@@ -122,6 +122,54 @@ def test_times_that_jump_do_not_move_frames(made, tmp_path):
     path = odd_videos.joined(made("transport"), tmp_path / "joined.ts")
     assert decode.probe(path).num_frames == 2 * odd_videos.FRAMES
     assert numbers(path, [0, 23, 24, 30, 47]) == [0, 23, 0, 6, 23]
+
+
+@pytest.mark.parametrize("suffix", ["ts", "mkv"])
+def test_times_before_zero_hide_nothing(made, tmp_path, suffix):
+    """Matroska has no such times, and tells none of those frames."""
+    plain = made("no_b_frames")
+    path = odd_videos.negative(plain, tmp_path / f"negative.{suffix}", before=7)
+    assert decode.probe(path).num_frames == odd_videos.FRAMES
+    assert numbers(path, [0, 6, 7, 8, 23]) == [0, 6, 7, 8, 23]
+    np.testing.assert_allclose(decode.frame_times(path), np.arange(odd_videos.FRAMES) / 10)
+
+
+def test_times_that_make_a_video_last_for_weeks_are_refused(made, tmp_path):
+    """As FLV writes negative ones."""
+    path = odd_videos.negative(made("no_b_frames"), tmp_path / "negative.flv", before=7)
+    with pytest.raises(MediaError, match="hours long; allowed are 24") as error:
+        decode.probe(path)
+    assert error.value.cause == "too long"
+
+
+def test_a_sequence_of_images_is_read_as_a_video_is(tmp_path):
+    """By its folder; a frame that is missing, empty, torn or of another size is named."""
+    path = odd_videos.folder(tmp_path / "frames")
+    assert frames_of_folder(path) == list(range(odd_videos.FRAMES))
+    frame = path / "00000006.jpg"
+    whole = frame.read_bytes()
+    for damaged, cause in (
+        (whole[: len(whole) // 2], "unreadable"),
+        (b"", "empty"),
+        (b"not an image", "unreadable"),
+        (Image.new("RGB", (32, 48)), "differs"),
+        (None, "missing"),
+    ):
+        if damaged is None:
+            frame.unlink()
+        elif isinstance(damaged, bytes):
+            frame.write_bytes(damaged)
+        else:
+            damaged.save(frame)
+        with pytest.raises(MediaError, match=r"00000006.jpg") as error:
+            frames_of_folder(path)
+        assert error.value.cause == cause
+
+
+def frames_of_folder(path: pathlib.Path) -> list[int]:
+    info = VideoRef(str(path), None).resolved()
+    everything = np.arange(info.num_frames)
+    return media.read_video(str(path), info, everything, odd_videos.read_number, Meter(Limits()))
 
 
 def test_rotation_turns_the_picture_counter_clockwise(made):

@@ -49,7 +49,7 @@ def finish(process: subprocess.Popen) -> dict:
 
 def numbers(workdir: pathlib.Path) -> list[tuple]:
     """Step and everything that training computed, clocks left out."""
-    clocks = ("tokens/sec", "step/ms", "data/wait_ms")
+    clocks = ("tokens/sec", "frames/sec", "step/ms", "data/wait_ms", "goodput", "memory/host_gib")
     return [
         tuple(sorted((name, value) for name, value in row.items() if name not in clocks))
         for row in read_metrics(workdir / "metrics.jsonl")

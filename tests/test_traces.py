@@ -74,9 +74,10 @@ def test_every_question_is_asked_and_labels_are_often_wrong(invented):
     assert 0 < sum(map(was_hurried, invented)) < 12
 
 
-def test_the_overview_seldom_meets_what_is_asked_for(invented):
-    met = ["is seen" in assistant(trace)[0]["content"] for trace in invented]
-    assert 0 < sum(met) < 8
+def test_the_overview_seldom_meets_what_is_asked_for():
+    many = [traces.needle_trace(np.random.default_rng(seed), "a.mp4") for seed in range(120)]
+    met = ["is seen" in assistant(trace)[0]["content"] for trace in many]
+    assert 0 < sum(met) < 20
 
 
 class Oracle:
@@ -120,15 +121,10 @@ def test_the_loop_writes_the_trace_that_the_oracle_wrote(invented, rule, tmp_pat
         assert kinds >= set(context.KINDS) - {context.Memory, context.Observation}
 
 
-def asked(trace, question):
-    """The short samples of a trace that ask this."""
-    return [s for s in trace.samples[1:] if question in s["messages"][0]["content"][1]["text"]]
-
-
 def test_a_trace_fits_into_a_thousand_tokens(invented, rule, tmp_path):
     for trace in invented:
         lengths = [len(rule(sources.sample(s, "x", tmp_path)).tokens) for s in trace.samples]
-        assert lengths[0] < 950 and max(lengths[1:]) < 160
+        assert lengths[0] < 950 and max(lengths[1:]) < 90
 
 
 def test_labels_of_shots_are_what_their_frames_show(invented, rule, tmp_path):
@@ -136,7 +132,7 @@ def test_labels_of_shots_are_what_their_frames_show(invented, rule, tmp_path):
     answers = []
     for trace in invented[:6]:
         pictures = scenes.render(trace.scene)
-        for record in asked(trace, agent_texts.LABEL_QUESTION):
+        for record in trace.samples[1:]:
             layout = rule(sources.sample(record, "x", tmp_path))
             shown = pictures[np.unique(layout.clips[0].indices)]
             seen = [
@@ -148,22 +144,6 @@ def test_labels_of_shots_are_what_their_frames_show(invented, rule, tmp_path):
             assert seen == ([] if answer == "nothing" else [answer.split()[0]])
             answers.append(answer)
     assert answers.count("nothing") == len(answers) / 2
-
-
-def test_times_in_a_shot_are_those_at_which_it_shows_the_thing(invented, rule, tmp_path):
-    """Read off the pixels of the whole film, at the frames that the sample shows."""
-    found = [(trace, record) for trace in invented[:8] for record in asked(trace, "When is the")]
-    assert len(found) > 2
-    for trace, record in found:
-        layout = rule(sources.sample(record, "x", tmp_path))
-        question = record["messages"][0]["content"][1]["text"]
-        colour = scenes.COLOURS[question.split("When is the ")[1].split()[0]]
-        pictures, rate = scenes.render(trace.scene), trace.scene.rate
-        times = [i / rate for i, p in enumerate(pictures) if (p == colour).all(-1).sum() > 20]
-        span = times[0], times[-1] + 1 / rate
-        assert record["messages"][-1]["content"] == agent_texts.seconds(span)
-        shown = layout.clips[0].indices / rate
-        assert shown.min() <= span[0] and span[1] <= shown.max() + 1 / rate
 
 
 def test_a_trace_is_drawn_and_read_as_other_samples_are(invented, rule, tmp_path):

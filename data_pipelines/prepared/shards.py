@@ -177,13 +177,13 @@ def record(file: str, number: int) -> bytes:
       MediaError: the file is missing or damaged.
     """
     if not pathlib.Path(file).is_file():
-        raise MediaError(f"{file}: no such file")
+        raise MediaError(f"{file}: no such file", "missing")
     try:
         [found] = _reader(file).read([number])
     except Exception as error:  # of kinds that array_record does not name
-        raise MediaError(f"{file}: record {number} cannot be read ({error})") from error
+        raise MediaError(f"{file}: record {number} cannot be read ({error})", "damaged") from error
     if not found:
-        raise MediaError(f"{file}: record {number} is empty; cut off?")
+        raise MediaError(f"{file}: record {number} is empty; cut off?", "damaged")
     return found
 
 

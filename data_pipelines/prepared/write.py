@@ -22,6 +22,7 @@ from data_pipelines.prepared import checksums, media_shards, sample_shards, shar
 from data_pipelines.prepared import manifest as manifests
 from data_pipelines.prepared.media_shards import MediaFile, MediaJob
 from data_pipelines.prepared.sample_shards import SampleJob, Stored
+from data_pipelines.sources import usable
 from data_pipelines.video.info import VideoInfo
 
 # Media whose size is not known before they are read count as much.
@@ -67,10 +68,12 @@ def prepare(
                 f"{mixture}: data set {one.name} would lie where the prepared folder has files of"
                 " its own; name it otherwise"
             )
-    _check_bounds(data_sets, rule)
+    usable.check_bounds(mixture, data_sets, rule)
     found = {one.name: sources.read(one) for one in data_sets}
-    _check(found, how)
     samples = {name: one.samples for name, one in found.items()}
+    faults = {name: one.sentences for name, one in found.items()}
+    read = [(one, samples[one.name], faults[one.name]) for one in data_sets]
+    usable.check_found(mixture, read, how.max_bad_samples)
     _claim(out, _asked(mixture, samples, rule, how))
     media_jobs = [
         MediaJob(out / "media" / f"{number:05d}", part, how.proxy_fps, rule.limits)
@@ -89,8 +92,8 @@ def prepare(
         "proxy_fps": how.proxy_fps,
         "media": _media_facts([job.stem for job in media_jobs]),
         "data_sets": {
-            name: _finish(out / name, [job.stem for job in jobs[name]], rule, one.faults)
-            for name, one in found.items()
+            name: _finish(out / name, [job.stem for job in part], rule, faults[name])
+            for name, part in jobs.items()
         },
     }
     shards.write_json(out / manifests.FILE, manifest)
@@ -111,26 +114,6 @@ def rule_facts(rule: LayoutRule) -> dict:
         facts[field.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     facts["tokenizer"] = rule.tokenizer.fingerprint
     return json.loads(json.dumps(facts))
-
-
-def _check_bounds(data_sets: Sequence[sources.DataSet], rule: LayoutRule) -> None:
-    for one in data_sets:
-        try:
-            rule.under(one.overrides)
-        except ValueError as error:
-            raise sources.AnnotationError(f"data set {one.name}: {error}") from error
-
-
-def _check(found: Mapping[str, sources.Found], how: Options) -> None:
-    faults = [fault for one in found.values() for fault in one.faults]
-    if len(faults) > how.max_bad_samples:
-        raise sources.AnnotationError(
-            f"{len(faults):,} unusable annotations, allowed are {how.max_bad_samples}; the first:"
-            f" {faults[0].sentence}; `ivx data check` lists them all"
-        )
-    for name, one in found.items():
-        if not one.samples:
-            raise sources.AnnotationError(f"data set {name} holds no usable sample")
 
 
 def _asked(mixture, samples: Mapping[str, list], rule: LayoutRule, how: Options) -> dict:
@@ -305,7 +288,7 @@ def _finish(
     folder: pathlib.Path,
     stems: Sequence[pathlib.Path],
     rule: LayoutRule,
-    faults: Sequence[sources.Fault],
+    faults: Sequence[str],
 ) -> dict:
     """Writes the manifest of one data set; returns it."""
     found = [shards.read_facts(stem) for stem in stems]
@@ -315,7 +298,7 @@ def _finish(
         "version": manifests.VERSION,
         "shards": _listed(stems, found),
         "rule": rule_facts(rule),
-        "faults": [fault.sentence for fault in faults],
+        "faults": list(faults),
         "left_out": left_out,
         "statistics": statistics(columns)
         | {"video_hours": sum(facts["video_seconds"] for facts in found) / 3600},

@@ -23,6 +23,11 @@ class Found:
     samples: list[Sample]
     faults: list[Fault]
 
+    @property
+    def sentences(self) -> list[str]:
+        """Of the faults."""
+        return [fault.sentence for fault in self.faults]
+
 
 def read(data_set: DataSet, unique_ids: bool = False) -> Found:
     """Reads all of a data set, past whatever is wrong with single entries.

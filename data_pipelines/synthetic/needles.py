@@ -1,6 +1,6 @@
 """Long videos with needles: shapes on show for a few seconds, and what each view of them shows.
 
-|------------------|needle|------------------------------|    one or two minutes
+|------------------|needle|------------------------------|    one and a half to three minutes
 x       x       x       x       x       x       x       x    overview: seldom meets it
 |-----|-----|-----|-----|-----|-----|-----|-----|-----|--|    shots: one or two of them show it
 """
@@ -22,7 +22,7 @@ ONCE, COLOUR, WHEN = FAMILIES = ("agent_once", "agent_colour", "agent_when")
 THINGS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 _SIZES = ((64, 64), (96, 96), (128, 96), (96, 128))
 # Share of scenes whose overview may meet a needle.
-_EASY = 0.2
+_EASY = 0.4
 # How often labels go wrong, and how often such a mistake is likely to mislead.
 _WRONG_THING, _FALSE_FIND, _MISLEADING = 0.4, 0.4, 0.7
 
@@ -126,7 +126,7 @@ def mistaken(rng: np.random.Generator, labels: list[Label]) -> list[Label]:
 
 
 def _scene(rng: np.random.Generator, needles: int) -> Scene:
-    duration = int(rng.integers(60, 121))
+    duration = int(rng.integers(90, 181))
     colours, shapes = rng.permutation(list(COLOURS)), rng.permutation(SHAPES)
     actors = []
     for colour, shape in zip(colours[:needles], shapes[:needles], strict=True):
@@ -157,11 +157,6 @@ def _task(family: str, sought: Actor) -> Task:
     if family == COLOUR:
         text = f"What colour is the {sought.shape}?"
         return Task(Question(family, text, sought.colours[0], tuple(COLOURS)), sought.shape)
-    return when(sought)
-
-
-def when(actor: Actor) -> Task:
-    """From when to when an actor is on show."""
-    name, span = thing(actor), (actor.start, actor.end)
+    span = (sought.start, sought.end)
     text = f"When is the {name} visible?"
-    return Task(Question(WHEN, text, agent_texts.seconds(span), span=span), name)
+    return Task(Question(family, text, agent_texts.seconds(span), span=span), name)

@@ -6,8 +6,7 @@ The oracle knows the scene, and works with the agent's own tools and texts:
                        -> inspect      -> dense frames; again elsewhere if they do not show it
                        -> finish, citing the frames that did
 
-Beside its trace, a scene gives samples of the short question by which an agent labels shots, and
-one that reads off a shot when a thing is visible: few traces end with that, and it is hard. What
+Beside its trace, a scene gives samples of the short question by which an agent labels shots. What
 the oracle does about the results of a search can be learnt without frames, in few tokens:
 `search_in_words`.
 """
@@ -42,7 +41,7 @@ class Trace:
     Attributes:
       scene: to be drawn to the address that the samples name.
       question: what the trace answers; whoever evaluates an agent asks it.
-      samples: annotations without ids: the trace, then labels of single shots, then times in one.
+      samples: annotations without ids: the trace, then labels of single shots.
     """
 
     scene: Scene
@@ -65,8 +64,7 @@ def needle_trace(rng: np.random.Generator, url: str, looks: Looks | None = None)
         steps = int(rng.choice(_FEW)) if rng.random() < _HURRIED else None
         messages = _Oracle(film, task, labels, steps).solve()
     trace = {"messages": messages, "tools": list(agent_texts.TOOLS)}
-    samples = trace, *_label_samples(rng, film), *_timed_samples(rng, film)
-    return Trace(film.scene, task.question, samples)
+    return Trace(film.scene, task.question, (trace, *_label_samples(rng, film)))
 
 
 def search_in_words(rng: np.random.Generator) -> dict:
@@ -203,32 +201,16 @@ def _label_samples(rng: np.random.Generator, film: Film) -> list[dict]:
     empty = [label for label in labels if label.text == NOTHING]
     # No more of them, or they crowd out the traces, which are harder to learn.
     chosen = [kind[rng.integers(len(kind))] for kind in (told, empty) if kind]
+    text = agent_texts.question(agent_texts.LABEL_QUESTION)
     return [
-        _asked(agent_texts.LABEL_QUESTION, film.footage.shot(label.span, film.looks), label.text)
+        {
+            "messages": [
+                _turn("user", text, film.footage.shot(label.span, film.looks)),
+                {"role": "assistant", "content": label.text},
+            ]
+        }
         for label in sorted(chosen, key=lambda label: label.span)
     ]
-
-
-def _timed_samples(rng: np.random.Generator, film: Film) -> list[dict]:
-    """When a thing is visible, asked of the one shot that shows all of it, if there is one."""
-    whole = [
-        (actor, span)
-        for actor in film.scene.actors
-        for span in film.footage.shots(film.looks)
-        if span[0] <= actor.start and actor.end <= span[1]
-    ]
-    if not whole:
-        return []
-    actor, span = whole[rng.integers(len(whole))]
-    task = needles.when(actor)
-    return [_asked(task.question.text, film.dense(span), task.question.answer)]
-
-
-def _asked(question: str, view: dict, answer: str) -> dict:
-    """A sample with one question about one view."""
-    text = agent_texts.question(question)
-    answered = {"role": "assistant", "content": answer}
-    return {"messages": [_turn("user", text, view), answered]}
 
 
 def _turn(role: str, text: str, video: dict) -> dict:

@@ -53,7 +53,9 @@ def frames(path: str) -> list[str]:
     count = sum(name.endswith(".jpg") for name in names)
     missing = next((n for n in range(1, count + 1) if NAME.format(n) not in names), None)
     if not count or missing:
-        raise MediaError(f"{path}: no {NAME.format(missing or 1)} in this folder of frames")
+        raise MediaError(
+            f"{path}: no {NAME.format(missing or 1)} in this folder of frames", "missing"
+        )
     return [_frame(path, index) for index in range(count)]
 
 
@@ -73,11 +75,12 @@ def read_frames(
     kept, stored = {}, shards.frames(path)
     for index in np.unique(indices):
         if stored and index >= len(stored):
-            raise MediaError(f"{path}: no frame {index + 1}")
+            raise MediaError(f"{path}: no frame {index + 1}", "missing")
         with nearby.local(stored[index] if stored else _frame(path, int(index))) as file:
-            kept[index] = convert(image_decode.read(file, shape, meter.limits))
+            picture = image_decode.read(file, shape, meter.limits)
         meter.tick(path)
-        meter.add(path, kept[index].nbytes)
+        meter.add(path, picture.nbytes)
+        kept[index] = convert(picture)
     return [kept[index] for index in indices]
 
 

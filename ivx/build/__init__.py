@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -12,50 +13,29 @@ from data_pipelines import loader, packing, plan, sources
 from data_pipelines.batch import Batch
 from data_pipelines.layout import LayoutRule
 from data_pipelines.prepared import read as prepared
+from data_pipelines.sources import usable
 from data_pipelines.video.frames import FrameRule
 from data_pipelines.video.limits import Limits
 from data_pipelines.video.resize import PixelBudget
 from ivx.assistant import Assistant
 from ivx.build import stored
+from ivx.build.devices import mesh
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
-from ivx.parallel.mesh import AXES, make_mesh, spread_ops
+from ivx.parallel.shares import pack_share
 from ivx.sampling.sampler import Sampler
 from ivx.training import progress
-from ivx.training.loop import RunSpec
 from ivx.training.optimizer import OptimizerSpec
 
 Config = ml_collections.ConfigDict
+# In which workers hand over their batches.
+_SHARED_MEMORY = pathlib.Path("/dev/shm")
 
 
 def model_definition(config: Config) -> ModelDefinition:
     """The model without parameters."""
     return ModelDefinition(stored.model_spec(config))
-
-
-def mesh(config: Config) -> Mesh:
-    """The mesh over all devices, which ops are spread over from now on.
-
-    Raises:
-      UserError: the sizes do not fit the devices, or the packs the mesh.
-    """
-    found = make_mesh({axis: config.mesh[axis] for axis in AXES})
-    share = found.shape["replica"] * found.shape["fsdp"]
-    packs = config.data.batch_packs // config.optim.accumulation
-    if packs % share:
-        raise UserError(
-            f"{packs} packs a micro-batch cannot be spread over replica x fsdp = {share};"
-            f" make data.batch_packs a multiple of {share * config.optim.accumulation}"
-        )
-    chunks = 2 * found.shape["context"]
-    if found.shape["context"] > 1 and config.data.pack_tokens % chunks:
-        raise UserError(
-            f"data.pack_tokens = {config.data.pack_tokens} cannot be cut into two chunks for each"
-            f" of mesh.context = {found.shape['context']} devices; make it a multiple of {chunks}"
-        )
-    spread_ops(found)
-    return found
 
 
 def layout_rule(config: Config) -> LayoutRule:
@@ -117,31 +97,39 @@ def optimizer_spec(config: Config) -> OptimizerSpec:
     )
 
 
-def run_spec(config: Config) -> RunSpec:
-    """Length and intervals of the run."""
-    run = config.run
-    return RunSpec(
-        steps=run.steps,
-        seed=run.seed,
-        accumulation=config.optim.accumulation,
-        log_every=run.log_every,
-        validate_every=run.validate_every,
-        save_every=run.save_every,
-        keep=run.keep,
-    )
-
-
 def loader_options(config: Config) -> loader.LoaderOptions:
-    """How batches are read on this host."""
+    """How batches are read on this host.
+
+    Raises:
+      UserError: the shared memory of this host has no room for what workers hand over.
+    """
     data = config.data
+    share = pack_share(mesh(config)) if jax.process_count() > 1 else None
+    if data.workers:
+        _check_shared_memory(config)
     return loader.LoaderOptions(
         workers=data.workers,
         threads=data.threads,
         prefetch=data.prefetch,
         cache_bytes=int(data.cache_gib * 2**30),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share.index if share else 0,
+        process_count=share.count if share else 1,
     )
+
+
+def _check_shared_memory(config: Config) -> None:
+    """Without room in it a worker would die of a bus error, which says nothing."""
+    workers = config.data.workers
+    batch = config.data.batch_packs // jax.process_count() * pack_shape(config).nbytes
+    # A worker makes one while another waits, and one is trained on.
+    needed = batch * (2 * workers + 1)
+    if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < needed:
+        raise UserError(
+            f"data.workers = {workers} hand over batches of {batch / 2**30:.2f} GiB in"
+            f" {_SHARED_MEMORY}, which has {free / 2**30:.2f} GiB free of the"
+            f" {needed / 2**30:.2f} GiB needed; enlarge it (docker run --shm-size, or an emptyDir"
+            " with medium: Memory there), or set data.workers = 0 to read in threads"
+        )
 
 
 def samples(
@@ -159,18 +147,19 @@ def samples(
         raise UserError(
             "this model knows of no data; name a mixture file, as `ivx data synthesize` makes it"
         )
+    mixture = config.data.mixture
     try:
-        data_sets = sources.read_mixture(config.data.mixture, names)
-        for one in data_sets:
-            _check_overrides(config, one)
+        data_sets = sources.read_mixture(mixture, names)
+        usable.check_bounds(mixture, data_sets, layout_rule(config))
         found = [(one, *_read(one, training)) for one in data_sets]
-        _check_faults(config, [fault for *_, faults in found for fault in faults], training)
-        for one, read, _ in found:
-            if not len(read):
-                raise sources.AnnotationError(f"data set {one.name} holds no usable sample")
-        return [(one, read) for one, read, _ in found]
+        faults = usable.check_found(mixture, found, config.data.max_bad_samples)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
+    for sentence in faults:
+        progress.note(f"left out {sentence}")
+    if faults:
+        progress.note(f"{len(faults):,} unusable annotations were left out")
+    return [(one, read) for one, read, _ in found]
 
 
 def _read(
@@ -179,38 +168,16 @@ def _read(
     """Samples, and a sentence for each annotation that is none."""
     if data_set.prepared:
         read = prepared.PreparedSamples(data_set.prepared, data_set.overrides)
-        # Training names what preparation left out when it measures.
-        return read, read.faults if training else [*read.faults, *read.left_out]
+        if training:
+            # What preparation left out is named when it is measured.
+            return read, read.faults
+        for sentence in (*read.faults, *read.left_out):
+            raise sources.AnnotationError(sentence)
+        return read, ()
     if not training:
         return sources.read_samples(data_set), ()
     found = sources.read(data_set)
-    return found.samples, [fault.sentence for fault in found.faults]
-
-
-def _check_faults(config: Config, faults: Sequence[str], training: bool) -> None:
-    if faults and not training:
-        raise sources.AnnotationError(faults[0])
-    if len(faults) > config.data.max_bad_samples:
-        raise UserError(
-            f"{len(faults):,} unusable annotations, data.max_bad_samples ="
-            f" {config.data.max_bad_samples} allows fewer; the first: {faults[0]};"
-            f" `ivx data check --mixture={config.data.mixture}` lists them all"
-        )
-    for sentence in faults:
-        progress.note(f"left out {sentence}")
-    if faults:
-        progress.note(f"{len(faults):,} unusable annotations were left out")
-
-
-def _check_overrides(config: Config, member: sources.DataSet) -> None:
-    """Bounds of a data set may cross those of the config."""
-    if member.overrides:
-        try:
-            layout_rule(config).under(member.overrides)
-        except ValueError as error:
-            raise sources.AnnotationError(
-                f"{config.data.mixture}: data set {member.name}: {error}"
-            ) from error
+    return found.samples, found.sentences
 
 
 def validation_batches(config: Config) -> list[Batch]:
@@ -224,12 +191,35 @@ def validation_batches(config: Config) -> list[Batch]:
 
 def first_batches(config: Config, names: tuple[str, ...], count: int) -> list[Batch]:
     """The first `count` batches of the named data sets, read without worker processes."""
+    return list(openable_batches(config, names, count)[1](0))
+
+
+def openable_batches(
+    config: Config, names: tuple[str, ...], count: int
+) -> tuple[plan.Plan, Callable[[int], Iterator[Batch]]]:
+    """The plan of the first `count` batches of the named data sets, and from a number to the
+    batches from there on, read without worker processes."""
     packs = config.data.batch_packs
     options = dataclasses.replace(loader_options(config), workers=0)
     # Levelled, a few batches would be of one kind.
     planned = plan_of(config, names, count * packs, level=False)
-    loaded = loader.batches(planned, layout_rule(config), pack_shape(config), packs, 0, options)
-    return [part.batch for part in loaded]
+    rule, shape = layout_rule(config), pack_shape(config)
+
+    def opened(first: int) -> Iterator[Batch]:
+        loaded = loader.batches(planned, rule, shape, packs, first, options)
+        return (part.batch for part in loaded)
+
+    return planned, opened
+
+
+def abstract_batch(config: Config, mesh: Mesh) -> Batch:
+    """The shapes of a global batch, with their shardings.
+
+    Raises:
+      UserError: as `pack_shape`.
+    """
+    pack = jax.tree.map(lambda array: array[None], packing.empty_pack(pack_shape(config)))
+    return rules.abstract_batch(pack, config.data.batch_packs, mesh)
 
 
 def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sampler, int]:
@@ -294,9 +284,17 @@ def plan_of(config: Config, names: tuple[str, ...], count: int, level: bool) -> 
     Raises:
       UserError: as `members`, or nothing is left to train on.
     """
+    return plan_from(config, members(config, names), count, level)
+
+
+def plan_from(config: Config, found: Sequence[plan.Member], count: int, level: bool) -> plan.Plan:
+    """As `plan_of`, from data sets that were measured.
+
+    Raises:
+      UserError: nothing is left to train on.
+    """
     shape, batch = pack_shape(config), config.data.batch_packs
     try:
-        found = members(config, names)
         return plan.make_plan(found, shape, count, batch, config.run.seed, level)
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error

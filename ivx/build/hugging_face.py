@@ -44,7 +44,7 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
     # The dtype of the weights says nothing about the device that is to compute with them.
     usual = specs.PRESETS[name](attention)
     config.model.update(preset=name, attention=attention, dtype=usual.dtype)
-    if attention == "m2la" and spec.text.kv_rank != usual.text.kv_rank:
+    if attention != "gqa" and spec.text.kv_rank != usual.text.kv_rank:
         config.model.kv_rank = spec.text.kv_rank
     try:
         words = tokenizer.find(str(folder))

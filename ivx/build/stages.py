@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from data_pipelines import loader
 from ivx import build
 from ivx.build import stored
-from ivx.conversion.method import Method
 from ivx.errors import UserError
 from ivx.evaluation import runner, text_only
 from ivx.models.definition import ModelDefinition, Params
@@ -60,6 +59,20 @@ def stage(config: Config, mesh: Mesh) -> Stage:
     return _rehearsing(config, stages[config.stage.name]())
 
 
+def dataless(config: Config) -> Stage:
+    """The loss of a stage and what it trains, with no data behind it: to compile its step.
+
+    Raises:
+      UserError: the stage has another batch than packs of samples.
+    """
+    if config.stage.name != "sft":
+        raise UserError(
+            f"stage.name = {config.stage.name}: its step is not compiled ahead of time yet;"
+            " continued pretraining and fine-tuning (sft) are"
+        )
+    return LanguageModelStage(lambda first: iter(()), [], config.stage.reduction)
+
+
 def attention_matching(config: Config, original: stored.StoredModel) -> Stage:
     """The trained part of a conversion of this model.
 
@@ -73,19 +86,6 @@ def attention_matching(config: Config, original: stored.StoredModel) -> Stage:
         build.validation_batches(config),
     )
     return _rehearsing(config, matching)
-
-
-def conversion_method(config: Config) -> Method:
-    """How a conversion is done."""
-    stage = config.stage
-    return Method(
-        norm=stage.norm,
-        ridge=stage.ridge,
-        rotation=stage.rotation,
-        turn=stage.turn,
-        weighting=stage.weighting,
-        balance=stage.balance,
-    )
 
 
 def _rehearsing(config: Config, own: Stage) -> Stage:

@@ -32,11 +32,18 @@ class StoredModel:
     def load(self, shardings: Params | None = None) -> tuple[Params, int]:
         """Its newest parameters, float32, and their step; without shardings, on one device.
 
+        Of a run that keeps a running mean of them, that.
+
         Raises:
           UserError: there is no whole checkpoint.
         """
         if not hugging_face.is_model(self.folder):
-            return checkpoint.load_params(self.folder, self.definition.abstract_params, shardings)
+            return checkpoint.load_params(
+                self.folder,
+                self.definition.abstract_params,
+                shardings,
+                averaged=self.config.optim.ema > 0,
+            )
         params = hugging_face.read_params(self.folder, self.definition)
         return jax.device_put(params, shardings) if shardings else jax.device_put(params), 0
 
@@ -95,8 +102,8 @@ def check_same_architecture(model: StoredModel, wanted: specs.ModelSpec) -> None
             f"run.start={model.folder} has {found.text.attention} attention, this run trains"
             f" {wanted.text.attention}; "
             + (
-                "`ivx convert` turns gqa into m2la"
-                if wanted.text.attention == "m2la"
+                "`ivx convert` turns gqa into it"
+                if wanted.text.attention != "gqa"
                 else "take a model that was not converted"
             )
         )

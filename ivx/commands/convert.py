@@ -9,6 +9,7 @@ loop, which goes on where it was stopped.
 import dataclasses
 import json
 import pathlib
+import shutil
 
 from ivx.commands import config_flag
 from ivx.errors import UserError
@@ -19,6 +20,7 @@ EXAMPLE = (
     "      --config.run.start=/tmp/ivx/base --config.data.mixture=/tmp/ivx/data/data.json"
 )
 RESULT = "conversion.json"
+SUMS = "statistics"  # of a pass that may be cut off; gone when the conversion is stored
 # As in ivx.conversion.steps.
 STEPS = {
     "base": "grouped attention",
@@ -50,7 +52,7 @@ def convert(config, workdir: pathlib.Path) -> dict:
 
     from ivx import build
     from ivx import config as configs
-    from ivx.build import stages
+    from ivx.build import conversion, stages
     from ivx.parallel import start
 
     start.start(config.mesh.cpu_devices)
@@ -62,12 +64,13 @@ def convert(config, workdir: pathlib.Path) -> dict:
     if result and _is_whole(result, config, workdir):
         print(f"{workdir} holds this conversion already\n{_table(result)}")
         return {"workdir": str(workdir)} | result
-    base, mesh = _base(config), build.mesh(config)
+    base, mesh = conversion.source(config), build.mesh(config)
+    calibration = conversion.calibration(config, base)
     matching = stages.attention_matching(config, base) if config.stage.match else None
     params = None
     if not (result and _has_checkpoint(workdir, config)):
-        result, params = _solve(config, base, mesh)
         configs.claim_workdir(workdir, config)
+        result, params = _solve(config, workdir, base, calibration, mesh)
         _write(workdir, result)
     if matching is None:
         from ivx.training import checkpoint
@@ -77,35 +80,34 @@ def convert(config, workdir: pathlib.Path) -> dict:
     else:
         result |= _match(config, workdir, matching, params, mesh)
         _write(workdir, result)
+    shutil.rmtree(workdir / SUMS, ignore_errors=True)
     print(_table(result))
     return {"workdir": str(workdir)} | result
 
 
-def _solve(config, base, mesh) -> tuple[dict, dict]:
+def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict, dict]:
     """Statistics and algebra: the result so far, and the parameters with latent attention."""
-    from ivx import build
-    from ivx.build import stages
-    from ivx.conversion import convert as conversion
-    from ivx.conversion import statistics, steps
+    from ivx.build import conversion
+    from ivx.conversion import halved, partial_sums, statistics
     from ivx.parallel import rules
     from ivx.training.progress import note
 
     definition = base.definition
     params, step = base.load(rules.parameter_shardings(definition.abstract, mesh))
-    rounds = -(-config.stage.calibration_packs // config.data.batch_packs)
-    batches = build.first_batches(config, tuple(config.data.train), rounds)
+    halved.halve(params)
     note(f"statistics of {base.folder} at step {step}")
-    sums = statistics.collect(definition, params, batches, mesh)
+    kept = partial_sums.PartialSums(workdir / SUMS)
+    sums = statistics.collect(definition, params, calibration.first, mesh, kept)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    method = stages.conversion_method(config)
-    fitted = conversion.without_norm(definition, params, sums, method)
-    converted = conversion.to_latent(definition, params, fitted, sums, method)
+    converted, models, balances = conversion.solve(
+        config, definition, params, sums, calibration, mesh
+    )
     note("validation after each step")
-    models = steps.steps(definition, params, fitted, sums, method, converted.params)
     result = {
         "base": str(base.folder),
         "step": step,
         "tokens": sums.tokens,
+        "balances": balances,
         "losses": {
             model.name: loss
             for model in models
@@ -113,7 +115,7 @@ def _solve(config, base, mesh) -> tuple[dict, dict]:
         },
         "layers": [dataclasses.asdict(layer) for layer in converted.report],
     }
-    return result, converted.params
+    return result, halved.whole(converted.params)
 
 
 def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> dict:
@@ -126,9 +128,9 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
 
     from ivx import build
     from ivx import config as configs
+    from ivx.build import training
     from ivx.parallel import rules
     from ivx.training import checkpoint, loop
-    from ivx.training.optimizer import make_optimizer
     from ivx.training.progress import note
 
     definition = build.model_definition(config)
@@ -138,13 +140,16 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
         configs.snapshot(config),
         definition,
         matching,
-        make_optimizer(build.optimizer_spec(config)),
+        training.optimizer(config),
         mesh,
-        build.run_spec(config),
+        training.run_spec(config),
         (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
+        training.watch_spec(config),
     )
     shardings = rules.parameter_shardings(definition.abstract, mesh)
-    trained, _ = checkpoint.load_params(workdir, definition.abstract_params, shardings)
+    trained, _ = checkpoint.load_params(
+        workdir, definition.abstract_params, shardings, averaged=config.optim.ema > 0
+    )
     losses = _read(workdir)["losses"]
     loss = _loss(config, definition.bind, trained, mesh)
     return {
@@ -180,38 +185,6 @@ def _is_whole(result: dict, config, workdir: pathlib.Path) -> bool:
     return MATCHED in result if config.stage.match else _has_checkpoint(workdir, config)
 
 
-def _base(config):
-    """The stored model that is to be converted, which computes as the config says.
-
-    Raises:
-      UserError: the config converts nothing, or its start is not such a model.
-    """
-    from ivx import build
-    from ivx.build import stored
-
-    if config.stage.name != "convert" or config.model.attention != "m2la":
-        raise UserError(
-            f"ivx convert cannot run stage {config.stage.name} with attention"
-            f" {config.model.attention}; give --config=experiments/convert.py"
-        )
-    if not config.run.start:
-        raise UserError(
-            "no --config.run.start was given; name the workdir of the model to convert,"
-            " as in --config.run.start=/tmp/ivx/base"
-        )
-    base = stored.open_model(config.run.start)
-    if base.config.model.attention != "gqa":
-        raise UserError(
-            f"run.start={base.folder} has {base.config.model.attention} attention already;"
-            " take a model with gqa"
-        )
-    grouped = config.copy_and_resolve_references()
-    grouped.model.attention = "gqa"
-    definition = build.model_definition(grouped)
-    stored.check_same_architecture(base, definition.spec)
-    return dataclasses.replace(base, definition=definition)
-
-
 def _loss(config, bind, weights, mesh) -> float | None:
     """Validation loss of a model; None where there are no batches."""
     from ivx import build
@@ -234,10 +207,10 @@ def _table(result: dict) -> str:
             if MATCHED in result["losses"]
             else f"  attention matched to an error of {result[MATCHED]['error']:.4f}"
         )
-    lines.append("  layer  query error  key error  rope energy  latent energy")
+    lines.append("  layer  query error  key error  rope energy  latent energy  rank")
     lines += [
         f"  {number:5d}  {layer['query_error']:11.4f}  {layer['key_error']:9.4f}"
-        f"  {layer['rope_energy']:11.4f}  {layer['latent_energy']:13.4f}"
+        f"  {layer['rope_energy']:11.4f}  {layer['latent_energy']:13.4f}  {layer['rank']:4d}"
         for number, layer in enumerate(result["layers"])
     ]
     return "\n".join(lines)

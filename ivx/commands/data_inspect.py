@@ -5,7 +5,6 @@ import pathlib
 from absl import flags
 
 from ivx.commands import config_flag
-from ivx.errors import UserError
 
 # Packs are planned for a round over the data, or for this many steps if that is more.
 _STEPS = 64
@@ -21,7 +20,6 @@ def run(given) -> dict:
     Raises:
       UserError: the config or the data cannot be used.
     """
-    from data_pipelines import plan, sources
     from ivx import build
     from ivx.reporting import data_page
 
@@ -34,17 +32,7 @@ def run(given) -> dict:
     batch = config.data.batch_packs
     drawn = sum(m.measured.sizes.tokens.sum() * m.sample_ratio for m in members.values())
     steps = min(_STEPS, max(1, int(drawn / shape.tokens / batch)))
-    try:
-        planned = plan.make_plan(
-            list(members.values()),
-            shape,
-            steps * batch,
-            batch,
-            config.run.seed,
-            config.data.level,
-        )
-    except sources.AnnotationError as error:
-        raise UserError(str(error)) from error
+    planned = build.plan_from(config, list(members.values()), steps * batch, config.data.level)
     data = config.data
     facts = {
         "mixture": data.mixture,

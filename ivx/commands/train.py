@@ -31,21 +31,23 @@ def train(config, workdir: pathlib.Path) -> dict:
     """
     from ivx import build
     from ivx import config as configs
-    from ivx.build import stages
-    from ivx.parallel import start
+    from ivx.build import stages, training
+    from ivx.parallel import hosts, start
     from ivx.training import loop
-    from ivx.training.optimizer import make_optimizer
     from ivx.training.progress import note
 
     start.start(config.mesh.cpu_devices)
+    hosts.join()
     # Everything that can be wrong is found before the workdir is touched.
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
     definition = build.model_definition(config)
-    optimizer = make_optimizer(build.optimizer_spec(config))
+    optimizer = training.optimizer(config)
     first_params = stages.start(config, definition)
     stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
+    # Hosts read their data at their own pace.
+    hosts.wait("the start of training", seconds=3600)
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
         f" float32 masters, {config.stage.reduction} loss"
@@ -57,8 +59,9 @@ def train(config, workdir: pathlib.Path) -> dict:
         stage,
         optimizer,
         mesh,
-        build.run_spec(config),
+        training.run_spec(config),
         first_params,
+        training.watch_spec(config),
     )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(

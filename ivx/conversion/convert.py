@@ -2,6 +2,7 @@
 
     without_norm  every layer's queries and keys as maps of its input       (affine, fold)
     to_latent     every layer in the released parameterization              (latent_layer)
+    to_exact      or with norm and rope as they were                        (exact_layer)
 
 Everything that is not attention, and o_proj, is handed over bit for bit.
 """
@@ -11,31 +12,12 @@ import dataclasses
 import jax
 import numpy as np
 
-from ivx.conversion import affine, fold, shared_latent
-from ivx.conversion.latent_layer import AffineLayer, LatentLayer, keys_and_values, latent_layer
+from ivx.conversion import one_layer, ranks, shared_latent
 from ivx.conversion.method import Method
+from ivx.conversion.one_layer import Fitted, LayerReport, Sums
 from ivx.conversion.statistics import Statistics
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerReport:
-    """What one layer lost.
-
-    Attributes:
-      query_error: relative error of the queries without their norm.
-      key_error: of the keys.
-      rope_energy: share of the keys' energy in the head that keeps its rope.
-      latent_energy: share of the energy of weighted keys and values that the latent keeps.
-      balance_ratio: what keys were divided by before they were compressed.
-    """
-
-    query_error: float
-    key_error: float
-    rope_energy: float
-    latent_energy: float
-    balance_ratio: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +31,7 @@ class Converted:
 def convert(
     definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
 ) -> Converted:
-    """Converts a model.
+    """Converts a model to M2LA.
 
     Args:
       definition: of the model with grouped attention; its kv_rank is R.
@@ -66,40 +48,23 @@ def convert(
 
 def without_norm(
     definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
-) -> list[AffineLayer]:
+) -> list[Fitted]:
     """Every layer with its QK-norm replaced by a linear map.
 
     Raises:
       UserError: the model has no grouped attention, or the fit is open.
     """
-    text = definition.spec.text
-    if text.attention != "gqa":
-        raise UserError(
-            f"a model with attention {text.attention} has no QK-norm to fit; take one with gqa"
-        )
-    layers = []
-    for number in range(text.depth):
-        layer = _layer(params, number)
-        q, k = (
-            _linear(
-                method,
-                layer[f"{name}_proj"]["kernel"],
-                layer[f"{name}_norm"]["scale"],
-                statistics.inputs[number],
-                outputs[number],
-            )
-            for name, outputs in (("q", statistics.queries), ("k", statistics.keys))
-        )
-        v = np.pad(layer["v_proj"]["kernel"], [(0, 1), (0, 0)])
-        turn = _turn(method, statistics, number)
-        layers.append(AffineLayer(q, k, v, layer["o_proj"]["kernel"], turn))
-    return layers
+    _check_grouped(definition)
+    return [
+        one_layer.fit(one_layer.parameters(params, number), Sums(statistics, number), method)
+        for number in range(definition.spec.text.depth)
+    ]
 
 
 def to_latent(
     definition: ModelDefinition,
     params: Params,
-    fitted: list[AffineLayer],
+    fitted: list[Fitted],
     statistics: Statistics,
     method: Method,
 ) -> Converted:
@@ -108,71 +73,84 @@ def to_latent(
     Raises:
       UserError: the rank is larger than keys and values together.
     """
-    kernels, report = [], []
-    for number, layer in enumerate(fitted):
-        found = keys_and_values(layer, statistics.inputs[number])
-        shared = shared_latent.compress(
-            found, shared_latent.rotate(found, method), definition.spec.text.kv_rank
-        )
-        kernels.append(_kernels(latent_layer(layer, shared)))
-        query_error, key_error = (
-            affine.relative_error(
-                map_eo, statistics.inputs[number], outputs[number], energy[number]
-            )
-            for map_eo, outputs, energy in (
-                (layer.q, statistics.queries, statistics.query_energy),
-                (layer.k, statistics.keys, statistics.key_energy),
-            )
-        )
-        report.append(
-            LayerReport(
-                query_error, key_error, shared.rope_energy, shared.latent_energy, shared.ratio
-            )
-        )
-    attention = jax.tree.map(lambda *parts: np.stack(parts), *kernels)
-    attention["o_proj"] = _attention(params)["o_proj"]
+    return _layers(definition, params, statistics, method, "m2la", fitted)
+
+
+def to_exact(
+    definition: ModelDefinition, params: Params, statistics: Statistics, method: Method
+) -> Converted:
+    """The model with `m2la_exact` attention; of the method only the weighting matters.
+
+    Raises:
+      UserError: the model has no grouped attention, or the rank is too large.
+    """
+    _check_grouped(definition)
+    nothing = [None] * definition.spec.text.depth
+    return _layers(definition, params, statistics, method, "m2la_exact", nothing)
+
+
+def with_attention(params: Params, attention: Params, report: list[LayerReport]) -> Converted:
+    """The model with this attention of all layers, all else as it was."""
     decoder = params["language_model"]
     layers = decoder["layers"] | {"self_attn": attention}
     return Converted(params | {"language_model": decoder | {"layers": layers}}, tuple(report))
 
 
-def _linear(
+def put(attention: Params, kernels: Params, number: int) -> None:
+    """Writes the parameters of one layer into those of all."""
+    for name, values in kernels.items():
+        for leaf, array in values.items():
+            attention[name][leaf][number] = array
+
+
+def _layers(
+    definition: ModelDefinition,
+    params: Params,
+    statistics: Statistics,
     method: Method,
-    kernel_do: np.ndarray,
-    scale_h: np.ndarray,
-    inputs_ee: np.ndarray,
-    outputs_eo: np.ndarray,
-) -> np.ndarray:
-    """A projection and its norm as one map, float64 [E, O]."""
-    if method.norm == "affine":
-        return affine.fit(kernel_do, scale_h, inputs_ee, outputs_eo, method.ridge)
-    if method.norm == "fold":
-        return fold.fold(kernel_do, scale_h, inputs_ee, outputs_eo)
-    return fold.drop(kernel_do, scale_h)
+    kind: str,
+    fitted: list[Fitted | None],
+) -> Converted:
+    """All layers, one after another."""
+    text, report, attention = definition.spec.text, [], {}
+    for number, own in enumerate(_ranks(definition, params, statistics, method, kind, fitted)):
+        source = one_layer.parameters(params, number)
+        kernels, row = one_layer.convert(
+            source, Sums(statistics, number), method, kind, own, text.kv_rank, fitted[number]
+        )
+        if not attention:
+            attention = jax.tree.map(
+                lambda a: np.empty((text.depth, *a.shape), np.float32), kernels
+            )
+        put(attention, kernels, number)
+        report.append(row)
+    attention["o_proj"] = params["language_model"]["layers"]["self_attn"]["o_proj"]
+    return with_attention(params, attention, report)
 
 
-def _turn(method: Method, statistics: Statistics, number: int) -> np.ndarray:
-    """What stands for the rope that is lost, complex [N, H / 2]."""
-    real, imaginary = statistics.turns[number] / statistics.tokens
-    return real + 1j * imaginary if method.turn == "mean" else np.ones_like(real) + 0j
+def _ranks(
+    definition: ModelDefinition,
+    params: Params,
+    statistics: Statistics,
+    method: Method,
+    kind: str,
+    fitted: list[Fitted | None],
+) -> tuple[int, ...]:
+    """Numbers of each layer's latent that are used."""
+    text = definition.spec.text
+    if not method.mean_rank:
+        return (text.kv_rank,) * text.depth
+    spectra = []
+    for number in range(text.depth):
+        source = one_layer.parameters(params, number)
+        _, parts = one_layer.whole(source, Sums(statistics, number), method, kind, fitted[number])
+        spectra.append(shared_latent.spectrum(parts, method))
+    return ranks.allot(spectra, method.mean_rank, text.kv_rank)
 
 
-def _attention(params: Params) -> Params:
-    """Parameters of all layers' attention, stacked."""
-    return params["language_model"]["layers"]["self_attn"]
-
-
-def _layer(params: Params, number: int) -> Params:
-    """Parameters of one layer's attention, float64 on the host."""
-    return jax.tree.map(lambda a: np.asarray(a[number], np.float64), _attention(params))
-
-
-def _kernels(latent: LatentLayer) -> Params:
-    """The layer as parameters of `ivx.models.latent_attention`, float32."""
-    q_ek = latent.q.reshape(len(latent.q), -1)
-    named = {
-        "q_proj": {"kernel": q_ek[:-1], "bias": q_ek[-1]},
-        "kv_a_proj": {"kernel": latent.kv_a[:-1], "bias": latent.kv_a[-1]},
-        "kv_b_proj": {"kernel": latent.kv_b.reshape(len(latent.kv_b), -1)},
-    }
-    return jax.tree.map(lambda a: a.astype(np.float32), named)
+def _check_grouped(definition: ModelDefinition) -> None:
+    attention = definition.spec.text.attention
+    if attention != "gqa":
+        raise UserError(
+            f"a model with attention {attention} has no QK-norm to fit; take one with gqa"
+        )

@@ -21,6 +21,9 @@ class Method:
         to, see `ivx.conversion.turns`.
       weighting: what is near in the compression, a kind of `ivx.conversion.weighting`.
       balance: what keys are divided by against values, times what the weighting says.
+      mean_rank: of all layers, allotted by `ivx.conversion.ranks`; 0: all have the model's.
+      sequential: whether each layer is fitted to the converted ones below it.
+      polish: whether o_proj is fitted to the source's attention.
     """
 
     norm: str = "affine"
@@ -29,6 +32,9 @@ class Method:
     turn: str = "none"
     weighting: str = "balanced"
     balance: float = 1.0
+    mean_rank: int = 0
+    sequential: bool = False
+    polish: bool = False
 
     def __post_init__(self):
         for name, allowed in (

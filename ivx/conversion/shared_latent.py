@@ -73,6 +73,7 @@ class SharedLatent(NamedTuple):
       up: from the latent to keys and values, [R, N, H + H].
       rope_energy, latent_energy: shares of the energy of keys, and of weighted keys and values.
       ratio: what keys were divided by before they were compressed.
+      rank: how many numbers of the latent are used.
     """
 
     cached: np.ndarray
@@ -81,6 +82,7 @@ class SharedLatent(NamedTuple):
     rope_energy: float
     latent_energy: float
     ratio: float
+    rank: int
 
 
 def rotate(layer: KeysAndValues, method: Method) -> Rotated:
@@ -89,8 +91,10 @@ def rotate(layer: KeysAndValues, method: Method) -> Rotated:
     kv_heads = layer.keys.shape[1] // width
     group = heads // kv_heads
     moment_oo = layer.keys.T @ layer.moment @ layer.keys
-    asked_nh = np.einsum("nhh->nh", layer.queries)
-    asked_kj = asked_nh.reshape(kv_heads, group, 2, -1).sum((1, 2))
+    asked_nj = np.einsum("nhh->nh", layer.queries).reshape(heads, 2, -1).sum(1)
+    # What is asked of the lost rope: little where a constant turn says all of it.
+    lost_nj = 1 - np.abs(layer.turn) ** 2 if method.turn == "mean" else np.ones_like(asked_nj)
+    asked_kj = (asked_nj * lost_nj).reshape(kv_heads, group, -1).sum(1)
     change = rotation.gather(moment_oo, kv_heads, method.rotation, asked_kj)
     virtual_eo = layer.keys @ change.to.T
     # Rows of M^-1 by key-value head, handed to the query heads that share it.
@@ -138,6 +142,25 @@ def compress(layer: KeysAndValues, rotated: Rotated, rank: int) -> SharedLatent:
         rope_energy=rotated.rope_energy,
         latent_energy=latent.kept,
         ratio=rotated.weights.ratio,
+        rank=rank,
+    )
+
+
+def spectrum(layer: KeysAndValues, method: Method) -> np.ndarray:
+    """What each number of a latent of this layer adds to the energy kept, [M], the most first."""
+    rotated = rotate(layer, method)
+    return compression.spectrum(rotated.moment, rotated.weights)
+
+
+def widen(shared: SharedLatent, rank: int) -> SharedLatent:
+    """The same with zeros behind the latent, so that it is `rank` wide."""
+    own = len(shared.up)
+    room = rank - own
+    latent, rope = shared.cached[:, :own], shared.cached[:, own:]
+    return shared._replace(
+        cached=np.hstack([np.pad(latent, [(0, 0), (0, room)]), rope]),
+        up=np.pad(shared.up, [(0, room), (0, 0), (0, 0)]),
+        rank=own,
     )
 
 

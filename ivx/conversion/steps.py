@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ivx.conversion import affine_attention, convert
-from ivx.conversion.latent_layer import AffineLayer
 from ivx.conversion.method import Method
+from ivx.conversion.one_layer import Fitted
 from ivx.conversion.statistics import Statistics
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
@@ -29,10 +29,11 @@ class Step(NamedTuple):
 def steps(
     definition: ModelDefinition,
     params: Params,
-    fitted: list[AffineLayer],
+    fitted: list[Fitted],
     statistics: Statistics,
     method: Method,
     converted: Params,
+    kind: str = "m2la",
 ) -> Iterator[Step]:
     """All four, made when they are asked for: the weights of one need not outlive its turn.
 
@@ -42,23 +43,32 @@ def steps(
       fitted: from `convert.without_norm`.
       statistics: of its calibration pass.
       method: as in `convert.convert`.
-      converted: the parameters that `convert.convert` gave.
+      converted: the parameters that the conversion gave.
+      kind: its attention; `m2la_exact` has nothing between.
     """
     yield Step("base", definition.bind, params)
+    text = definition.spec.text
+    result = Step("latent", latent_definition(definition, text.kv_rank, kind).bind, converted)
+    if kind == "m2la_exact":
+        yield result
+        return
     yield Step(
         "qk_norm",
         lambda weights: affine_attention.bind(definition, *weights),
         (params, affine_attention.maps(fitted)),
     )
-    text = definition.spec.text
     whole = latent_definition(definition, (2 * text.kv_heads - 1) * text.head_dim)
-    roped = convert.to_latent(whole, params, fitted, statistics, method).params
-    yield Step("rope", whole.bind, roped)
-    yield Step("latent", latent_definition(definition, text.kv_rank).bind, converted)
+    wide = dataclasses.replace(method, mean_rank=0)
+    yield Step(
+        "rope", whole.bind, convert.to_latent(whole, params, fitted, statistics, wide).params
+    )
+    yield result
 
 
-def latent_definition(definition: ModelDefinition, rank: int) -> ModelDefinition:
+def latent_definition(
+    definition: ModelDefinition, rank: int, kind: str = "m2la"
+) -> ModelDefinition:
     """The same model with latent attention of this rank."""
     spec = definition.spec
-    text = dataclasses.replace(spec.text, attention="m2la", kv_rank=rank)
+    text = dataclasses.replace(spec.text, attention=kind, kv_rank=rank)
     return ModelDefinition(dataclasses.replace(spec, text=text))

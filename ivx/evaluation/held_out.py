@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from data_pipelines.batch import Batch
 from ivx.models.definition import Params
 from ivx.models.model import VideoLanguageModel
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages.language_model import LanguageModelStage
 
 
@@ -31,7 +31,7 @@ def loss(
     """
     stage = LanguageModelStage(lambda first: iter(()), [], reduction)
     one = jax.jit(
-        lambda weights, batch: stage.loss(bind(weights), batch, {})[:2],
+        ambient.under(mesh, lambda weights, batch: stage.loss(bind(weights), batch, {})[:2]),
         out_shardings=rules.replicated(mesh),
     )
     total = weight = 0.0

@@ -12,6 +12,14 @@ _ATTENTION = {
         "`trust_remote_code=True` reads `modeling_internvideo3.py` of this folder: look at it"
         " first, it is short.",
     ),
+    "m2la_exact": (
+        "latent attention that keeps its QK-norm (m2la_exact, a variant of ivx): {rank} + {head}"
+        " numbers a token and layer in the cache",
+        "AutoModelForCausalLM",
+        "FOLDER, trust_remote_code=True",
+        "`trust_remote_code=True` reads `modeling_internvideo3.py` of this folder: look at it"
+        " first, it is short.",
+    ),
     "gqa": (
         "grouped attention with QK-norm, as in Qwen3-VL",
         "AutoModelForImageTextToText",
@@ -71,7 +79,7 @@ def render(title: str, spec: ModelSpec, facts: Mapping[str, object]) -> str:
     attention, auto_class, arguments, note = _ATTENTION[spec.text.attention]
     return _CARD.format(
         title=title,
-        model_type="internvideo3" if spec.text.attention == "m2la" else "qwen3_vl",
+        model_type="qwen3_vl" if spec.text.attention == "gqa" else "internvideo3",
         vision_depth=spec.vision.depth,
         text_depth=spec.text.depth,
         attention=attention.format(rank=spec.text.kv_rank, head=spec.text.head_dim),

@@ -20,7 +20,10 @@ from ivx.text.tokenizer import Tokenizer
 _KINDS = {
     "gqa": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
     "m2la": ("internvideo3", "InternVideo3ForConditionalGeneration"),
+    "m2la_exact": ("internvideo3", "InternVideo3ForConditionalGeneration"),
 }
+# Key of K in a text_config whose latent attention keeps the QK-norm; absent from any other.
+_EXACT = "qk_norm_key_value_heads"
 # What our model does not vary: part, key, the one value; an absent key means that value.
 _FIXED = (
     ("text", "hidden_act", "silu"),
@@ -62,7 +65,7 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
     """
     path = folder / "config.json"
     config = json_file.read(path)
-    known = {model_type: attention for attention, (model_type, _) in _KINDS.items()}
+    known = {kind: name for name, (kind, _) in _KINDS.items() if name != "m2la_exact"}
     attention = known.get(config.get("model_type"))
     if attention is None:
         raise UserError(
@@ -70,6 +73,8 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
             f" there are {', '.join(known)}"
         )
     text = _part(config.get("text_config", config))
+    if attention == "m2la" and _EXACT in text:
+        attention = "m2la_exact"
     parts = {
         "text": text,
         "vision": _part(config.get("vision_config")),
@@ -95,7 +100,7 @@ def read_ranks(folder: pathlib.Path) -> tuple[int, ...]:
     Raises:
       UserError: as `read_spec`.
     """
-    if read_spec(folder).text.attention != "m2la":
+    if read_spec(folder).text.attention == "gqa":
         return ()
     config = json_file.read(folder / "config.json")
     return _ranks(_part(config.get("text_config", config)))
@@ -158,7 +163,7 @@ def write_config(
             "initializer_range": 0.02,
         },
     }
-    if attention == "m2la":
+    if attention != "gqa":
         config["auto_map"] = {
             "AutoConfig": "configuration_internvideo3.InternVideo3Config",
             **dict.fromkeys(
@@ -175,6 +180,8 @@ def write_config(
             "qk_latent_layernorm": False,
             "rope_interleave": True,
         }
+        if attention == "m2la_exact":
+            config["text_config"][_EXACT] = text.kv_heads
         if latent_ranks:
             config["text_config"]["kv_lora_rank_list"] = list(latent_ranks)
     return config
@@ -256,7 +263,7 @@ def _text(attention: str, text: dict, rope: dict, tied: bool) -> specs.TextSpec:
             raise ValueError(
                 f"widths (qk_nope, qk_rope, v) {widths} must be the same for all parts of a head"
             )
-        head_dim, kv_heads, kv_rank = widths[0], heads, max(_ranks(text))
+        head_dim, kv_heads, kv_rank = widths[0], text.get(_EXACT, heads), max(_ranks(text))
     if type(head_dim) is not int or head_dim < 2:
         raise ValueError(f"a head of {head_dim!r} numbers")
     return specs.TextSpec(

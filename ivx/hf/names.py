@@ -5,6 +5,7 @@ only the form of a weight differs:
 
     PLAIN    the same numbers in the same order
     LINEAR   torch keeps [out, in], we keep [in, out]
+    BY_HEAD  the same for each head by itself
     CONV     Conv3d over a whole patch; ours is the matrix that multiplies a row of 1536 pixels
 
 Inside a weight the orders agree, so that none is permuted:
@@ -44,6 +45,7 @@ class Form:
 
 PLAIN = Form("...", "...")
 LINEAR = Form("o i", "i o")
+BY_HEAD = Form("n o i", "n i o")
 CONV = Form("o c f y x", "(c f y x) o", (("c", 3), ("f", 2), ("y", 16), ("x", 16)))
 
 # What embeds words and what scores them; one tensor, the first, where they are tied.
@@ -69,6 +71,17 @@ _ATTENTION = {
         ("self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_proj.kernel", LINEAR),
         ("self_attn.kv_a_proj_with_mqa.bias", "self_attn.kv_a_proj.bias", PLAIN),
         ("self_attn.kv_b_proj.weight", "self_attn.kv_b_proj.kernel", LINEAR),
+        ("self_attn.o_proj.weight", "self_attn.o_proj.kernel", LINEAR),
+    ),
+    "m2la_exact": (
+        ("self_attn.q_proj.weight", "self_attn.q_proj.kernel", LINEAR),
+        ("self_attn.k_proj.weight", "self_attn.k_proj.kernel", LINEAR),
+        ("self_attn.v_proj.weight", "self_attn.v_proj.kernel", LINEAR),
+        ("self_attn.q_norm.weight", "self_attn.q_norm.scale", PLAIN),
+        ("self_attn.k_norm.weight", "self_attn.k_norm.scale", PLAIN),
+        ("self_attn.kv_a_proj_with_mqa.weight", "self_attn.kv_a_proj.kernel", LINEAR),
+        ("self_attn.kv_b_proj.weight", "self_attn.kv_b_proj.kernel", LINEAR),
+        ("self_attn.q_rope_proj.weight", "self_attn.q_rope_proj.kernel", BY_HEAD),
         ("self_attn.o_proj.weight", "self_attn.o_proj.kernel", LINEAR),
     ),
     "gqa": (

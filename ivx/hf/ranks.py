@@ -29,12 +29,13 @@ def found(definition: ModelDefinition, params: Params) -> tuple[int, ...]:
     The widest are called as wide as the model is, so that a model of the same sizes is read again.
     """
     text = definition.spec.text
-    if text.attention != "m2la":
+    if text.attention == "gqa":
         return ()
     attention, widths = params["language_model"]["layers"]["self_attn"], []
+    none = np.zeros((text.depth, text.kv_rank))
     for layer in range(text.depth):
         down = np.asarray(attention["kv_a_proj"]["kernel"][layer])[:, : text.kv_rank]
-        bias = np.asarray(attention["kv_a_proj"]["bias"][layer])[: text.kv_rank]
+        bias = np.asarray(attention["kv_a_proj"].get("bias", none)[layer])[: text.kv_rank]
         up = np.asarray(attention["kv_b_proj"]["kernel"][layer])
         used = np.flatnonzero(down.any(0) | (bias != 0) | up.any(1))
         widths.append(int(used[-1]) + 1 if len(used) else 1)

@@ -77,7 +77,7 @@ def export(
         for name, content in documents.items():
             json_file.write(whole / name, content)
         shutil.copyfile(tokenizer_path, whole / "tokenizer.json")
-        copied = (TEMPLATE, *(REMOTE_CODE if definition.spec.text.attention == "m2la" else ()))
+        copied = (TEMPLATE, *(REMOTE_CODE if definition.spec.text.attention != "gqa" else ()))
         for path in copied:
             shutil.copyfile(path, whole / path.name)
         text = cards.render(folder.name, definition.spec, card)

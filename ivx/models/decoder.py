@@ -14,19 +14,27 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
+from ivx.models.exact_latent_attention import ExactLatentAttention
 from ivx.models.grouped_attention import GroupedAttention, GroupedCache
-from ivx.models.latent_attention import LatentAttention, LatentCache
+from ivx.models.latent_attention import LatentAttention
 from ivx.models.linear import linear
 from ivx.models.rope import Rope
 from ivx.models.spec import TextSpec
+from ivx.models.visual_tokens import place
+from ivx.parallel import remat as policies
 from ivx.parallel import zigzag
-from ivx.parallel.remat import POLICIES
+from ivx.parallel.activations import constrain
 from ivx.parallel.rules import AXES
 
-# What a layer keeps of the past, arrays [B, ..., S, n].
-Cache = LatentCache | GroupedCache
+# What a layer keeps of the past, arrays [B, ..., S, n], or pages of them.
+Cache = LatentCache | PagedCache | GroupedCache
 
-ATTENTION = {"m2la": LatentAttention, "gqa": GroupedAttention}
+ATTENTION = {
+    "m2la": LatentAttention,
+    "m2la_exact": ExactLatentAttention,
+    "gqa": GroupedAttention,
+}
 
 
 class DeepStack(NamedTuple):
@@ -71,10 +79,10 @@ class Block(nnx.Module):
         return self._feed_forward(x_btd + attended), kept
 
     def decode(
-        self, x_b1d: Array, rope: Rope, cache: Cache, lengths_b: Array
+        self, x_btd: Array, rope: Rope, cache: Cache, lengths_b: Array
     ) -> tuple[Array, Cache]:
-        attended, cache = self.self_attn.decode(self.input_layernorm(x_b1d), rope, cache, lengths_b)
-        return self._feed_forward(x_b1d + attended), cache
+        attended, cache = self.self_attn.decode(self.input_layernorm(x_btd), rope, cache, lengths_b)
+        return self._feed_forward(x_btd + attended), cache
 
     def _feed_forward(self, x_btd: Array) -> Array:
         return x_btd + self.mlp(self.post_attention_layernorm(x_btd))
@@ -114,9 +122,10 @@ class Decoder(nnx.Module):
         rope = Rope(*(zigzag.enter(a) for a in rope))
         deepstack = deepstack._replace(index=zigzag.enter(deepstack.index))
 
-        @POLICIES[self.remat]
+        @policies.remat(self.remat)
         def body(x, layer_and_number):
             layer, number = layer_and_number
+            x = policies.named(constrain(x, "pack", "token", None), policies.RESIDUAL)
             x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
             x = _inject(x, deepstack, number)
             return x, jax.tree.map(
@@ -144,30 +153,22 @@ class Decoder(nnx.Module):
 
     def decode(
         self,
-        x_b1d: Float[Array, "b 1 d"],
+        x_btd: Float[Array, "b t d"],
         rope: Rope,
         layers: Sequence[nnx.State],
         caches: Sequence[Cache],
         lengths_b: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b 1 d"], tuple[Cache, ...]]:
-        """Runs one new text token a sequence; returns the caches with it written at `lengths_b`.
+    ) -> tuple[Float[Array, "b t d"], tuple[Cache, ...]]:
+        """Runs T new text tokens a sequence; returns the caches with them, from `lengths_b` on.
 
         The layers are not scanned: caches that are arrays of their own are written in place.
         """
         graph, _ = nnx.split(self.layers)
         kept = []
         for layer, cache in zip(layers, caches, strict=True):
-            x_b1d, cache = nnx.merge(graph, layer).decode(x_b1d, rope, cache, lengths_b)
+            x_btd, cache = nnx.merge(graph, layer).decode(x_btd, rope, cache, lengths_b)
             kept.append(cache)
-        return self.norm(x_b1d), tuple(kept)
-
-
-def place(
-    features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]
-) -> Float[Array, "b t d"]:
-    """Features at the tokens where they belong, 0 elsewhere."""
-    found = jnp.take_along_axis(features_bgd, jnp.maximum(index_bt, 0)[..., None], 1)
-    return jnp.where(index_bt[..., None] >= 0, found, 0)
+        return self.norm(x_btd), tuple(kept)
 
 
 def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:

@@ -37,12 +37,12 @@ class GroupedAttention(nnx.Module):
     def __init__(self, spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.heads, self.kv_heads, self.head_dim = spec.heads, spec.kv_heads, spec.head_dim
         wide, narrow = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        self.q_proj = linear(spec.width, wide, ("embed", "heads"), rngs=rngs, dtype=dtype)
-        self.k_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
-        self.v_proj = linear(spec.width, narrow, ("embed", "kv_heads"), rngs=rngs, dtype=dtype)
-        self.o_proj = linear(
-            wide, spec.width, ("heads", "embed"), scale=0.5 / spec.depth, rngs=rngs, dtype=dtype
-        )
+        heads = {"head": spec.head_dim, "rngs": rngs, "dtype": dtype}
+        self.q_proj = linear(spec.width, wide, ("embed", "heads"), **heads)
+        self.k_proj = linear(spec.width, narrow, ("embed", "kv_heads"), **heads)
+        self.v_proj = linear(spec.width, narrow, ("embed", "kv_heads"), **heads)
+        out_scale = 0.5 / spec.depth
+        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=out_scale, **heads)
         norm = {
             "epsilon": spec.norm_eps,
             "scale_metadata": {AXES: (None,)},
@@ -65,21 +65,26 @@ class GroupedAttention(nnx.Module):
 
     def decode(
         self,
-        x_b1d: Float[Array, "b 1 d"],
+        x_btd: Float[Array, "b t d"],
         rope: Rope,
         cache: GroupedCache,
         lengths_b: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b 1 d"], GroupedCache]:
-        """Attends with one new token a sequence, written into the cache at `lengths_b`."""
-        q_b1nh, k_b1kh, v_b1kh = self._project(x_b1d, rope)
-        cache = write(cache, GroupedCache(k_b1kh[:, 0], v_b1kh[:, 0]), lengths_b)
-        q_bkgh = einops.rearrange(q_b1nh, "b 1 (k g) h -> b k g h", k=self.kv_heads)
-        scores = jnp.einsum("bkgh,bksh->bkgs", q_bkgh, cache.k, preferred_element_type=jnp.float32)
-        valid_bs = jnp.arange(cache.k.shape[2]) <= lengths_b[:, None]
-        scores = jnp.where(valid_bs[:, None, None], scores * self.head_dim**-0.5, masking.MASKED)
+    ) -> tuple[Float[Array, "b t d"], GroupedCache]:
+        """Attends with T new tokens a sequence, written into the cache from `lengths_b` on."""
+        q_btnh, k_btkh, v_btkh = self._project(x_btd, rope)
+        new = (einops.rearrange(a, "b t k h -> b k t h") for a in (k_btkh, v_btkh))
+        cache = GroupedCache(*(write(a, b, lengths_b) for a, b in zip(cache, new, strict=True)))
+        count = x_btd.shape[1]
+        # Heads that share keys, of all tokens, are the rows (m) of one product.
+        q_bkmh = einops.rearrange(q_btnh, "b t (k g) h -> b k (t g) h", k=self.kv_heads)
+        scores = jnp.einsum("bkmh,bksh->bkms", q_bkmh, cache.k, preferred_element_type=jnp.float32)
+        visible_bt = lengths_b[:, None] + jnp.arange(count) + 1
+        visible_bm = jnp.repeat(visible_bt, self.heads // self.kv_heads, 1)
+        seen = (jnp.arange(cache.k.shape[2]) < visible_bm[..., None])[:, None]
+        scores = jnp.where(seen, scores * self.head_dim**-0.5, masking.MASKED)
         weights = jax.nn.softmax(scores, -1).astype(cache.v.dtype)
-        out = jnp.einsum("bkgs,bksh->bkgh", weights, cache.v)
-        return self.o_proj(einops.rearrange(out, "b k g h -> b 1 (k g h)")), cache
+        out = jnp.einsum("bkms,bksh->bkmh", weights, cache.v)
+        return self.o_proj(einops.rearrange(out, "b k (t g) h -> b t (k g h)", t=count)), cache
 
     def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, Array, Array]:
         """q_btnh and k_btkh, rotated, and v_btkh."""

@@ -4,11 +4,9 @@
     latent, rope = split(x W_kv_a + b_kv_a)    R shared numbers, P of one shared rope key
     keys, values = latent W_kv_b               N heads of [H | H]
 
-No normalisation inside; scale 1 / sqrt(H + P). The cache holds (latent, rotated rope key): R + P
+No normalisation inside; scale 1 / sqrt(H + P). The cache holds [latent | rotated rope key]: R + P
 numbers a token. HF names: self_attn.{q_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj}.
 """
-
-from typing import NamedTuple
 
 import einops
 import jax.numpy as jnp
@@ -17,17 +15,12 @@ from jaxtyping import Array, Float, Int
 
 from ivx.kernels.latent_attention import latent_attention
 from ivx.kernels.latent_decode import latent_decode
-from ivx.models.cache import write
+from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
+from ivx.models.cache import append
 from ivx.models.linear import linear
 from ivx.models.rope import Rope, rotate_pairs
 from ivx.models.spec import TextSpec
-
-
-class LatentCache(NamedTuple):
-    """What is kept of the past: latent_bsr and k_rope_bsp, rotated."""
-
-    latent: Array
-    k_rope: Array
+from ivx.parallel import remat
 
 
 class LatentAttention(nnx.Module):
@@ -37,9 +30,8 @@ class LatentAttention(nnx.Module):
         self.heads, self.head_dim, self.rank = spec.heads, spec.head_dim, spec.kv_rank
         wide, both = spec.heads * spec.head_dim, 2 * spec.heads * spec.head_dim
         out_scale = 0.5 / spec.depth
-        self.q_proj = linear(
-            spec.width, both, ("embed", "heads"), bias=True, rngs=rngs, dtype=dtype
-        )
+        heads = {"head": 2 * spec.head_dim, "rngs": rngs, "dtype": dtype}
+        self.q_proj = linear(spec.width, both, ("embed", "heads"), bias=True, **heads)
         self.kv_a_proj = linear(
             spec.width,
             spec.kv_rank + spec.head_dim,
@@ -48,36 +40,35 @@ class LatentAttention(nnx.Module):
             rngs=rngs,
             dtype=dtype,
         )
-        self.kv_b_proj = linear(spec.kv_rank, both, (None, "heads"), rngs=rngs, dtype=dtype)
-        self.o_proj = linear(
-            wide, spec.width, ("heads", "embed"), scale=out_scale, rngs=rngs, dtype=dtype
-        )
+        self.kv_b_proj = linear(spec.kv_rank, both, ("rank", "heads"), **heads)
+        heads["head"] = spec.head_dim
+        self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=out_scale, **heads)
 
     def __call__(
         self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], LatentCache]:
         """Attends over a whole sequence; also returns what a cache would keep of it."""
-        q_nope, q_rope, new = self._project(x_btd, rope)
-        out_btnh = latent_attention(
-            q_nope, q_rope, new.latent, new.k_rope, self._up_rnk(), segments_bt
-        )
-        return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), new
+        q_nope, q_rope, latent, k_rope = self._project(x_btd, rope)
+        out_btnh = latent_attention(q_nope, q_rope, latent, k_rope, self._up_rnk(), segments_bt)
+        kept = LatentCache(jnp.concatenate([latent, k_rope], -1))
+        return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), kept
 
     def decode(
         self,
-        x_b1d: Float[Array, "b 1 d"],
+        x_btd: Float[Array, "b t d"],
         rope: Rope,
-        cache: LatentCache,
+        cache: LatentCache | PagedCache,
         lengths_b: Int[Array, " b"],
-    ) -> tuple[Float[Array, "b 1 d"], LatentCache]:
-        """Attends with one new token a sequence, written into the cache at `lengths_b`."""
-        q_nope, q_rope, new = self._project(x_b1d, rope)
-        cache = write(cache, LatentCache(new.latent[:, 0], new.k_rope[:, 0]), lengths_b)
-        out_bnh = latent_decode(q_nope[:, 0], q_rope[:, 0], *cache, self._up_rnk(), lengths_b + 1)
-        return self.o_proj(einops.rearrange(out_bnh, "b n h -> b 1 (n h)")), cache
+    ) -> tuple[Float[Array, "b t d"], LatentCache | PagedCache]:
+        """Attends with T new tokens a sequence, written into the cache from `lengths_b` on."""
+        q_nope, q_rope, latent, k_rope = self._project(x_btd, rope)
+        new_bte = jnp.concatenate([latent, k_rope], -1)
+        cache = append(cache, new_bte, lengths_b)
+        out_btnh = latent_decode(q_nope, q_rope, cache, self._up_rnk(), lengths_b)
+        return self.o_proj(einops.rearrange(out_btnh, "b t n h -> b t (n h)")), cache
 
-    def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, Array, LatentCache]:
-        """q_nope_btnh, q_rope_btnp (rotated) and the cache entries of these tokens."""
+    def _project(self, x_btd: Array, rope: Rope) -> tuple[Array, Array, Array, Array]:
+        """q_nope_btnh, q_rope_btnp (rotated), latent_btr and k_rope_btp (rotated)."""
         q_btnk = einops.rearrange(self.q_proj(x_btd), "b t (n k) -> b t n k", n=self.heads)
         q_nope, q_rope = (
             q_btnk[..., : self.head_dim],
@@ -85,7 +76,10 @@ class LatentAttention(nnx.Module):
         )
         kv_a = self.kv_a_proj(x_btd)
         k_rope = rotate_pairs(kv_a[:, :, None, self.rank :], rope)[:, :, 0]
-        return q_nope, q_rope, LatentCache(kv_a[..., : self.rank], k_rope)
+        latent, k_rope = (
+            remat.named(part, remat.LATENT) for part in (kv_a[..., : self.rank], k_rope)
+        )
+        return q_nope, q_rope, latent, k_rope
 
     def _up_rnk(self) -> Array:
         """kv_b_proj by heads: [R, N, H (key) + H (value)]."""

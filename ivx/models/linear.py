@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import nnx
 
-from ivx.parallel.rules import AXES
+from ivx.parallel.rules import AXES, TOGETHER
 
 
 def linear(
@@ -15,6 +15,7 @@ def linear(
     dtype: jnp.dtype,
     bias: bool = False,
     scale: float = 1.0,
+    head: int = 1,
 ) -> nnx.Linear:
     """A dense layer [inputs] -> [outputs].
 
@@ -25,15 +26,17 @@ def linear(
       rngs: for initialisation.
       dtype: of computation; parameters are float32.
       bias: whether there is one.
+      head: width of a head, whose numbers stay on one device; of axes `heads` and `kv_heads`.
       scale: multiplies the initial variance 1 / inputs.
     """
+    together = {"heads": head, "kv_heads": head}
     return nnx.Linear(
         inputs,
         outputs,
         use_bias=bias,
         dtype=dtype,
         kernel_init=nnx.initializers.variance_scaling(scale, "fan_in", "normal"),
-        kernel_metadata={AXES: axes},
-        bias_metadata={AXES: axes[1:]},
+        kernel_metadata={AXES: axes, TOGETHER: together},
+        bias_metadata={AXES: axes[1:], TOGETHER: together},
         rngs=rngs,
     )

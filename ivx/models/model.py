@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ivx.models.decoder import Cache, Decoder, DeepStack, place
+from ivx.models.decoder import Cache, Decoder, DeepStack
 from ivx.models.linear import linear
 from ivx.models.rope import text_rope
 from ivx.models.spec import ModelSpec
 from ivx.models.vision import VisionTower
+from ivx.models.visual_tokens import place
 from ivx.parallel.rules import AXES
 
 
@@ -66,25 +67,24 @@ class VideoLanguageModel(nnx.Module):
 
     def decode(
         self,
-        tokens_b: Int[Array, " b"],
-        positions_b: Int[Array, " b"],
+        tokens_bt: Int[Array, "b t"],
+        positions_bt: Int[Array, "b t"],
         layers: Sequence[nnx.State],
         caches: Sequence[Cache],
         lengths_b: Int[Array, " b"],
     ) -> Output:
-        """Runs one new text token a sequence.
+        """Runs T new text tokens a sequence: one when decoding, more of a draft or a prompt.
 
         Args:
-          tokens_b: the tokens.
-          positions_b: their positions, equal on all three axes.
+          tokens_bt: the tokens.
+          positions_bt: their positions, equal on all three axes.
           layers: parameters of the decoder as `Decoder.unstack` gives them.
           caches: one a layer.
-          lengths_b: entries of the caches in use; the new one is written there.
+          lengths_b: entries of the caches in use; the new ones are written from there on.
         """
-        x_b1d = self.embed_tokens(tokens_b[:, None])
-        positions = jnp.broadcast_to(positions_b[:, None, None], (tokens_b.shape[0], 3, 1))
-        rope = self._rope(positions)
-        return Output(*self.language_model.decode(x_b1d, rope, layers, caches, lengths_b))
+        x_btd = self.embed_tokens(tokens_bt)
+        rope = self._rope(jnp.repeat(positions_bt[:, None], 3, 1))
+        return Output(*self.language_model.decode(x_btd, rope, layers, caches, lengths_b))
 
     def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
         """Scores of the vocabulary, accumulated in float32 as in the loss."""

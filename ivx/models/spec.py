@@ -12,7 +12,7 @@ larger, to teach it.
 
 import dataclasses
 
-ATTENTIONS = ("m2la", "gqa")
+ATTENTIONS = ("m2la", "m2la_exact", "gqa")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +43,10 @@ class TextSpec:
     """The decoder.
 
     Attributes:
-      attention: `m2la` (latent, the released parameterization) or `gqa` (grouped with QK-norm, as
-        Qwen3-VL).
+      attention: `m2la` (latent, the released parameterization), `m2la_exact` (latent, with the
+        QK-norm and the rope of its source; ours) or `gqa` (grouped with QK-norm, as Qwen3-VL).
       head_dim: H of keys without rope, of values, and of the rope part P alike.
-      kv_heads: K, for grouped attention.
+      kv_heads: K, for grouped attention and for `m2la_exact`.
       kv_rank: R, for latent attention; the cache holds R + P numbers a token.
       mrope_sections: how many of the P / 2 frequencies belong to time, height and width.
       norm_eps: of the RMS norms.
@@ -74,6 +74,13 @@ class TextSpec:
             raise ValueError(
                 f"mrope sections {self.mrope_sections} must add up to"
                 f" head_dim / 2 = {self.head_dim // 2}"
+            )
+        # Height and width have every third frequency, the first ones.
+        room = [len(range(axis, self.head_dim // 2, 3)) for axis in (1, 2)]
+        if any(n > most for n, most in zip(self.mrope_sections[1:], room, strict=True)):
+            raise ValueError(
+                f"mrope sections {self.mrope_sections} give height and width more than every third"
+                f" of {self.head_dim // 2} frequencies, at most {room[0]} and {room[1]}"
             )
         if self.heads % self.kv_heads:
             raise ValueError(

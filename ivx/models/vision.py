@@ -21,12 +21,15 @@ from ivx.models.decoder import stack
 from ivx.models.linear import linear
 from ivx.models.rope import Rope, rotate, vision_rope
 from ivx.models.spec import VisionSpec
-from ivx.parallel.remat import POLICIES
+from ivx.parallel import remat as policies
+from ivx.parallel.activations import constrain
 from ivx.parallel.rules import AXES
 
 _NORM_EPS = 1e-6
 _MERGED = 4
 _PIXELS = 3 * 2 * 16 * 16
+# Logical axes of kernels: the one that is split is a multiple of the width of a patch.
+_INTO, _OUT_OF = ("patch_width", None), (None, "patch_width")
 
 
 class VisualTokens(NamedTuple):
@@ -50,11 +53,11 @@ class VisionBlock(nnx.Module):
         out_scale = 0.5 / spec.depth
         dense = {"bias": True, "rngs": rngs, "dtype": dtype}
         self.norm1 = layer_norm(spec.width, dtype, rngs)
-        self.qkv = linear(spec.width, 3 * spec.width, ("embed", "heads"), **dense)
-        self.proj = linear(spec.width, spec.width, ("heads", "embed"), scale=out_scale, **dense)
+        self.qkv = linear(spec.width, 3 * spec.width, _INTO, **dense)
+        self.proj = linear(spec.width, spec.width, _INTO, scale=out_scale, **dense)
         self.norm2 = layer_norm(spec.width, dtype, rngs)
-        self.linear_fc1 = linear(spec.width, spec.mlp, ("embed", "mlp"), **dense)
-        self.linear_fc2 = linear(spec.mlp, spec.width, ("mlp", "embed"), scale=out_scale, **dense)
+        self.linear_fc1 = linear(spec.width, spec.mlp, _INTO, **dense)
+        self.linear_fc2 = linear(spec.mlp, spec.width, _OUT_OF, scale=out_scale, **dense)
 
     def __call__(
         self,
@@ -86,10 +89,9 @@ class Merger(nnx.Module):
         self.norm_joined = norm_joined
         joined = _MERGED * width
         self.norm = layer_norm(joined if norm_joined else width, dtype, rngs)
-        self.linear_fc1 = linear(
-            joined, joined, ("embed", "mlp"), bias=True, rngs=rngs, dtype=dtype
-        )
-        self.linear_fc2 = linear(joined, out, ("mlp", "embed"), bias=True, rngs=rngs, dtype=dtype)
+        dense = {"bias": True, "rngs": rngs, "dtype": dtype}
+        self.linear_fc1 = linear(joined, joined, _INTO, **dense)
+        self.linear_fc2 = linear(joined, out, _INTO, **dense)
 
     def __call__(self, x_bxd: Float[Array, "b x d"]) -> Float[Array, "b g e"]:
         if not self.norm_joined:
@@ -105,15 +107,13 @@ class VisionTower(nnx.Module):
 
     def __init__(self, spec: VisionSpec, out: int, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
         self.spec, self.dtype, self.remat = spec, dtype, remat
-        self.patch_embed = linear(
-            _PIXELS, spec.width, (None, "embed"), bias=True, rngs=rngs, dtype=dtype
-        )
+        self.patch_embed = linear(_PIXELS, spec.width, _OUT_OF, bias=True, rngs=rngs, dtype=dtype)
         self.pos_embed = nnx.Embed(
             spec.table_side**2,
             spec.width,
             dtype=dtype,
             embedding_init=nnx.initializers.normal(0.02),
-            embedding_metadata={AXES: (None, "embed")},
+            embedding_metadata={AXES: _OUT_OF},
             rngs=rngs,
         )
         self.blocks = stack(VisionBlock, spec.depth, spec, dtype, rngs=rngs)
@@ -142,10 +142,11 @@ class VisionTower(nnx.Module):
         rope = vision_rope(grid_bx4, self.spec.width // self.spec.heads)
         graph, blocks = nnx.split(self.blocks)
 
-        @POLICIES[self.remat]
+        @policies.remat(self.remat)
         def body(carry, block_and_number):
             block, number = block_and_number
             x, taps = carry
+            x = policies.named(constrain(x, "pack", "slice_block", None), policies.RESIDUAL)
             x = nnx.merge(graph, block)(x, rope, slices_bx, slice_block)
             # Keeps only the tapped outputs: row i of `taps` is written when block taps[i] has run.
             hit = (jnp.array(self.spec.taps) == number)[:, None, None, None]

@@ -25,11 +25,15 @@ from data_pipelines import packing
 from data_pipelines.batch import Batch
 from data_pipelines.layout import Layout
 from data_pipelines.loader import Loaded, stack
+from ivx.errors import UserError
+from ivx.kernels.latent_decode.quantise import DTYPES, quantise
 from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 
 _SMALLEST = 64
+# Room in caches comes in runs of so many tokens, of which TPU kernels make their blocks.
+_PAGE = 128
 
 
 class Prefilled(NamedTuple):
@@ -84,20 +88,35 @@ class Sampler:
       params: its parameters.
       end: id of the token that ends an answer.
       mesh: devices over which prompts are spread; None leaves them on the default device.
+      cache: what caches are stored in, a name of `quantise.DTYPES`; other than `compute` it
+        changes the mathematics.
+
+    Raises:
+      UserError: the model's attention has no such cache.
     """
 
     def __init__(
-        self, definition: ModelDefinition, params: Params, end: int, mesh: Mesh | None = None
+        self,
+        definition: ModelDefinition,
+        params: Params,
+        end: int,
+        mesh: Mesh | None = None,
+        cache: str = "compute",
     ):
+        if cache != "compute" and definition.spec.text.attention == "gqa":
+            raise UserError(
+                f"a cache of {cache} is made for latent attention; this model has"
+                f" {definition.spec.text.attention}, so ask for a cache of compute"
+            )
         self._params, self._end, self._mesh = params, end, mesh
         self._layers = None
         self._unstack = jax.jit(functools.partial(unstack, definition))
-        self._prefill = jax.jit(
-            functools.partial(prefill, definition), static_argnames=("capacity", "group")
-        )
-        self._decode = jax.jit(
-            functools.partial(decode, definition, end), static_argnames=("temperature", "limit")
-        )
+        first = functools.partial(prefill, definition, cache=cache)
+        rest = functools.partial(decode, definition, end)
+        if mesh is not None:
+            first, rest = ambient.under(mesh, first), ambient.under(mesh, rest)
+        self._prefill = jax.jit(first, static_argnames=("capacity", "group"))
+        self._decode = jax.jit(rest, static_argnames=("temperature", "limit"))
 
     def at(self, params: Params) -> "Sampler":
         """The same sampler with other parameters; nothing is compiled again."""
@@ -144,7 +163,7 @@ class Sampler:
             layouts = [*layouts, *[layouts[-1]] * extra]
             pixels = [*pixels, *[pixels[-1]] * extra]
         prompts = batch_prompts(layouts, pixels)
-        capacity = prompts.batch.tokens.shape[1] + limit
+        capacity = -(-(prompts.batch.tokens.shape[1] + limit) // _PAGE) * _PAGE
         batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
         if self._mesh is not None:
             batch, lengths, positions = rules.put_batch((batch, lengths, positions), self._mesh)
@@ -182,21 +201,27 @@ def prefill(
     lengths_b: Int[Array, " b"],
     capacity: int,
     group: int = 1,
+    cache: str = "compute",
 ) -> Prefilled:
-    """Runs prompts; keeps caches with room for `capacity` tokens, `group` copies of each row."""
+    """Runs prompts; keeps caches with room for `capacity` tokens, `group` copies of each row.
+
+    `cache` names what they are stored in, as `Sampler` has it.
+    """
     model = definition.bind(params)
     output = model(batch, keep_cache=True)
     last_bd = jnp.take_along_axis(output.hidden, (lengths_b - 1)[:, None, None], 1)[:, 0]
     room = capacity - batch.tokens.shape[1]
 
     def grow(stacked: Array, layer: int) -> Array:
-        cache = jnp.pad(stacked[layer], [(0, 0)] * (stacked.ndim - 3) + [(0, room), (0, 0)])
-        return jnp.repeat(cache, group, 0)
+        return jnp.pad(stacked[layer], [(0, 0)] * (stacked.ndim - 3) + [(0, room), (0, 0)])
 
-    caches = tuple(
-        jax.tree.map(lambda a, n=layer: grow(a, n), output.cache)
-        for layer in range(definition.spec.text.depth)
-    )
+    def store(layer: int) -> Cache:
+        kept = jax.tree.map(lambda a: grow(a, layer), output.cache)
+        if DTYPES[cache] is not None:
+            kept = quantise(kept.entries, DTYPES[cache])
+        return jax.tree.map(lambda a: jnp.repeat(a, group, 0), kept)
+
+    caches = tuple(store(layer) for layer in range(definition.spec.text.depth))
     return Prefilled(caches, jnp.repeat(model.logits(last_bd), group, 0))
 
 
@@ -242,9 +267,8 @@ def decode(
     def advance(carry):
         decoded, caches, number = carry
         last_b = decoded.tokens[:, number - 1]
-        output = model.decode(
-            last_b, positions_b + number - 1, layers, caches, lengths_b + number - 1
-        )
+        place_b1 = (positions_b + number - 1)[:, None]
+        output = model.decode(last_b[:, None], place_b1, layers, caches, lengths_b + number - 1)
         token_b, logp_b = choose(model.logits(output.hidden[:, 0]), number)
         ended = last_b == end
         return (

@@ -54,10 +54,7 @@ class AttentionMatchingStage:
         return self._load_original(mesh)
 
     def loss(self, model: VideoLanguageModel, batch: Batch, frozen: Params) -> Loss:
-        original = self._original.bind(frozen)
-        layers = original.language_model.layers
-        layers.self_attn = _Beside(layers.self_attn, model.language_model.layers.self_attn)
-        errors_l, energies_l = original(batch, keep_cache=True).cache
+        errors_l, energies_l = errors(self._original.bind(frozen), model, batch)
         tokens = (batch.segments > 0).sum().astype(jnp.float32)
         means = {
             f"convert/error_layer_{number}": (errors_l[number], energies_l[number])
@@ -69,6 +66,21 @@ class AttentionMatchingStage:
 
     def trains(self, path: tuple[str, ...]) -> bool:
         return "self_attn" in path
+
+
+def errors(
+    original: VideoLanguageModel, other: VideoLanguageModel, batch: Batch
+) -> tuple[Float[Array, " l"], Float[Array, " l"]]:
+    """sum |new - old|^2 and sum |old|^2 of every layer's attention on the inputs of the original.
+
+    Args:
+      original: bound for this alone; it is changed.
+      other: its attention is looked at, nothing else.
+      batch: padding does not count.
+    """
+    layers = original.language_model.layers
+    layers.self_attn = _Beside(layers.self_attn, other.language_model.layers.self_attn)
+    return original(batch, keep_cache=True).cache
 
 
 class _Beside(nnx.Module):

@@ -32,7 +32,8 @@ class DistillationProducer:
         rollouts, skipped = self._roller.roll(params, self._number)
         self._number += 1
         packed = pack(rollouts, self._shape, self._packs)
-        return Loaded(packed.batch, tuple(skipped), lengths(rollouts))
+        samples = tuple(rollout.sample.id for rollout in rollouts)
+        return Loaded(packed.batch, tuple(skipped), lengths(rollouts), samples)
 
 
 class DistillationStage:

@@ -222,7 +222,7 @@ class GspoStage:
         packs = len(packed.places)
         answers = np.full(packs, len(rollouts) / packs, np.float32)
         batch = GspoBatch(packed.batch, old, per_token(packed, values), answers)
-        return Loaded(batch, skipped, told)
+        return Loaded(batch, skipped, told, tuple(rollout.sample.id for rollout in telling))
 
     def loss(self, model: VideoLanguageModel, batch: GspoBatch, frozen: Params) -> Loss:
         del frozen

@@ -53,7 +53,11 @@ class RehearsalProducer:
     def next(self, params: Params) -> Loaded:
         own, rehearsed = self._own.next(params), self._rehearsed.next(params)
         return Loaded(
-            RehearsalBatch(own.batch, rehearsed.batch), own.skipped + rehearsed.skipped, own.numbers
+            RehearsalBatch(own.batch, rehearsed.batch),
+            own.skipped + rehearsed.skipped,
+            own.numbers,
+            own.samples + rehearsed.samples,
+            own.frames + rehearsed.frames,
         )
 
 

@@ -59,11 +59,12 @@ class Checkpoints:
 
     def save(self, state: TrainState, step: int) -> None:
         """Starts to write; waits only for the previous save."""
+        stored = _stored(state)
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(_position(step, fingerprints(state))),
+                state=ocp.args.StandardSave(stored),
+                data=ocp.args.JsonSave(_position(step, fingerprints(stored))),
                 config=ocp.args.JsonSave(self._config),
             ),
         )
@@ -78,7 +79,7 @@ class Checkpoints:
           UserError: all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
-        state, step = _read_newest_whole(self._folder, steps, abstract)
+        found, step = _read_newest_whole(self._folder, steps, _stored(abstract))
         damaged = [bad for bad in steps if bad > step]
         if damaged and jax.process_index() == 0:
             for bad in damaged:
@@ -86,7 +87,7 @@ class Checkpoints:
         if damaged:
             _wait_for_all("damaged checkpoints set aside")
             self._manager.reload()
-        return Restored(state, step)
+        return Restored(TrainState(**found), step)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
@@ -118,7 +119,10 @@ def save_params(workdir: pathlib.Path, params: Params, config: str) -> None:
 
 
 def load_params(
-    workdir: pathlib.Path, abstract: Params, shardings: Params | None = None
+    workdir: pathlib.Path,
+    abstract: Params,
+    shardings: Params | None = None,
+    averaged: bool = False,
 ) -> tuple[Params, int]:
     """Parameters of the newest whole checkpoint of a run, and its step; changes nothing on disk.
 
@@ -126,6 +130,7 @@ def load_params(
       workdir: of the run.
       abstract: shapes and dtypes.
       shardings: where each is to lie; None puts all on the first device.
+      averaged: the running mean of the parameters, of a run that keeps one.
 
     Raises:
       UserError: there is no checkpoint, or all are damaged.
@@ -136,10 +141,11 @@ def load_params(
     placed = jax.tree.map(
         lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings
     )
-    found, step = _read_newest_whole(
-        (workdir / FOLDER).absolute(), _steps(workdir), {"params": placed}
-    )
-    return found["params"], step
+    steps = _steps(workdir)
+    # The parameters that a run was given by `save_params` are their own mean.
+    name = "averaged" if averaged and steps[0] else "params"
+    found, step = _read_newest_whole((workdir / FOLDER).absolute(), steps, {name: placed})
+    return found[name], step
 
 
 def stored_types(workdir: pathlib.Path) -> dict[str, str]:
@@ -184,6 +190,12 @@ def _steps(workdir: pathlib.Path) -> list[int]:
 
 class _Damaged(Exception):
     """A checkpoint does not hold what was saved; the message says how that shows."""
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """What of a state is on disk: all but what it does not have."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _position(step: int, sums: dict[str, int]) -> dict:

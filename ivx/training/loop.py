@@ -2,42 +2,74 @@
 
 The order within a step is law, since resuming relies on it:
 
-    validate (old parameters) -> save -> next batch -> step -> write
+    validate (old parameters) -> save -> next batch -> step -> look at the step before -> write
 
 A state saved at step i has used batches 0 .. i - 1; a resumed run asks for batch i next, and
 nothing else is carried over, so that it goes on bit for bit as if it had never stopped.
 """
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
-import time
 from collections.abc import Callable
 
 import jax
 import optax
 from jax.sharding import Mesh
 
-from data_pipelines.loader import Loaded
+from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
-from ivx.training import progress
+from ivx.training import abstract, company, preemption, progress
 from ivx.training.checkpoint import Checkpoints
-from ivx.training.state import TrainState, init_state, make_step, make_validation_loss
+from ivx.training.meter import Meter
+from ivx.training.phases import Phases
+from ivx.training.stability import RollBack, Stability
+from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_validation_loss
+from ivx.training.watchdog import Watchdog
 from ivx.training.writers import METRICS, make_writer, read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """How long a run is and how often it looks up; all in steps."""
+    """How long a run is and how often it looks up; all in steps.
+
+    `unit` steps belong together (those of one rollout): a run is left between two units only.
+    """
 
     steps: int
     seed: int
     accumulation: int
+    unit: int
     log_every: int
     validate_every: int
     save_every: int
     keep: int
+    options: StepOptions = USUAL
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchSpec:
+    """What watches over a run, and changes none of its numbers while all goes well.
+
+    Attributes:
+      rollback_after: steps in a row without a finite gradient after which the run goes back to its
+        last checkpoint; 0: never.
+      spike: typical deviations by which a loss has to jump to be recorded; 0: none is.
+      watchdog: seconds a phase may last; 0: for ever.
+      watchdog_ends: whether the run is ended then.
+    """
+
+    rollback_after: int
+    spike: float
+    watchdog: float
+    watchdog_ends: bool
+
+
+# For callers that look on themselves.
+UNWATCHED = WatchSpec(0, 0.0, 0.0, False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +95,9 @@ def train(
     mesh: Mesh,
     spec: RunSpec,
     start: Callable[[Params], Params] | None = None,
+    watch: WatchSpec = UNWATCHED,
 ) -> RunResult:
-    """Trains until `spec.steps`, from the newest checkpoint of `workdir` if there is one.
+    """Trains until `spec.steps`, from the newest whole checkpoint of `workdir` if there is one.
 
     Args:
       workdir: where checkpoints and metrics go.
@@ -75,19 +108,46 @@ def train(
       mesh: devices.
       spec: length and intervals.
       start: from shardings to the first parameters; None initialises new ones from the seed.
+      watch: what watches over the run.
+
+    Raises:
+      Interrupted: the run was told to end (SIGTERM), and has saved what it had.
+      UserError: no checkpoint is whole, or gradients are never finite again.
     """
+    attempt = functools.partial(
+        _train, workdir, config, definition, stage, optimizer, mesh, spec, start
+    )
+    phases = Phases()
+    stability = Stability(workdir, watch.rollback_after, watch.spike)
+    with Watchdog(phases, watch.watchdog, watch.watchdog_ends, workdir):
+        while True:
+            try:
+                return attempt(phases, stability)
+            except RollBack as row:
+                progress.note(f"ROLLBACK: {row}; the run goes back to its last checkpoint")
+                stability.restart()
+
+
+def _train(
+    workdir, config, definition, stage, optimizer, mesh, spec, start, phases, stability
+) -> RunResult:
+    """From the newest checkpoint to the end, once; arguments as above."""
+    phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
-    state_shardings = _state_shardings(definition, optimizer, mesh)
+    averaged = spec.options.ema > 0
+    state_shardings = abstract.state_shardings(definition, optimizer, mesh, averaged)
     checkpoints = Checkpoints(workdir, spec.keep, config)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
         state = jax.jit(
-            lambda given: init_state(given or definition.init(spec.seed), optimizer),
+            lambda given: init_state(given or definition.init(spec.seed), optimizer, averaged),
             out_shardings=state_shardings,
         )(params)
         done = 0
     else:
-        restored = checkpoints.restore(_abstract_state(definition, optimizer, state_shardings))
+        restored = checkpoints.restore(
+            abstract.abstract_state(definition, optimizer, state_shardings)
+        )
         state, done = restored.state, restored.next_batch
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     progress.note(
@@ -96,10 +156,8 @@ def train(
 
     # ------------------------------------------------------------------------------------ functions
     whole = rules.replicated(mesh)
-    step = jax.jit(
-        ambient.under(mesh, make_step(definition, stage, optimizer, spec.accumulation)),
-        donate_argnums=0,
-        out_shardings=(state_shardings, whole),
+    step = abstract.jit_step(
+        definition, stage, optimizer, spec.accumulation, state_shardings, mesh, spec.options
     )
     validation_loss = jax.jit(
         ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
@@ -112,134 +170,78 @@ def train(
     producer = stage.producer(done) if done < spec.steps else None
     bar = progress.TrainingBar(spec.steps, done)
     # What a resumed run had seen stands in the last row before its checkpoint.
-    meter = _Meter(int(_last_numbers(workdir).get("tokens/seen", 0)))
-    for number in range(done, spec.steps):
-        # A resumed run has validated and saved its first state already.
-        if number != done and number % spec.validate_every == 0:
-            _validate(validation_loss, state, frozen, validation, writer, number)
-        if number != done and number % spec.save_every == 0:
-            writer.write_scalars(number, {"tokens/seen": meter.seen})
-            writer.flush()
-            checkpoints.save(state, number)
-        loaded = meter.wait_for(producer, state.params)
-        state, metrics = step(state, frozen, rules.put_batch(loaded.batch, mesh))
-        meter.count(loaded)
-        bar.advance()
-        if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
-            numbers = {name: float(value) for name, value in metrics.items()} | meter.read()
-            writer.write_scalars(number + 1, numbers)
-            writer.flush()
-            bar.show(numbers["loss/total"], numbers["tokens/sec"], numbers["data/wait_ms"])
+    newest = _last_numbers(workdir, done)
+    meter = Meter(phases, int(newest.get("tokens/seen", 0)))
 
-    # ------------------------------------------------------------------------------------ end
-    if done < spec.steps:
-        _validate(validation_loss, state, frozen, validation, writer, spec.steps)
-        writer.flush()
-        checkpoints.save(state, spec.steps)
-    bar.close()
-    writer.close()
-    checkpoints.close()
-    recorded = _last_numbers(workdir)
+    def write(step: int, numbers: dict[str, float]) -> None:
+        if numbers:
+            newest.update(numbers)
+            writer.write_scalars(step, numbers)
+            writer.flush()
+
+    with contextlib.ExitStack() as closing:
+        notice = closing.enter_context(preemption.Notice(spec.unit))
+        for part in (checkpoints, writer, bar):
+            closing.callback(part.close)
+        closing.push(company.leave_on_failure)
+        for number in range(done, spec.steps):
+            leaving = notice.reached(number)
+            # A resumed run has validated and saved its first state already.
+            if number != done and number % spec.validate_every == 0:
+                phases.enter("evaluate", number)
+                write(number, _validate(validation_loss, state, frozen, validation))
+            if number != done and (leaving or number % spec.save_every == 0):
+                phases.enter("save", number)
+                stability.catch_up()
+                if leaving or stability.sound():
+                    write(number, {"tokens/seen": meter.seen()})
+                    checkpoints.save(state, number)
+            if leaving:
+                raise Interrupted(f"told to end (SIGTERM): saved step {number} of {spec.steps}")
+            phases.enter("data", number)
+            loaded = producer.next(state.params)
+            phases.enter("first step" if number == done else "step", number)
+            state, metrics = step(state, frozen, rules.put_batch(loaded.batch, mesh))
+            stability.add(number, metrics, loaded.samples)
+            meter.count(loaded)
+            bar.advance()
+            if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
+                numbers = {name: float(value) for name, value in metrics.items()} | meter.read()
+                write(number + 1, numbers)
+                bar.show(numbers["loss/total"], numbers["tokens/sec"], numbers["data/wait_ms"])
+
+        # -------------------------------------------------------------------------------- end
+        stability.catch_up()
+        if done < spec.steps:
+            phases.enter("evaluate", spec.steps)
+            write(spec.steps, _validate(validation_loss, state, frozen, validation))
+            phases.enter("save", spec.steps)
+            checkpoints.save(state, spec.steps)
     return RunResult(
         steps=spec.steps,
-        loss=recorded["loss/total"],
-        validation_loss=recorded.get("validation/loss"),
+        loss=newest["loss/total"],
+        validation_loss=newest.get("validation/loss"),
         skipped_steps=int(state.skipped),
         skipped_samples=meter.skipped,
-        tokens=int(recorded["tokens/seen"]),
+        tokens=int(newest["tokens/seen"]),
         tokens_per_second=meter.mean_speed(),
         parameters=parameters,
     )
 
 
-class _Meter:
-    """Counts tokens, waiting and skipped samples; `seen` are the tokens of all starts of a run."""
-
-    def __init__(self, seen: int):
-        self.skipped, self.seen = 0, seen
-        self._tokens_in_all, self._seconds_in_all = 0, 0.0
-        self._reset()
-
-    def wait_for(self, producer, params) -> Loaded:
-        """The next batch; the time spent waiting for it is data wait."""
-        start = time.monotonic()
-        loaded = producer.next(params)
-        self._wait += time.monotonic() - start
-        return loaded
-
-    def count(self, loaded: Loaded) -> None:
-        self._steps += 1
-        for name, value in loaded.numbers.items():
-            self._numbers.setdefault(name, []).append(value)
-        tokens = int((loaded.batch.segments > 0).sum())
-        self._tokens += tokens
-        self.seen += tokens
-        self.skipped += len(loaded.skipped)
-        for sentence in loaded.skipped:
-            progress.note(f"skipped {sentence}")
-
-    def read(self) -> dict[str, float]:
-        """Numbers of the steps since the last reading."""
-        seconds = time.monotonic() - self._since
-        numbers = {
-            "tokens/seen": self.seen,
-            "tokens/sec": self._tokens / seconds,
-            "step/ms": 1e3 * seconds / self._steps,
-            "data/wait_ms": 1e3 * self._wait / self._steps,
-            "data/skipped_samples": self.skipped,
-        } | {name: sum(values) / len(values) for name, values in self._numbers.items()}
-        self._tokens_in_all += self._tokens
-        self._seconds_in_all += seconds
-        self._reset()
-        return numbers
-
-    def mean_speed(self) -> float:
-        """Tokens a second over the whole run, validation and compilation counted in."""
-        return self._tokens_in_all / self._seconds_in_all if self._seconds_in_all else 0.0
-
-    def _reset(self) -> None:
-        self._since, self._steps, self._tokens, self._wait = time.monotonic(), 0, 0, 0.0
-        self._numbers: dict[str, list[float]] = {}
-
-
-def _validate(
-    validation_loss, state: TrainState, frozen: Params, batches, writer, step: int
-) -> None:
-    """Writes the loss over all validation batches as one quotient; without batches, nothing."""
+def _validate(validation_loss, state: TrainState, frozen: Params, batches) -> dict[str, float]:
+    """The loss over all validation batches as one quotient; without batches, nothing."""
     losses = [validation_loss(state.params, frozen, batch) for batch in batches]
-    if losses:
-        loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
-        writer.write_scalars(step, {"validation/loss": float(loss)})
+    if not losses:
+        return {}
+    loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
+    return {"validation/loss": float(loss)}
 
 
-def _last_numbers(workdir: pathlib.Path) -> dict[str, float]:
-    """The newest value of every metric, those of an earlier start of the run among them."""
-    newest = {}
-    for row in read_metrics(workdir / METRICS):
-        newest |= row
+def _last_numbers(workdir: pathlib.Path, done: int) -> dict[str, float]:
+    """The newest value of every metric up to this step, from earlier starts of the run."""
+    path, newest = workdir / METRICS, {}
+    for row in read_metrics(path) if path.exists() else ():
+        if row["step"] <= done:
+            newest |= row
     return newest
-
-
-def _state_shardings(definition: ModelDefinition, optimizer, mesh: Mesh) -> TrainState:
-    """Parameters by the rules, optimizer moments like them, counters on every device."""
-    params = rules.parameter_shardings(definition.abstract, mesh)
-    whole = rules.replicated(mesh)
-    abstract = jax.eval_shape(optimizer.init, definition.abstract_params)
-    moments = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract,
-        params,
-        transform_non_params=lambda _: whole,
-    )
-    return TrainState(whole, params, moments, whole)
-
-
-def _abstract_state(definition: ModelDefinition, optimizer, shardings: TrainState) -> TrainState:
-    """Shapes of a state with the shardings it is to be restored to."""
-    shapes = jax.eval_shape(lambda: init_state(definition.init(0), optimizer))
-    return jax.tree.map(
-        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )

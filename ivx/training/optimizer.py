@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from ivx.errors import UserError
+from ivx.training.parts import ALL, Parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +54,13 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
     return rate
 
 
-def make_optimizer(spec: OptimizerSpec) -> optax.GradientTransformation:
-    """Clips by global norm, then AdamW on the schedule."""
+def make_optimizer(spec: OptimizerSpec, parts: Parts = ALL) -> optax.GradientTransformation:
+    """Clips by global norm, then AdamW on the schedule; moments for what trains only."""
     return optax.chain(
         optax.clip_by_global_norm(spec.clip),
-        optax.adamw(
-            learning_rate(spec), spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay
+        parts.limit(
+            optax.adamw(
+                learning_rate(spec), spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay
+            )
         ),
     )

@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, Int
 from data_pipelines.batch import Batch
 from ivx.models.definition import ModelDefinition, Params
 from ivx.stages.protocol import Loss, Stage
+from ivx.training import ema
+from ivx.training.drop_path import drop_paths
+from ivx.training.parts import ALL, Parts, dotted
 
 
 @jax.tree_util.register_dataclass
@@ -23,25 +26,57 @@ class TrainState:
       params: float32 masters, a nested dict.
       opt_state: of optax.
       skipped: steps whose gradient was not finite, and which changed nothing.
+      averaged: running mean of the parameters; None where none is kept.
     """
 
     step: Int[Array, ""]
     params: Params
     opt_state: optax.OptState
     skipped: Int[Array, ""]
+    averaged: Params | None = None
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """A state before the first step."""
+@dataclasses.dataclass(frozen=True)
+class StepOptions:
+    """What a step may do beside the usual; by default none of it.
+
+    Attributes:
+      parts: of the parameters that train, among those of the stage.
+      ema: decay of the running mean of the parameters; 0: none is kept.
+      drop_path: chance that the last block of the vision tower is left out of a step.
+      seed: of what is drawn.
+    """
+
+    parts: Parts = ALL
+    ema: float = 0.0
+    drop_path: float = 0.0
+    seed: int = 0
+
+
+# Nothing but the step itself.
+USUAL = StepOptions()
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, averaged: bool = False
+) -> TrainState:
+    """A state before the first step; `averaged` if it keeps a running mean."""
     return TrainState(
-        jnp.zeros((), jnp.int32), params, optimizer.init(params), jnp.zeros((), jnp.int32)
+        jnp.zeros((), jnp.int32),
+        params,
+        optimizer.init(params),
+        jnp.zeros((), jnp.int32),
+        params if averaged else None,
     )
 
 
-def trainable(params: Params, stage: Stage) -> dict:
+def trainable(params: Params, stage: Stage, parts: Parts = ALL) -> dict:
     """True or False for each parameter."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: stage.trains(tuple(entry.key for entry in path)), params
+        lambda path, _: (
+            stage.trains(tuple(entry.key for entry in path)) and parts.trains(dotted(path))
+        ),
+        params,
     )
 
 
@@ -50,6 +85,7 @@ def make_step(
     stage: Stage,
     optimizer: optax.GradientTransformation,
     accumulation: int,
+    options: StepOptions = USUAL,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The training step as a pure function of state, the stage's frozen parameters and a batch.
 
@@ -61,7 +97,17 @@ def make_step(
     def step(
         state: TrainState, frozen: Params, batch: Batch
     ) -> tuple[TrainState, dict[str, Array]]:
+        mask = trainable(state.params, stage, options.parts)
+
         def total(params: Params, batch: Batch) -> tuple[Array, Loss]:
+            if not all(jax.tree.leaves(mask)):
+                # So that no gradient of what is frozen is made and summed up.
+                params = jax.tree.map(
+                    lambda p, train: p if train else jax.lax.stop_gradient(p), params, mask
+                )
+            if options.drop_path:
+                key = jax.random.fold_in(jax.random.key(options.seed), state.step)
+                params = drop_paths(params, options.drop_path, key)
             loss = stage.loss(definition.bind(params), batch, frozen)
             return loss.total, loss
 
@@ -81,7 +127,6 @@ def make_step(
 
             (grads, loss), _ = jax.lax.scan(add, zeros, micro)
         weight = loss.weight + 1e-12
-        mask = trainable(state.params, stage)
         grads = jax.tree.map(
             lambda g, train: g / weight if train else jnp.zeros_like(g), grads, mask
         )
@@ -89,16 +134,16 @@ def make_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda u, train: u if train else jnp.zeros_like(u), updates, mask)
         finite = jnp.isfinite(norm) & jnp.isfinite(loss.total)
-        new = TrainState(
-            state.step, optax.apply_updates(state.params, updates), opt_state, state.skipped
-        )
+        params = optax.apply_updates(state.params, updates)
+        averaged = ema.follow(state.averaged, params, options.ema, state.step)
+        new = TrainState(state.step, params, opt_state, state.skipped, averaged)
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         new = dataclasses.replace(new, step=state.step + 1, skipped=state.skipped + ~finite)
         metrics = {
             "loss/total": loss.total / weight,
             "grad/norm": norm,
             "grad/skipped_steps": new.skipped,
-        }
+        } | {f"grad/{name}": optax.global_norm(part) for name, part in grads.items()}
         return new, metrics | _reported(loss)
 
     return step

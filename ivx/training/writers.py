@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Mapping
 
+import jax
 import numpy as np
 import tensorboardX
 
@@ -97,7 +98,9 @@ class TensorBoardWriter(metric_writers.MetricWriter):
 
 
 def make_writer(workdir: pathlib.Path, resume_step: int) -> metric_writers.MetricWriter:
-    """metrics.jsonl and TensorBoard events of a workdir."""
+    """metrics.jsonl and TensorBoard events of a workdir, which the first process alone writes."""
+    if jax.process_index():
+        return metric_writers.MultiWriter([])
     return metric_writers.MultiWriter(
         [JsonLinesWriter(workdir / METRICS, resume_step), TensorBoardWriter(workdir, resume_step)]
     )

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ivx.models.latent_attention import LatentAttention, LatentCache
+from ivx.kernels.latent_decode.cache import LatentCache
+from ivx.models.latent_attention import LatentAttention
 from ivx.models.rope import text_rope
 from ivx.models.spec import TextSpec
 from tests.conftest import small_spec
@@ -183,7 +184,7 @@ def test_a_whole_sequence(spec, positions, weights, x_btd):
 def test_token_by_token_from_the_latent(spec, positions, weights, x_btd):
     """Absorbed decoding, which makes none, gives each row of the oracle's whole sequence."""
     attention, length = ours(spec, weights), x_btd.shape[1]
-    cache = LatentCache(jnp.zeros((1, length, spec.kv_rank)), jnp.zeros((1, length, spec.head_dim)))
+    cache = LatentCache(jnp.zeros((1, length, spec.kv_rank + spec.head_dim)))
     step, rows = nnx.jit(type(attention).decode), []
     for number in range(length):
         here = slice(number, number + 1)

@@ -7,19 +7,23 @@ from absl import flags
 from ivx.errors import UserError
 
 SUMMARY = (
-    "Measure: a model and a decoder beside what others use; how full packs are; what loading costs."
+    "Measure: a model and a decoder beside what others use; how full packs are; what loading costs;"
+    " what a conversion loses."
 )
 EXAMPLE = (
     "  ivx bench model --peer=transformers\n"
     "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json\n"
+    "  ivx bench kernels --layer=64m --contexts=4096,65536\n"
     "  ivx bench decode --quick\n"
     "  make bench-decode\n"
     "  ivx bench packing --samples=1000000\n"
-    "  ivx bench loading --frames=2048 --loads=20"
+    "  ivx bench loading --frames=2048 --loads=20\n"
+    "  ivx bench loading --soak=10000\n"
+    "  ivx bench conversion --out=/tmp/ivx/conversion"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().
-BENCHES = ("model", "decode", "packing", "loading")
+BENCHES = ("model", "kernels", "decode", "packing", "loading", "conversion")
 
 
 def define_flags() -> None:

@@ -2,7 +2,7 @@
 
 A worker loads the same clip again and again, as one sample in a pack of its own: decoding,
 resizing, patches, packing. Its CPU time is that of the loader; peak memory is noted after every
-sample, so that many samples are a soak. From the costs follows what the jobs of `pods` need.
+sample. From the costs follows what the jobs of `pods` need. See `soak` for `--soak`.
 """
 
 import dataclasses
@@ -16,9 +16,7 @@ from multiprocessing import get_context
 import numpy as np
 from absl import flags
 
-from ivx.commands.bench import packing, pods
-
-RATE = 30
+from ivx.commands.bench import clips, packing, pods, soak
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,14 +34,19 @@ def define_flags() -> None:
     flags.DEFINE_string("video", "", "bench loading: a file of your own; else one is drawn.")
     flags.DEFINE_integer("frames", 2048, "bench loading: most frames sampled.", lower_bound=4)
     flags.DEFINE_integer("loads", 3, "bench loading: times each is loaded.", lower_bound=2)
+    flags.DEFINE_integer(
+        "soak", 0, "bench loading: instead, memory over so many small samples.", lower_bound=0
+    )
 
 
 def run(given) -> dict:
+    if given.soak:
+        return soak.run(given.soak)
     with tempfile.TemporaryDirectory() as folder:
         video = pathlib.Path(given.video) if given.video else pathlib.Path(folder) / "clip.mp4"
         if not given.video:
             # As long as the frames are at 4 a second, the denser of the settings.
-            draw_clip(video, given.frames / 4)
+            clips.draw(video, given.frames / 4)
         rows = [
             _in_a_worker(Job(name, video, given.frames, given.loads, proxy))
             for name in packing.SETTINGS
@@ -60,28 +63,6 @@ def run(given) -> dict:
     needs = pods.needs(rows)
     print(pods.table(needs))
     return {"rows": rows, "needs": needs}
-
-
-def draw_clip(path: pathlib.Path, seconds: float, width: int = 640, height: int = 360) -> None:
-    """Writes a clip of moving texture at 30 frames a second, H.264 of about a megabit a second."""
-    import av
-
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (height // 8 + 1, 2 * width // 8, 3), np.uint8)
-    texture = np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:height]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
-        stream.options = {"preset": "veryfast", "b": "1M", "g": "250", "bf": "2"}
-        for number in range(round(seconds * RATE)):
-            # To and fro, so that frames differ and motion can be predicted.
-            left = abs((2 * number) % (2 * width) - width) // 2
-            view = np.ascontiguousarray(texture[:, left : left + width])
-            frame = av.VideoFrame.from_ndarray(view, format="rgb24")
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def _in_a_worker(job: Job) -> dict:

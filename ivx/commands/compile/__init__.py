@@ -1,4 +1,4 @@
-"""`ivx compile`: what the compiler for TPUs says of a kernel, on a machine without a TPU."""
+"""`ivx compile`: what the compiler for TPUs says of a step or a kernel, without a TPU."""
 
 import importlib
 
@@ -6,15 +6,17 @@ from absl import flags
 
 from ivx.errors import UserError
 
-SUMMARY = "Compile for TPUs without one: kernels with their schedules."
+SUMMARY = "Compile for TPUs without one: a training step of a pod, kernels with their schedules."
 EXAMPLE = (
     "  make libtpu\n"
+    "  ivx compile --config=experiments/cpt.py --topology=v5p:4x4x4 --mesh=fsdp:64\n"
+    "  ivx compile pods --stages=cpt --topologies=v6e:16x16\n"
     "  ivx compile kernel --op=latent_decode --chip=v6e,tpu7x\n"
     "  ivx compile kernel --case=latent_decode-bf16-rows8-32768 --json"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags() and run().
-KINDS = ("kernel",)
+KINDS = ("step", "kernel", "pods")
 
 
 def define_flags() -> None:
@@ -25,9 +27,10 @@ def define_flags() -> None:
 
 
 def run(given, words: list[str]) -> dict:
+    words = words or ["step"]
     if len(words) != 1 or words[0] not in KINDS:
         raise UserError(
-            f"ivx compile knows {', '.join(KINDS)}, not {' '.join(words) or 'nothing'!r};"
+            f"ivx compile knows {', '.join(KINDS)}, not {' '.join(words)!r};"
             " `ivx compile --help` shows an example"
         )
     return _kind(words[0]).run(given)

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLForConditionalGeneration,
+    Qwen3VLTextRMSNorm,
     eager_attention_forward,
 )
 
@@ -22,7 +23,11 @@ from .configuration_internvideo3 import InternVideo3Config
 
 def rotate(x, cos, sin):
     """Turns x [B, N, T, P], whose pairs are adjacent, by tables [B, T, P] of half-split pairs."""
-    x = torch.cat((x[..., 0::2], x[..., 1::2]), dim=-1)
+    return rotate_halves(torch.cat((x[..., 0::2], x[..., 1::2]), dim=-1), cos, sin)
+
+
+def rotate_halves(x, cos, sin):
+    """Turns x [B, N, T, P], whose pairs are half a head apart."""
     first, second = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
 
@@ -59,12 +64,7 @@ class M2LA(nn.Module):
     ):
         """As the attention that it replaces: (output, weights or None)."""
         batch, length, _ = hidden_states.shape
-        cos, sin = position_embeddings
-        q = self.q_proj(hidden_states).view(batch, length, self.heads, -1).transpose(1, 2)
-        q_nope, q_rope = q.split((self.nope, self.rope), dim=-1)
-        kv_a = self.kv_a_proj_with_mqa(hidden_states)[:, None]
-        latent, k_rope = kv_a.split((self.rank, self.rope), dim=-1)
-        q_rope, k_rope = rotate(q_rope, cos, sin), rotate(k_rope, cos, sin)
+        q_nope, q_rope, latent, k_rope = self.project(hidden_states, *position_embeddings)
         if past_key_values is not None:
             latent, k_rope = past_key_values.update(latent, k_rope, self.layer_idx)
             if length == 1:
@@ -81,6 +81,15 @@ class M2LA(nn.Module):
             self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs
         )
         return self.o_proj(out.reshape(batch, length, -1).contiguous()), weights
+
+    def project(self, hidden_states, cos, sin):
+        """Queries without rope and with, [B, N, T, .], and what is cached, [B, 1, T, .]."""
+        batch, length, _ = hidden_states.shape
+        q = self.q_proj(hidden_states).view(batch, length, self.heads, -1).transpose(1, 2)
+        q_nope, q_rope = q.split((self.nope, self.rope), dim=-1)
+        kv_a = self.kv_a_proj_with_mqa(hidden_states)[:, None]
+        latent, k_rope = kv_a.split((self.rank, self.rope), dim=-1)
+        return q_nope, rotate(q_rope, cos, sin), latent, rotate(k_rope, cos, sin)
 
     def absorbed(self, q_nope, q_rope, latent, k_rope, mask):
         """One token over the cached latents; mask as added to or kept of the scores, or None."""
@@ -99,8 +108,49 @@ class M2LA(nn.Module):
         return torch.einsum("bntr,nhr->btnh", seen, up_value)
 
 
+class M2LAExact(M2LA):
+    """M2LA that keeps the norms of its source: the cache is a projection of [rope(norm(k)); v]."""
+
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        width, heads, head = config.hidden_size, self.heads, config.head_dim
+        kept, eps = config.qk_norm_key_value_heads, config.rms_norm_eps
+        self.q_proj = nn.Linear(width, heads * head, bias=False)
+        self.k_proj = nn.Linear(width, kept * head, bias=False)
+        self.v_proj = nn.Linear(width, kept * head, bias=False)
+        self.q_norm = Qwen3VLTextRMSNorm(head, eps=eps)
+        self.k_norm = Qwen3VLTextRMSNorm(head, eps=eps)
+        self.kv_a_proj_with_mqa = nn.Linear(2 * kept * head, self.rank + self.rope, bias=False)
+        self.q_rope_proj = ByHead(heads, head)
+
+    def project(self, hidden_states, cos, sin):
+        batch, length, _ = hidden_states.shape
+
+        def split(x):
+            return x.view(batch, length, -1, self.nope)
+
+        q = self.q_norm(split(self.q_proj(hidden_states))).transpose(1, 2)
+        k = self.k_norm(split(self.k_proj(hidden_states))).transpose(1, 2)
+        q, k = rotate_halves(q, cos, sin) * 2**0.5, rotate_halves(k, cos, sin)
+        whole = torch.cat((k.transpose(1, 2), split(self.v_proj(hidden_states))), dim=2)
+        kept = self.kv_a_proj_with_mqa(whole.flatten(2))[:, None]
+        latent, k_rope = kept.split((self.rank, self.rope), dim=-1)
+        return q, self.q_rope_proj(q), latent, k_rope
+
+
+class ByHead(nn.Module):
+    """A map of every head for itself."""
+
+    def __init__(self, heads, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(heads, width, width))
+
+    def forward(self, x):
+        return x @ self.weight.transpose(-1, -2)
+
+
 class InternVideo3ForConditionalGeneration(Qwen3VLForConditionalGeneration):
-    """Qwen3-VL with `M2LA` in every text layer."""
+    """Qwen3-VL with latent attention in every text layer."""
 
     config_class = InternVideo3Config
     # Their kernels want keys and values of one width.
@@ -110,5 +160,6 @@ class InternVideo3ForConditionalGeneration(Qwen3VLForConditionalGeneration):
     def __init__(self, config):
         super().__init__(config)
         for number, layer in enumerate(self.model.language_model.layers):
-            layer.self_attn = M2LA(config.text_config, number)
+            exact = getattr(config.text_config, "qk_norm_key_value_heads", None)
+            layer.self_attn = (M2LAExact if exact else M2LA)(config.text_config, number)
         self.post_init()

@@ -10,6 +10,8 @@ Shapes: q_btnh, k_btkh, v_btkv, N = K G, head by head q_bnth, k_bksh, v_bksv.
 """
 
 import functools
+import importlib
+import types
 
 import einops
 import jax
@@ -18,7 +20,6 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from ivx.kernels import choice
-from ivx.kernels.dense_attention import tpu, tpu_backward, xla
 from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample, pad
 from ivx.parallel import zigzag
 
@@ -73,9 +74,11 @@ def attend(
     """
     length, keys = q_bnth.shape[2], k_bksh.shape[2]
     q = einops.rearrange(q_bnth, "b (k g) t h -> b k g t h", k=k_bksh.shape[1])
-    constraint = tpu.constraint(q, k_bksh, v_bksv)
+    constraint = ""
+    if choice.wanted() == "tpu":
+        constraint = _implementation("tpu").constraint(q, k_bksh, v_bksv)
     implementation = choice.pick("dense_attention", not constraint, constraint)
-    block_for = _IMPLEMENTATIONS[implementation].block_for
+    block_for = _implementation(implementation).block_for
     more, more_keys = -length % block_for(length), -keys % block_for(keys)
     q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, more), (0, 0)))
     k, v = (jnp.pad(a, ((0, 0), (0, 0), (0, more_keys), (0, 0))) for a in (k_bksh, v_bksv))
@@ -106,7 +109,7 @@ def _attend(q_bkgth, k_bksh, v_bksv, seen, scale, implementation):
 
 
 def _forward(q, k, v, seen, scale, implementation):
-    out, lse = _IMPLEMENTATIONS[implementation].forward(q, k, v, seen, scale)
+    out, lse = _implementation(implementation).forward(q, k, v, seen, scale)
     out, lse = (checkpoint_name(a, name) for a, name in zip((out, lse), KEPT, strict=True))
     return out, (q, k, v, seen, out, lse)
 
@@ -114,10 +117,13 @@ def _forward(q, k, v, seen, scale, implementation):
 def _backward(scale, implementation, kept, d_out):
     q, k, v, seen, out, lse = kept
     delta = (out.astype(lse.dtype) * d_out.astype(lse.dtype)).sum(-1)
-    backward = tpu_backward.backward if implementation == "tpu" else xla.backward
+    backward = _implementation(implementation).backward
     return *backward(q, k, v, seen, scale, lse, delta, d_out), None
 
 
 _attend.defvjp(_forward, _backward)
 
-_IMPLEMENTATIONS = {"tpu": tpu, "xla": xla}
+
+def _implementation(name: str) -> types.ModuleType:
+    """`tpu.py` or `xla.py`; Pallas takes a second to import, which only a TPU has use for."""
+    return importlib.import_module(f"{__name__}.{name}")

@@ -17,9 +17,6 @@ With T = S = 1024, H = 256, V = 128: 3.3 MiB of windows, 0.5 MiB of scratch, 6 M
 weights. FLOPs of a visit: 2 T S (H + V).
 """
 
-import functools
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -27,36 +24,12 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from ivx.kernels import choice, masking
-from ivx.kernels.dense_attention import schedule
+from ivx.kernels.dense_attention import blocks, schedule
+from ivx.kernels.dense_attention.blocks import block_for, constraint
+from ivx.kernels.dense_attention.tpu_backward import backward
 from ivx.kernels.dense_attention.visits import Seen, visits
 
-# Queries and keys of one visit; multiples of 128.
-BLOCK = 1024
-# Keys whose scores are one softmax step: products of one step run beside the softmax of another.
-STEP = 512
-TILE = 256
-MODE = 0
-# Softmax in base 2, the base of the hardware.
-LOG2E = 1.4426950408889634
-VMEM_LIMIT = 48 * 2**20
-
-
-def constraint(q_bkgth: Array, k_bksh: Array, v_bksv: Array) -> str:
-    """What of these shapes the kernels do not take; empty where they take them."""
-    batch, _, _, length, width = q_bkgth.shape
-    values = v_bksv.shape[-1]
-    if width % 128 or values % 128:
-        return f"widths of keys {width} and of values {values} must be multiples of 128"
-    if batch > schedule.MOST_BATCH:
-        return f"a batch of {batch} on a device is more than {schedule.MOST_BATCH}"
-    if max(length, k_bksh.shape[2]) > BLOCK * schedule.MOST_BLOCKS:
-        return f"more than {BLOCK * schedule.MOST_BLOCKS} tokens"
-    return ""
-
-
-def block_for(length: int) -> int:
-    """BLOCK, or less for a short sequence."""
-    return min(BLOCK, -(-length // 128) * 128)
+__all__ = ["backward", "block_for", "constraint", "forward"]
 
 
 def forward(
@@ -73,14 +46,14 @@ def forward(
     """
     batch, kv_heads, shared, length, width = q_bkgth.shape
     keys, values = v_bksv.shape[2:]
-    q_block, k_block = block_for(length), block_for(keys)
+    q_block, k_block = blocks.q_block_for(length), block_for(keys)
     pairs = visits(seen, keys, q_block, k_block)
-    q_bnth = scaled(q_bkgth, scale).reshape(batch, kv_heads * shared, length, width)
+    q_bnth = blocks.scaled(q_bkgth, scale).reshape(batch, kv_heads * shared, length, width)
 
     shared_head = (lambda n: n) if shared == 1 else (lambda n: jax.lax.div(n, shared))
     of_pack = schedule.window((1, q_block), 1, schedule.query_of, lambda n: 0)
     out, lse = pl.pallas_call(
-        functools.partial(_kernel, step=min(STEP, k_block)),
+        _kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(kv_heads * shared, pairs.count),
@@ -106,7 +79,7 @@ def forward(
             jax.ShapeDtypeStruct((*q_bnth.shape[:2], 1, length), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=blocks.VMEM_LIMIT
         ),
         interpret=choice.interpret(),
         name="dense_attention",
@@ -121,34 +94,7 @@ def forward(
     return out.reshape(*q_bkgth.shape[:4], values), lse.reshape(q_bkgth.shape[:4])
 
 
-def scaled(q: Array, scale: float) -> Array:
-    """Queries whose products with keys are scores in base 2, once for all keys that they meet."""
-    return (q.astype(jnp.float32) * (scale * LOG2E)).astype(q.dtype)
-
-
-def visible(first_1t: Array, last_1t: Array, key_begin: Array | int, keys: int) -> Array:
-    """Whether key_begin + s is seen by query t, bool [S, T]."""
-    shape = (keys, first_1t.shape[1])
-    key = key_begin + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
-    return (key >= first_1t) & (key <= last_1t)
-
-
-def tiles(size: int) -> list[pl.Slice]:
-    """A block of this many tokens in parts, which do not wait for each other."""
-    tile = math.gcd(TILE, size)
-    return [pl.ds(begin, tile) for begin in range(0, size, tile)]
-
-
-def product(a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    """a b over these axes, accumulated in float32."""
-    return jax.lax.dot_general(
-        a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32
-    )
-
-
-def _kernel(
-    code_ref, q_ref, k_ref, vt_ref, first_ref, last_ref, out_ref, lse_ref, acc, top, total, *, step
-):
+def _kernel(code_ref, q_ref, k_ref, vt_ref, first_ref, last_ref, out_ref, lse_ref, acc, top, total):
     """One visit of one head."""
     code = code_ref[pl.program_id(1)]
     block = k_ref.shape[0]
@@ -160,43 +106,54 @@ def _kernel(
         total[...] = jnp.zeros_like(total)
 
     def visit(masked: bool) -> None:
-        parts = tiles(q_ref.shape[0])
+        parts = blocks.tiles(q_ref.shape[0])
 
-        def scores_of(tile):
-            scores = product(k_ref[...], q_ref[tile], (1, 1))
+        size = min(blocks.CHUNK, block)
+        chunks = [pl.ds(begin, size) for begin in range(0, block, size)]
+
+        def scores_of(q, tile, chunk):
+            scores = blocks.product(k_ref[chunk], q, (1, 1))
             if masked:
-                seen = visible(
-                    first_ref[:, tile], last_ref[:, tile], schedule.key_of(code) * block, block
-                )
+                key = schedule.key_of(code) * block + chunk.start
+                seen = blocks.visible(first_ref[:, tile], last_ref[:, tile], key, size)
                 scores = jnp.where(seen, scores, masking.MASKED)
-            return scores, jnp.maximum(top[:, tile], scores.max(0, keepdims=True))
+            return scores
 
-        def finish(tile, scores, now):
-            # A row that has seen nothing yet takes weights of 1 here; its first real maximum turns
-            # them to 0.
-            weights = jnp.exp2(scores - now)
-            shrink = jnp.exp2(top[:, tile] - now)
-            top[:, tile] = now
-            total[:, tile] = total[:, tile] * shrink + weights.sum(0, keepdims=True)
-            weights = weights.astype(vt_ref.dtype)
-            acc[:, tile] = acc[:, tile] * shrink + product(vt_ref[...], weights, (1, 0))
-
-        if MODE == 0:
-            for tile in parts:
-                finish(tile, *scores_of(tile))
-        elif MODE == 1:
-            ahead = scores_of(parts[0])
-            for tile, following in zip(parts, [*parts[1:], None], strict=True):
-                current = ahead
-                if following is not None:
-                    ahead = scores_of(following)
-                finish(tile, *current)
+        previous = None
+        for tile in [*parts, None]:
+            scores, strip = [], None
+            if tile is not None:
+                q = blocks.after(q_ref[tile], previous and previous[1][-1])
+            if previous is not None:
+                done, made, now = previous
+                weights, sums, out = [], None, 0
+            for n, chunk in enumerate(chunks):
+                if tile is not None:
+                    scores.append(scores_of(q, tile, chunk))
+                    strip = blocks.strips(jnp.maximum, strip, scores[-1])
+                if previous is not None:
+                    weight = jnp.exp2(made[n] - now)
+                    sums = blocks.strips(jnp.add, sums, weight)
+                    weights.append(weight.astype(vt_ref.dtype))
+                    if blocks.MODE == 2:
+                        out += blocks.product(vt_ref[:, chunk], weights[-1], (1, 0))
+            if previous is not None:
+                if blocks.MODE != 2:
+                    out = blocks.product(vt_ref[...], jnp.concatenate(weights), (1, 0))
+                shrink = jnp.exp2(top[:, done] - now)
+                top[:, done] = now
+                total[:, done] = total[:, done] * shrink + sums.sum(0, keepdims=True)
+                acc[:, done] = acc[:, done] * shrink + out
+            if tile is not None:
+                now = jnp.maximum(top[:, tile], strip.max(0, keepdims=True))
+                previous = tile, scores, now
 
     masked = schedule.is_masked(code)
-    pl.when(masked)(lambda: visit(True))
+    if not blocks.ONLY:
+        pl.when(masked)(lambda: visit(True))
     pl.when(jnp.logical_not(masked))(lambda: visit(False))
 
     @pl.when(schedule.closes(code))
     def _():
         out_ref[...] = (acc[...] / total[...]).T.astype(out_ref.dtype)
-        lse_ref[...] = (top[...] + jnp.log2(total[...])) / LOG2E
+        lse_ref[...] = (top[...] + jnp.log2(total[...])) / blocks.LOG2E

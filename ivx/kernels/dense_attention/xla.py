@@ -18,13 +18,17 @@ from jaxtyping import Array, Float
 from ivx.kernels import masking
 from ivx.kernels.dense_attention.visits import Seen, Visits, visits
 
-# Rows of queries and of keys of one pair. On a CPU the scores of a few heads then stay in cache.
-BLOCK = 256
+# Fewest and most rows of queries and of keys of one pair.
+SMALLEST, LARGEST = 128, 512
 
 
 def block_for(length: int) -> int:
-    """BLOCK, or less for a short sequence: no more than the next multiple of 64."""
-    return min(BLOCK, -(-length // 64) * 64)
+    """A sixteenth of a sequence, so that little beyond the diagonal is made, within bounds.
+
+    No more than the next multiple of 64.
+    """
+    sixteenth = 1 << max(length // 16 - 1, 0).bit_length()
+    return min(max(SMALLEST, min(LARGEST, sixteenth)), -(-length // 64) * 64)
 
 
 def forward(

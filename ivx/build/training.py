@@ -1,0 +1,62 @@
+"""From a config to a run of the loop: optimizer, what trains, lengths, what watches over it."""
+
+import ml_collections
+import optax
+
+from ivx import build
+from ivx.training.loop import RunSpec, WatchSpec
+from ivx.training.optimizer import make_optimizer
+from ivx.training.parts import Parts
+from ivx.training.state import StepOptions
+
+Config = ml_collections.ConfigDict
+
+
+def parts(config: Config) -> Parts:
+    """What trains of the model, and how fast.
+
+    Raises:
+      UserError: a pattern that no parameter has, or nothing is left to train.
+    """
+    optim = config.optim
+    rates = tuple((pattern, float(factor)) for pattern, factor in optim.rates)
+    found = Parts(tuple(optim.train), tuple(optim.freeze), rates)
+    found.check(build.model_definition(config).abstract_params)
+    return found
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The optimizer of the parts that train."""
+    return make_optimizer(build.optimizer_spec(config), parts(config))
+
+
+def run_spec(config: Config) -> RunSpec:
+    """Length and intervals of the run."""
+    run = config.run
+    return RunSpec(
+        steps=run.steps,
+        seed=run.seed,
+        accumulation=config.optim.accumulation,
+        unit=config.stage.minibatches,
+        log_every=run.log_every,
+        validate_every=run.validate_every,
+        save_every=run.save_every,
+        keep=run.keep,
+        options=StepOptions(
+            parts=parts(config),
+            ema=config.optim.ema,
+            drop_path=config.optim.drop_path,
+            seed=run.seed,
+        ),
+    )
+
+
+def watch_spec(config: Config) -> WatchSpec:
+    """What watches over the run."""
+    train = config.train
+    return WatchSpec(
+        rollback_after=train.rollback_after,
+        spike=train.spike,
+        watchdog=train.watchdog,
+        watchdog_ends=train.watchdog_ends,
+    )

@@ -1,0 +1,267 @@
+"""`ivx bench conversion`: what each way of converting a model loses, at several sizes of the cache.
+
+One calibration pass of the source; from its sums every method at every rank. Each is compared with
+the source on held-out packs: KL, loss, the error of each layer's attention after each of the
+approximations. At `HEALED` of the cache it is also asked questions, and trained on the calibration
+data set until its loss is within 1% of the source's.
+
+Rows are written as they are found, so that a bench that is started again goes on:
+
+    OUT/data            synthetic data, if no mixture is given
+    OUT/rows.jsonl      a row a method and size
+    OUT/report.md       the tables
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+from ivx.commands import config_flag
+from ivx.commands.bench import conversion_page
+
+SHARES = (1.0, 0.75, 0.5, 0.375)
+HEALED = 0.5
+# Name -> attention and what it changes of the experiment's stage. The first two are what a
+# pipeline for models without QK-norm does.
+METHODS = {
+    "norms dropped": ("m2la", {"norm": "drop", "rotation": "real", "turn": "none"}),
+    "TransMLA style": ("m2la", {"norm": "fold", "rotation": "real", "turn": "none"}),
+    "affine norm": ("m2la", {"norm": "affine", "rotation": "real", "turn": "none"}),
+    "complex rotation": ("m2la", {"rotation": "complex", "turn": "none"}),
+    "weighted rotation": ("m2la", {"rotation": "weighted", "turn": "none"}),
+    "mean turn": ("m2la", {"rotation": "weighted", "turn": "mean"}),
+    "output weighting": (
+        "m2la",
+        {"rotation": "weighted", "turn": "mean", "weighting": "output", "balances": True},
+    ),
+    "ranks by layer": (
+        "m2la",
+        {
+            "rotation": "weighted",
+            "turn": "mean",
+            "weighting": "output",
+            "balances": True,
+            "mean_rank": True,
+        },
+    ),
+    "sequential": (
+        "m2la",
+        {
+            "rotation": "weighted",
+            "turn": "mean",
+            "weighting": "output",
+            "balances": True,
+            "sequential": True,
+            "polish": True,
+        },
+    ),
+    "exact norm": ("m2la_exact", {"weighting": "output", "balances": True}),
+}
+BALANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
+# A method with a budget may give a layer this many times its mean.
+WIDEST = 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Everything that is the same for all rows."""
+
+    config: object
+    base: object
+    params: dict
+    sums: object
+    calibration: object
+    held: list
+    mesh: object
+    questions: int
+    steps: int
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("base", "assets/tiny-base", "bench conversion: the model to convert.")
+    flags.DEFINE_string("experiment", "experiments/convert.py:tiny", "bench conversion: how.")
+    flags.DEFINE_string("mixture", "", "bench conversion: data; else synthetic ones are written.")
+    flags.DEFINE_string("out", "/tmp/ivx/conversion", "bench conversion: folder of the result.")
+    flags.DEFINE_list("methods", [], "bench conversion: names of rows; all if not given.")
+    flags.DEFINE_integer("questions", 120, "bench conversion: to ask; 0: none.", lower_bound=0)
+    flags.DEFINE_integer("heal", 100, "bench conversion: most steps of healing.", lower_bound=0)
+
+
+def run(given) -> dict:
+    out = pathlib.Path(given.out)
+    path = out / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    setting = _setting(given, out)
+    source = ("source", 1.0)
+    done = {(row["method"], row["share"]) for row in rows}
+    names = [name for name in METHODS if not given.methods or name in given.methods]
+    jobs = [source] + [(name, share) for share in SHARES for name in names]
+    for name, share in sorted(jobs, key=lambda job: (job != source, job[1] != HEALED)):
+        if (name, share) in done:
+            continue
+        row = _source_row(setting) if name == "source" else _row(setting, name, share, rows)
+        rows.append(row)
+        with path.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+        print(conversion_page.line(row), flush=True)
+    page = conversion_page.page(rows, given.base, setting.sums.tokens)
+    (out / "report.md").write_text(page)
+    print(f"{page}\nwritten to {out / 'report.md'}")
+    return {"rows": rows}
+
+
+def rank_of(text, share: float) -> int:
+    """R with which R + P numbers are this share of what grouped attention caches."""
+    return round(share * 2 * text.kv_heads * text.head_dim) - text.head_dim
+
+
+def _setting(given, out: pathlib.Path) -> Setting:
+    from data_pipelines.synthetic import presets, write
+    from ivx import build
+    from ivx.build import conversion
+    from ivx.conversion import partial_sums, statistics
+    from ivx.parallel import rules, start
+    from ivx.training.progress import note
+
+    experiment, _, preset = given.experiment.partition(":")
+    config = config_flag.load(pathlib.Path(experiment), preset or "tiny")
+    config.data.mixture = given.mixture or str((out / "data" / "data.json").resolve())
+    config.data.train = ("synthetic_train",)
+    config.run.start = given.base
+    start.start(config.mesh.cpu_devices)
+    if not pathlib.Path(config.data.mixture).is_file():
+        write.synthesize(out / "data", presets.PRESETS["conversion"], config.run.seed, workers=2)
+    out.mkdir(parents=True, exist_ok=True)
+    config.stage.balances = BALANCES
+    config_flag.check(config)
+    mesh, base = build.mesh(config), conversion.source(config)
+    params, _ = base.load(rules.parameter_shardings(base.definition.abstract, mesh))
+    calibration = conversion.calibration(config, base)
+    note("statistics")
+    kept = partial_sums.PartialSums(out / "statistics")
+    sums = statistics.collect(base.definition, params, calibration.first, mesh, kept)
+    # Read once for all rows.
+    first, found = list(calibration.first(0)), calibration.more()
+    calibration = conversion.Calibration(lambda start: iter(first[start:]), lambda: found)
+    held = build.validation_batches(config)
+    return Setting(config, base, params, sums, calibration, held, mesh, given.questions, given.heal)
+
+
+def _source_row(setting: Setting) -> dict:
+    """The model as it was, in the columns of the others."""
+    definition = setting.base.definition
+    row = {"method": "source", "share": 1.0, "rank": 0}
+    row |= _compared(setting, (definition.bind, setting.params))
+    return row | {"accuracy": _accuracy(setting, definition, setting.params), "steps": 0}
+
+
+def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
+    """One method at one size."""
+    from ivx import build
+    from ivx.build import conversion
+
+    attention, changes = METHODS[name]
+    config = setting.config.copy_and_resolve_references()
+    rank = rank_of(setting.base.definition.spec.text, share)
+    budget = bool(changes.get("mean_rank"))
+    text = setting.base.definition.spec.text
+    whole = (2 * text.kv_heads - 1) * text.head_dim
+    config.model.update(
+        attention=attention, kv_rank=min(whole, round(WIDEST * rank)) if budget else rank
+    )
+    config.stage.update(
+        changes
+        | {
+            "balances": BALANCES if changes.get("balances") else (),
+            "mean_rank": rank if budget else 0,
+        }
+    )
+    base = conversion.source(config)
+    result, steps, balances = conversion.solve(
+        config, base.definition, setting.params, setting.sums, setting.calibration, setting.mesh
+    )
+    row = {"method": name, "share": share, "rank": rank}
+    for step in steps:
+        # The models between are the same for all sizes of the cache.
+        if step.name == "latent" or (share == HEALED and step.name != "base"):
+            compared = _compared(setting, (step.bind, step.weights))
+            row[f"layers_{step.name}"] = compared.pop("layers")
+            row |= compared
+    row["balance"] = min(balances, key=balances.get) if balances else None
+    row["ranks"] = [layer.rank for layer in result.report]
+    if share == HEALED:
+        definition = build.model_definition(config)
+        row["accuracy"] = _accuracy(setting, definition, result.params)
+        [source] = [row for row in rows if row["method"] == "source"]
+        row["steps"] = _healed_after(setting, definition, result.params, 1.01 * source["loss"])
+    return row
+
+
+def _compared(setting: Setting, other) -> dict:
+    from ivx.evaluation import divergence
+
+    source = setting.base.definition.bind, setting.params
+    return divergence.divergence(source, other, setting.held, setting.mesh)._asdict()
+
+
+def _accuracy(setting: Setting, definition, params) -> float | None:
+    """Share of right answers to held-out questions, before any training."""
+    from ivx import build
+    from ivx.build import stored
+    from ivx.evaluation import runner, scoring
+    from ivx.sampling.sampler import Sampler
+
+    if not setting.questions:
+        return None
+    [(_, asked)] = build.samples(setting.config, ("synthetic_test",))
+    end = stored.words(setting.config).end_of_turn
+    rule = build.layout_rule(setting.config)
+    # Every so many, so that all families are among them.
+    chosen = asked[:: max(1, len(asked) // setting.questions)][: setting.questions]
+    outcome = runner.run(Sampler(definition, params, end, setting.mesh), rule, chosen, 24, 32, None)
+    scores = [scoring.score(prediction) for prediction in outcome.predictions]
+    return sum(scores) / len(scores)
+
+
+def _healed_after(setting: Setting, definition, params, goal: float) -> int | None:
+    """Steps of continued pretraining until the held-out loss is at `goal`; None: not within them.
+
+    The loss is looked at every five steps.
+    """
+    import jax
+
+    from ivx import build
+    from ivx.evaluation import held_out
+    from ivx.parallel import ambient, rules
+    from ivx.stages.language_model import LanguageModelStage
+    from ivx.training.optimizer import make_optimizer
+    from ivx.training.state import init_state, make_step
+
+    if not setting.steps:
+        return None
+    stage = LanguageModelStage(lambda first: iter(()), [], "token")
+    spec = dataclasses.replace(
+        build.optimizer_spec(setting.config),
+        learning_rate=2.5e-4,
+        floor=2.5e-4,
+        warmup=0.0,
+        steps=setting.steps,
+        weight_decay=0.05,
+    )
+    optimizer = make_optimizer(spec)
+    step = jax.jit(
+        ambient.under(setting.mesh, make_step(definition, stage, optimizer, 1)), donate_argnums=0
+    )
+    state = init_state(jax.tree.map(jax.numpy.array, params), optimizer)
+    names = tuple(setting.config.data.train)
+    _, opened = build.openable_batches(setting.config, names, setting.steps)
+    for number, batch in enumerate(opened(0)):
+        if number % 5 == 0 and (
+            held_out.loss(definition.bind, state.params, setting.held, setting.mesh, "token")
+            <= goal
+        ):
+            return number
+        state, _ = step(state, {}, rules.put_batch(batch, setting.mesh))
+    return None

@@ -1,0 +1,105 @@
+"""What a run reports of its pace: tokens, frames, waiting, goodput, memory.
+
+    goodput = share of the time since this start that went into steps; compiling, restoring, waiting
+              for data, validation and saving are the rest
+
+Hosts add up what they read, so that every host reports the same.
+"""
+
+import resource
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from data_pipelines.loader import Loaded
+from ivx.training import progress
+from ivx.training.phases import Phases
+
+
+class Meter:
+    """Counts what batches hold.
+
+    Args:
+      phases: of the loop.
+      seen: tokens of earlier starts of the run.
+
+    Attributes:
+      skipped: samples of this host that were left out.
+    """
+
+    def __init__(self, phases: Phases, seen: int):
+        self._phases, self._earlier = phases, seen
+        self.skipped = 0
+        self._tokens_in_all, self._seconds_in_all = 0, 0.0
+        self._own = 0
+        self._reset()
+
+    def count(self, loaded: Loaded) -> None:
+        """Takes note of a batch."""
+        self._steps += 1
+        for name, value in loaded.numbers.items():
+            self._numbers.setdefault(name, []).append(value)
+        tokens = int((loaded.batch.segments > 0).sum())
+        self._tokens += tokens
+        self._own += tokens
+        self._frames += loaded.frames
+        self.skipped += len(loaded.skipped)
+        for sentence in loaded.skipped:
+            progress.note(f"skipped {sentence}")
+
+    def seen(self) -> int:
+        """Tokens of all starts of a run and all hosts, which have to ask together."""
+        return self._earlier + int(_over_hosts([self._own])[0])
+
+    def read(self) -> dict[str, float]:
+        """Numbers of the steps since the last reading; all hosts have to ask."""
+        seconds = time.monotonic() - self._since
+        tokens, frames, own = map(int, _over_hosts([self._tokens, self._frames, self._own]))
+        waited = self._phases.seconds["data"] - self._waited
+        numbers = {
+            "tokens/seen": self._earlier + own,
+            "tokens/sec": tokens / seconds,
+            "frames/sec": frames / seconds,
+            "step/ms": 1e3 * seconds / self._steps,
+            "data/wait_ms": 1e3 * waited / self._steps,
+            "data/skipped_samples": self.skipped,
+            "goodput": self._phases.share("step"),
+        }
+        numbers |= memory()
+        numbers |= {name: sum(values) / len(values) for name, values in self._numbers.items()}
+        self._tokens_in_all += tokens
+        self._seconds_in_all += seconds
+        self._reset()
+        return numbers
+
+    def mean_speed(self) -> float:
+        """Tokens a second over the whole run, validation and compilation counted in."""
+        return self._tokens_in_all / self._seconds_in_all if self._seconds_in_all else 0.0
+
+    def _reset(self) -> None:
+        self._since, self._steps, self._tokens, self._frames = time.monotonic(), 0, 0, 0
+        self._waited = self._phases.seconds["data"]
+        self._numbers: dict[str, list[float]] = {}
+
+
+def memory() -> dict[str, float]:
+    """High-water marks in GiB: of this process, and of its fullest device where devices tell."""
+    # Linux counts in KiB.
+    peaks = {"memory/host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    used = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    return peaks | ({"memory/device_gib": max(used) / 2**30} if used else {})
+
+
+def _over_hosts(counts: Sequence[int]) -> np.ndarray:
+    """Sums over all hosts, exact up to 2^53."""
+    counts = np.asarray(counts, np.float64)
+    if jax.process_count() == 1:
+        return counts
+    # Two halves, since JAX has no 64 bits by default.
+    halves = np.stack([counts // 2**20, counts % 2**20]).astype(np.int32)
+    high, low = multihost_utils.process_allgather(halves).astype(np.float64).sum(0)
+    return high * 2**20 + low

@@ -1,0 +1,194 @@
+"""What `ivx compile` reads from a compiled step, and what it makes of it."""
+
+import math
+import re
+
+import jax
+import pytest
+
+from ivx.aot import child, chips, estimate, program, topology
+from ivx.build import stages
+from ivx.commands import config_flag
+from ivx.commands.compile import pods, step
+from ivx.errors import UserError
+from ivx.models import spec, work
+from ivx.models.definition import ModelDefinition
+from tests.conftest import ROOT
+from tests.test_aot import libtpu
+from tests.test_commands import ivx, refused
+
+# 2 x 4 devices: device number = 4 * fsdp + tensor.
+AXES = {"replica": 1, "fsdp": 2, "tensor": 4, "context": 1}
+HLO = """
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %add = f32[] add(%a, %b)
+}
+%wrapped (p: bf16[8,128]) -> bf16[4,128] {
+  ROOT %rs = bf16[4,128]{1,0:T(8,128)(2,1)} reduce-scatter(%p), replica_groups=[4,2]<=[2,4]T(1,0), to_apply=%sum
+}
+%body (t: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %ag = (f32[16]{0}, f32[64]{0}) all-gather-start(%x), replica_groups=[2,4]<=[8], dimensions={0}
+  %done = f32[64]{0} all-gather-done(%ag)
+  %f = f32[64]{0} fusion(%done), calls=%fused, backend_config={"estimated_cycles":"100"}
+  %k = f32[64]{0} custom-call(%f), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/while/body/attention_fwd/pallas_call"}
+}
+%condition (t: (s32[], f32[16])) -> pred[] {
+  %n = s32[]{:T(128)} constant(36)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+%endless (t: (s32[], f32[16])) -> pred[] {
+  ROOT %found = pred[] compare(%a, %b), direction=LT
+}
+%few (t: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %part = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b','c'}, dimensions={0}
+}
+ENTRY %main (p: f32[16]) -> f32[16] {
+  %loop = (s32[], f32[16]) while(%t), condition=%condition, body=%body
+  %open = (s32[], f32[16]) while(%t), condition=%endless, body=%sum
+  %short = (s32[], f32[16]) while(%t), condition=%endless, body=%few, backend_config={"known_trip_count":{"n":"3"}}
+  %own = f32[16]{0} custom-call(%g), custom_call_target="tpu_custom_call", metadata={op_name="online-softmax"}
+  %start = ((bf16[8,128]), bf16[4,128]) async-start(%p), calls=%wrapped
+  %all = f32[1000]{0} all-reduce(%g), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
+  %move = f32[10]{0} collective-permute(%g), source_target_pairs={{0,4},{4,0},{1,5}}
+  ROOT %last = f32[16]{0} fusion(%g), calls=%fused, backend_config={"estimated_cycles":"7"}
+}
+"""  # noqa: E501
+
+
+def test_what_stands_in_a_loop_counts_as_often_as_it_turns():
+    found = program.read(HLO, AXES)
+    assert found.cycles == 36 * 100 + 7
+    assert found.kernels == {"attention_fwd": 36, "own": 1}
+    assert found.unknown_loops == 1
+
+
+def test_exchanges_have_the_axes_and_bytes_of_a_ring():
+    found = {(one.kind, one.axes): one for one in program.read(HLO, AXES).collectives}
+    assert {key: (one.times, one.bytes) for key, one in found.items()} == {
+        # 3 of 4 parts of what is gathered come from others.
+        ("all-gather", "tensor"): (36 + 3, 36 * 64 * 4 * 3 / 4 + 3 * 8 * 4 * 3 / 4),
+        ("reduce-scatter", "fsdp"): (1, 4 * 128 * 2 * 2 / 2),
+        ("all-reduce", "fsdp+tensor"): (1, 2 * 4000 * 7 / 8),
+        ("collective-permute", "fsdp"): (1, 40),
+    }
+
+
+@pytest.mark.parametrize("attention", ["m2la", "gqa"])
+def test_flops_of_layers_are_two_for_each_weight_and_token(attention):
+    shape = spec.base_8b(attention)
+    parts = work.forward(shape, tokens=1, pairs=0, patches=4, slice_patches=0)
+    kernels = {"visual": 0, "language_model": 0, "lm_head": 0}
+    params = ModelDefinition(shape).abstract_params
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        names = [entry.key for entry in path]
+        if names[-1] == "kernel":
+            kernels[names[0]] += leaf.size * (4 if _a_patch(names) else 1)
+    words = ("attention projections", "keys and values from latents", "feed-forward")
+    assert sum(parts[part] for part in words) == 2 * kernels["language_model"]
+    assert parts["head"] == 2 * kernels["lm_head"]
+    assert parts["vision tower"] + parts["mergers"] == 2 * kernels["visual"]
+
+
+def _a_patch(names: list[str]) -> bool:
+    """Whether a layer sees patches, four of which make a token."""
+    return names[0] == "visual" and "merger" not in " ".join(names)
+
+
+def test_pairs_of_attention_are_products_of_queries_and_keys_and_of_weights_and_values():
+    parts = work.forward(spec.base_8b(), tokens=0, pairs=1, patches=0, slice_patches=0)
+    assert parts["attention"] == 36 * 32 * 2 * (256 + 128)
+
+
+KERNELS = {"dense_attention": 8, "dense_attention_d_keys": 4, "dense_attention_d_queries": 4}
+
+
+def test_a_step_is_modelled_between_hidden_and_exposed_exchange():
+    exchange = program.Collective("all-gather", "fsdp", 1, 200e9)
+    found = program.Program((exchange,), KERNELS, int(1.75e9), 0)
+    parts = {"attention": 3.0 * 459e12, "vision attention": 0.0}
+    time = estimate.estimate(found, chips.CHIPS["v5p"], 4, parts, share=0.5)
+    assert time.cycles == pytest.approx(1.0, rel=1e-3)
+    assert time.exchange == {"fsdp": pytest.approx(1.0)}
+    # Two forward passes, gradients of keys of two of those, and of queries of 5/3; four chips.
+    assert time.kernels == pytest.approx((2 + 2 + 5 / 3) / 4 / 0.5)
+    assert time.hidden == pytest.approx(time.cycles + time.kernels)
+    assert time.exposed == pytest.approx(time.hidden + 1)
+    assert time.utilisation(2.0) == pytest.approx(3 / 4 / 2)
+
+
+SAID = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40G of 31.25G hbm.
+  Largest program allocations in hbm:
+  1. Size: 8.00G
+     Operator: op_name="jit(step)/jvp(while)/dot_general"
+     Shape: bf16[8,65536,8192]{2,1,0:T(8,128)}
+     Unpadded size: 8.00G
+"""
+
+
+def test_what_does_not_fit_is_named_with_what_would_help():
+    assert step.largest(SAID) == ["8.00G bf16[8,65536,8192] of jit(step)/jvp(while)/dot_general"]
+    config = config_flag.load(ROOT / "experiments" / "cpt.py", "8b")
+    found = step.knobs(config, {"replica": 1, "fsdp": 64, "tensor": 1, "context": 1})
+    assert found[0].startswith("optim.accumulation = 2")
+    assert [one.split(" ")[0] for one in found[1:3]] == ["mesh.context", "mesh.tensor"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "no --config was given"),
+        (("--config=experiments/cpt.py:tiny",), "no --topology was given"),
+        (("--config=experiments/cpt.py:tiny", "--topology=v6e:3x3"), "v6e:2x2 is the smallest"),
+        (("--config=experiments/cpt.py:tiny", "--mesh=rows:2"), "expected axis:size"),
+        (("kernels",), "knows step, kernel, pods, not 'kernels'"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence):
+    assert sentence in refused(ivx("compile", *arguments))
+
+
+def test_cells_that_were_not_compiled_are_untested():
+    fits = {
+        "ok": True, "refusal": "", "mesh": {"fsdp": 64, "tensor": 1}, "changes": [],
+        "capacity": 2**36, "memory": {"peak": 2**35}, "compile_seconds": 60.0,
+        "estimate": {"hidden": 2.0, "exposed": 3.0, "mfu_hidden": 0.5, "mfu_exposed": 0.33},
+    }  # fmt: skip
+    refused = {"ok": False, "refusal": "Ran out", "mesh": {"fsdp": 8}, "changes": []}
+    text = pods.page({"cpt v5p:4x4x4": fits, "cpt v6e:16x16": refused})
+    rows = [line for line in text.splitlines() if line.startswith("| cpt")]
+    assert "fsdp 64 |  | 32.0 of 64.0 (50%) | 2.0 to 3.0 | 0.50 to 0.33 | 60 s |" in rows[0]
+    assert "does not compile: Ran out" in rows[1]
+    assert rows[2] == "| cpt | v5e:16x16 | | | untested | | | |"
+    assert len(text.splitlines()) == 6 + len(pods.CELLS) * len(pods.TOPOLOGIES)
+
+
+@pytest.mark.parametrize("stage", [name for name, cells in pods.CELLS.items() if cells])
+def test_cells_fit_their_topologies(stage):
+    """Meshes make up the devices, and packs can be spread over them."""
+    for place, (mesh, *changes) in pods.CELLS[stage].items():
+        config = pods._config(stage, changes)
+        sizes = dict(one.split(":") for one in mesh.split(","))
+        assert math.prod(map(int, sizes.values())) == topology.size(place)
+        packs = config.data.batch_packs // config.optim.accumulation
+        assert packs % int(sizes["fsdp"]) == 0
+
+
+def test_stages_with_rollouts_say_that_they_are_not_compiled():
+    config = config_flag.load(ROOT / "experiments" / "rl_gspo.py", "8b")
+    with pytest.raises(UserError, match=re.escape("not compiled ahead of time yet")):
+        stages.dataless(config)
+
+
+@pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
+def test_a_tiny_step_compiles_for_four_chips():
+    config = config_flag.load(ROOT / "experiments" / "cpt.py", "tiny")
+    config.mesh.update(replica=1, fsdp=2, tensor=2)
+    config.data.update(batch_packs=4, pack_tokens=128, pack_patches=48)
+    asked = {"config": config.to_dict(), "topology": "v5e:2x2", "text": ""}
+    answer = child.ask("ivx.commands.compile.step_child", asked, 900)
+    assert not answer.refusal, answer.refusal
+    found, held = answer.found, answer.found["bytes"]
+    # Moments lie like parameters, and all of it is what the program takes in.
+    assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.01)
+    assert found["memory"]["arguments"] == pytest.approx(sum(held.values()), rel=0.25)
+    assert {one["axes"] for one in found["program"]["collectives"]} & {"fsdp", "tensor"}

@@ -1,0 +1,74 @@
+"""A run that hangs says where, shows the stacks of its threads, and is ended if that was asked."""
+
+import threading
+
+from ivx.training.phases import Phases
+from ivx.training.watchdog import EXIT_CODE, Watchdog
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wait_until_it_ends(phases: Phases, tmp_path, ends: bool) -> list[int]:
+    """Lets a watchdog of 0.1 s look until it has ended the run, or half a second."""
+    codes, over = [], threading.Event()
+
+    def end(code: int) -> None:
+        codes.append(code)
+        over.set()
+
+    with Watchdog(phases, 0.1, ends, tmp_path, end):
+        over.wait(5.0 if ends else 0.5)
+    return codes
+
+
+def test_phases_add_up():
+    clock = Clock()
+    phases = Phases(clock)
+    for seconds, name in ((3, "data"), (1, "step"), (4, "save"), (2, "step")):
+        clock.now += seconds
+        phases.enter(name, 7)
+    clock.now += 5
+    assert phases.seconds == {"start": 3, "data": 1, "step": 4, "save": 2}
+    assert phases.age() == 5 and phases.current.name == "step"
+    assert phases.share("step") == 9 / 15
+
+
+def test_a_phase_that_hangs_is_named_with_all_stacks(tmp_path, capsys):
+    phases = Phases()
+    phases.enter("save", 12)
+    wait = threading.Event()
+    helper = threading.Thread(target=stuck_on_a_barrier, args=(wait,))
+    helper.start()
+    assert wait_until_it_ends(phases, tmp_path, ends=True)[0] == EXIT_CODE == 70
+    wait.set()
+    helper.join()
+    said = capsys.readouterr().err
+    assert "phase 'save' of step 12 for more than 0.1 s" in said
+    dump = (tmp_path / "hang-0.txt").read_text()
+    assert "phase save of step 12" in dump
+    assert "stuck_on_a_barrier" in dump and "wait_until_it_ends" in dump
+
+
+def test_told_once_and_not_ended_unless_asked(tmp_path):
+    phases = Phases()
+    phases.enter("data", 3)
+    assert wait_until_it_ends(phases, tmp_path, ends=False) == []
+    assert (tmp_path / "hang-0.txt").read_text().count("phase data of step 3") == 1
+
+
+def test_the_first_step_has_ten_times_as_long(tmp_path):
+    """It compiles."""
+    phases = Phases()
+    phases.enter("first step", 0)
+    assert wait_until_it_ends(phases, tmp_path, ends=False) == []
+    assert not (tmp_path / "hang-0.txt").exists()
+
+
+def stuck_on_a_barrier(wait: threading.Event) -> None:
+    wait.wait(20)
