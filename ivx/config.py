@@ -129,6 +129,9 @@ def base() -> ml_collections.ConfigDict:
         "spike": 8.0,  # typical deviations by which a loss jumps that is recorded; 0: none is
         "watchdog": 1800.0,  # seconds that a step may hang until stacks are dumped; 0: for ever
         "watchdog_ends": False,  # whether the run is then ended, with code 70
+        "remote": "",  # folder or gs://bucket/folder, this run's own, for checkpoints besides
+        "remote_every": 1,  # of so many saves one goes there too
+        "profile": "",  # steps to profile, as "100:110"
     }
     return config.lock()
 

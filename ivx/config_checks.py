@@ -105,6 +105,12 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("train.spike", lambda v: v >= 0, "0 or more"),
     ("train.watchdog", lambda v: v >= 0, "0 or more seconds"),
     ("train.watchdog_ends", lambda v: isinstance(v, bool), "True or False"),
+    ("train.remote_every", lambda v: v >= 1, "at least 1"),
+    (
+        "train.profile",
+        lambda v: not v or _is_window(v),
+        "steps, the first and the one after the last, as 100:110",
+    ),
 )
 
 # Each relation between two keys: left, right, test, what is wrong.
@@ -150,6 +156,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
     if errors:
         raise UserError("the config cannot be used: " + "; ".join(errors))
+
+
+def _is_window(text: str) -> bool:
+    parts = text.split(":")
+    return (
+        len(parts) == 2 and all(part.isdigit() for part in parts) and int(parts[0]) < int(parts[1])
+    )
 
 
 def _names(value) -> bool:

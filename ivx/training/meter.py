@@ -16,7 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from data_pipelines.loader import Loaded
-from ivx.training import progress
+from ivx.models.spec import ModelSpec
+from ivx.training import progress, utilisation
 from ivx.training.phases import Phases
 
 
@@ -26,10 +27,12 @@ class Meter:
     Args:
       phases: of the loop.
       seen: tokens of earlier starts of the run.
+      spec: of the model, for its FLOPs.
     """
 
-    def __init__(self, phases: Phases, seen: int):
-        self._phases, self._earlier = phases, seen
+    def __init__(self, phases: Phases, seen: int, spec: ModelSpec | None = None):
+        self._phases, self._earlier, self._spec = phases, seen, spec
+        self._peak = utilisation.peak(jax.devices()[0])
         self._causes = collections.Counter()
         self._tokens_in_all, self._seconds_in_all = 0, 0.0
         self._own = 0
@@ -44,6 +47,8 @@ class Meter:
         self._tokens += tokens
         self._own += tokens
         self._frames += loaded.frames
+        if self._peak and (flops := utilisation.useful(self._spec, loaded.batch)):
+            self._gigaflops += round(flops / 1e9)
         for sentence in loaded.skipped:
             self._causes[sentence.cause] += 1
             progress.note(f"skipped {sentence}")
@@ -60,7 +65,8 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Numbers of the steps since the last reading; all hosts have to ask."""
         seconds = time.monotonic() - self._since
-        tokens, frames, own = map(int, _over_hosts([self._tokens, self._frames, self._own]))
+        counts = [self._tokens, self._frames, self._own, self._gigaflops]
+        tokens, frames, own, gigaflops = map(int, _over_hosts(counts))
         waited = self._phases.seconds["data"] - self._waited
         numbers = {
             "tokens/seen": self._earlier + own,
@@ -74,6 +80,8 @@ class Meter:
         for cause, count in self._causes.items():
             numbers[f"data/skipped_samples/{cause.replace(' ', '_')}"] = count
         numbers |= memory()
+        if gigaflops:
+            numbers["mfu"] = 1e9 * gigaflops / (seconds * jax.device_count() * self._peak)
         numbers |= {name: sum(values) / len(values) for name, values in self._numbers.items()}
         self._tokens_in_all += tokens
         self._seconds_in_all += seconds
@@ -85,7 +93,8 @@ class Meter:
         return self._tokens_in_all / self._seconds_in_all if self._seconds_in_all else 0.0
 
     def _reset(self) -> None:
-        self._since, self._steps, self._tokens, self._frames = time.monotonic(), 0, 0, 0
+        self._since = time.monotonic()
+        self._steps, self._tokens, self._frames, self._gigaflops = 0, 0, 0, 0
         self._waited = self._phases.seconds["data"]
         self._numbers: dict[str, list[float]] = {}
 
