@@ -4,8 +4,8 @@
         --config.run.start=BASE --config.data.mixture=DATA/data.json
 
 One pass of BASE over calibration packs, then linear algebra: the QK-norm is fitted as an affine
-map, the positions of all key heads are gathered in one, keys and values share a latent. The cache
-is half as large. Then the attention of every layer is trained, by itself, to give what that of
+map, the positions of all key heads are gathered in one and a constant turn stands for those of the
+others, keys and values share a latent (docs/conversion.md). The cache is half as large. Then the attention of every layer is trained, by itself, to give what that of
 BASE gives on the same input: no answer is looked at. Continued pretraining, experiments/cpt.py,
 wins back what is lost. `--config.stage.match=False` leaves the training out.
 
