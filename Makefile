@@ -7,7 +7,7 @@ LIBTPU := .libtpu
 # Where the demo lives: data, stages and report.
 DEMO ?= workdir/demo
 
-.PHONY: help setup demo demo-quick test test-parity test-slow bench-decode libtpu lint format clean
+.PHONY: help setup demo demo-quick test test-parity test-slow bench-decode libtpu kernels-tpu lint format clean
 
 help:
 	@echo "make setup      create $(VENV) and install ivx with what its tests need"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-slow  kill the recipe in every stage, read a thousand damaged videos"
 	@echo "make bench-decode  decode beside torchcodec, decord and others, which it installs apart"
 	@echo "make libtpu     fetch the compiler for TPUs (200 MB, 700 unpacked), beside $(VENV): see ivx compile"
+	@echo "make kernels-tpu  static schedules of all kernels for all TPUs (half an hour on two quiet cores)"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
 	@echo "make clean      remove $(VENV), $(DECODERS) and what the demos made"
@@ -76,6 +77,9 @@ $(LIBTPU)/.installed: setup.py
 	@touch $@
 
 libtpu: setup $(LIBTPU)/.installed
+
+kernels-tpu: libtpu
+	@$(BIN)/ivx compile kernel --peers --out=docs/results/kernels_tpu.md
 
 lint: setup
 	@$(BIN)/ruff format --check .

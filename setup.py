@@ -40,7 +40,7 @@ LIBTPU = "libtpu==0.0.42.1"
 
 # What the tests and the linter need, and what only some data need.
 EXTRAS = {
-    "test": ["pytest==9.2.0", "scikit-video==1.1.11", QWEN],
+    "test": ["hypothesis==6.170.17", "pytest==9.2.0", "scikit-video==1.1.11", QWEN],
     "qwen": [QWEN],
     "lint": ["ruff==0.17.6"],
     # For hosts with TPUs; elsewhere `make libtpu` fetches the compiler alone.

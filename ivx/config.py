@@ -104,6 +104,8 @@ def base() -> ml_collections.ConfigDict:
         "weighting": "balanced",
         "balance": 1.0,
         "balances": (),  # of which the one with the least loss on more packs is taken
+        "sequential": False,  # whether each layer is fitted to the converted ones below it
+        "polish": False,  # whether the output projection is fitted to the source's attention
         "mean_rank": 0,  # of the latents, allotted to the layers; 0: all have model.kv_rank
         "match": True,
     }

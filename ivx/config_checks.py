@@ -91,6 +91,8 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("stage.match", lambda v: isinstance(v, bool), "True or False"),
     ("stage.balance", lambda v: v > 0, "a positive number"),
     ("stage.balances", lambda v: all(b > 0 for b in v), "positive numbers, or none"),
+    ("stage.sequential", lambda v: isinstance(v, bool), "True or False"),
+    ("stage.polish", lambda v: isinstance(v, bool), "True or False"),
     ("stage.mean_rank", lambda v: v >= 0, "0 for the same rank everywhere, or a mean rank"),
     ("run.steps", lambda v: v >= 1, "at least 1"),
     ("run.seed", lambda v: v >= 0, "0 or more"),

@@ -5,7 +5,6 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-import dataclasses
 import pathlib
 
 import jax
@@ -17,10 +16,10 @@ from data_pipelines import layout, packing, sources
 from data_pipelines.synthetic import presets, write
 from data_pipelines.video import frames, resize
 from ivx.kernels import vocabulary
-from ivx.models import spec
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import start
 from ivx.text import tokenizer
+from tests.small import small_spec
 
 start.start(cpu_devices=0)
 flags.FLAGS.mark_as_parsed()
@@ -73,26 +72,6 @@ def definition(request) -> ModelDefinition:
 @pytest.fixture(scope="session")
 def params(definition):
     return definition.init(seed=0)
-
-
-def small_spec(attention: str = "m2la") -> spec.ModelSpec:
-    """Three decoder layers and three vision blocks, narrow: compiled in seconds."""
-    tiny = spec.tiny(attention)
-    return dataclasses.replace(
-        tiny,
-        vision=dataclasses.replace(tiny.vision, depth=3, width=32, heads=2, mlp=48, taps=(0, 2)),
-        text=dataclasses.replace(
-            tiny.text,
-            depth=3,
-            width=48,
-            heads=4,
-            head_dim=16,
-            kv_heads=2,
-            kv_rank=24,
-            mlp=64,
-            mrope_sections=(4, 2, 2),
-        ),
-    )
 
 
 def pack(chosen: list[layout.Layout], room: packing.PackShape):

@@ -1,14 +1,15 @@
 """What `ivx compile` reads from a compiled step, and what it makes of it."""
 
+import math
 import re
 
 import jax
 import pytest
 
-from ivx.aot import child, chips, estimate, program
+from ivx.aot import child, chips, estimate, program, topology
 from ivx.build import stages
 from ivx.commands import config_flag
-from ivx.commands.compile import step
+from ivx.commands.compile import pods, step
 from ivx.errors import UserError
 from ivx.models import spec, work
 from ivx.models.definition import ModelDefinition
@@ -32,11 +33,20 @@ HLO = """
   %k = f32[64]{0} custom-call(%f), custom_call_target="tpu_custom_call", metadata={op_name="jit(step)/while/body/attention_fwd/pallas_call"}
 }
 %condition (t: (s32[], f32[16])) -> pred[] {
-  ROOT %less = pred[] compare(%i, %n)
+  %n = s32[]{:T(128)} constant(36)
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+%endless (t: (s32[], f32[16])) -> pred[] {
+  ROOT %found = pred[] compare(%a, %b), direction=LT
+}
+%few (t: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %part = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b','c'}, dimensions={0}
 }
 ENTRY %main (p: f32[16]) -> f32[16] {
-  %loop = (s32[], f32[16]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"36"}}
-  %open = (s32[], f32[16]) while(%t), condition=%condition, body=%condition
+  %loop = (s32[], f32[16]) while(%t), condition=%condition, body=%body
+  %open = (s32[], f32[16]) while(%t), condition=%endless, body=%sum
+  %short = (s32[], f32[16]) while(%t), condition=%endless, body=%few, backend_config={"known_trip_count":{"n":"3"}}
+  %own = f32[16]{0} custom-call(%g), custom_call_target="tpu_custom_call", metadata={op_name="online-softmax"}
   %start = ((bf16[8,128]), bf16[4,128]) async-start(%p), calls=%wrapped
   %all = f32[1000]{0} all-reduce(%g), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
   %move = f32[10]{0} collective-permute(%g), source_target_pairs={{0,4},{4,0},{1,5}}
@@ -48,7 +58,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {
 def test_what_stands_in_a_loop_counts_as_often_as_it_turns():
     found = program.read(HLO, AXES)
     assert found.cycles == 36 * 100 + 7
-    assert found.kernels == {"attention_fwd": 36}
+    assert found.kernels == {"attention_fwd": 36, "own": 1}
     assert found.unknown_loops == 1
 
 
@@ -56,7 +66,7 @@ def test_exchanges_have_the_axes_and_bytes_of_a_ring():
     found = {(one.kind, one.axes): one for one in program.read(HLO, AXES).collectives}
     assert {key: (one.times, one.bytes) for key, one in found.items()} == {
         # 3 of 4 parts of what is gathered come from others.
-        ("all-gather", "tensor"): (36, 36 * 64 * 4 * 3 / 4),
+        ("all-gather", "tensor"): (36 + 3, 36 * 64 * 4 * 3 / 4 + 3 * 8 * 4 * 3 / 4),
         ("reduce-scatter", "fsdp"): (1, 4 * 128 * 2 * 2 / 2),
         ("all-reduce", "fsdp+tensor"): (1, 2 * 4000 * 7 / 8),
         ("collective-permute", "fsdp"): (1, 40),
@@ -89,15 +99,18 @@ def test_pairs_of_attention_are_products_of_queries_and_keys_and_of_weights_and_
     assert parts["attention"] == 36 * 32 * 2 * (256 + 128)
 
 
+KERNELS = {"dense_attention": 8, "dense_attention_d_keys": 4, "dense_attention_d_queries": 4}
+
+
 def test_a_step_is_modelled_between_hidden_and_exposed_exchange():
     exchange = program.Collective("all-gather", "fsdp", 1, 200e9)
-    found = program.Program((exchange,), {"a_fwd": 2, "a_dkv": 1}, int(1.75e9), 0)
+    found = program.Program((exchange,), KERNELS, int(1.75e9), 0)
     parts = {"attention": 3.0 * 459e12, "vision attention": 0.0}
     time = estimate.estimate(found, chips.CHIPS["v5p"], 4, parts, share=0.5)
     assert time.cycles == pytest.approx(1.0, rel=1e-3)
     assert time.exchange == {"fsdp": pytest.approx(1.0)}
-    # Two forward passes and 8/3 of one backward, on four chips at half their peak.
-    assert time.kernels == pytest.approx((2 + 8 / 3) / 4 / 0.5)
+    # Two forward passes, gradients of keys of two of those, and of queries of 5/3; four chips.
+    assert time.kernels == pytest.approx((2 + 2 + 5 / 3) / 4 / 0.5)
     assert time.hidden == pytest.approx(time.cycles + time.kernels)
     assert time.exposed == pytest.approx(time.hidden + 1)
     assert time.utilisation(2.0) == pytest.approx(3 / 4 / 2)
@@ -127,11 +140,37 @@ def test_what_does_not_fit_is_named_with_what_would_help():
         (("--config=experiments/cpt.py:tiny",), "no --topology was given"),
         (("--config=experiments/cpt.py:tiny", "--topology=v6e:3x3"), "v6e:2x2 is the smallest"),
         (("--config=experiments/cpt.py:tiny", "--mesh=rows:2"), "expected axis:size"),
-        (("kernels",), "knows step, kernel, not 'kernels'"),
+        (("kernels",), "knows step, kernel, pods, not 'kernels'"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence):
     assert sentence in refused(ivx("compile", *arguments))
+
+
+def test_cells_that_were_not_compiled_are_untested():
+    fits = {
+        "ok": True, "refusal": "", "mesh": {"fsdp": 64, "tensor": 1}, "changes": [],
+        "capacity": 2**36, "memory": {"peak": 2**35}, "compile_seconds": 60.0,
+        "estimate": {"hidden": 2.0, "exposed": 3.0, "mfu_hidden": 0.5, "mfu_exposed": 0.33},
+    }  # fmt: skip
+    refused = {"ok": False, "refusal": "Ran out", "mesh": {"fsdp": 8}, "changes": []}
+    text = pods.page({"cpt v5p:4x4x4": fits, "cpt v6e:16x16": refused})
+    rows = [line for line in text.splitlines() if line.startswith("| cpt")]
+    assert "fsdp 64 |  | 32.0 of 64.0 (50%) | 2.0 to 3.0 | 0.50 to 0.33 | 60 s |" in rows[0]
+    assert "does not compile: Ran out" in rows[1]
+    assert rows[2] == "| cpt | v5e:16x16 | | | untested | | | |"
+    assert len(text.splitlines()) == 6 + len(pods.CELLS) * len(pods.TOPOLOGIES)
+
+
+@pytest.mark.parametrize("stage", [name for name, cells in pods.CELLS.items() if cells])
+def test_cells_fit_their_topologies(stage):
+    """Meshes make up the devices, and packs can be spread over them."""
+    for place, (mesh, *changes) in pods.CELLS[stage].items():
+        config = pods._config(stage, changes)
+        sizes = dict(one.split(":") for one in mesh.split(","))
+        assert math.prod(map(int, sizes.values())) == topology.size(place)
+        packs = config.data.batch_packs // config.optim.accumulation
+        assert packs % int(sizes["fsdp"]) == 0
 
 
 def test_stages_with_rollouts_say_that_they_are_not_compiled():

@@ -106,6 +106,7 @@ def test_the_statistics_are_those_of_the_hidden_states(grouped_model, batch, mes
             "inputs": x.T @ x,
             "queries": x.T @ q,
             "keys": x.T @ k,
+            "values": x.T @ cached[:, 32:],
             "query_energy": np.vdot(q, q),
             "key_energy": np.vdot(k, k),
             "roped_queries": np.einsum("tnh,tni->nhi", *[roped(q)] * 2),

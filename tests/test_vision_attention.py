@@ -145,9 +145,10 @@ def test_visits_are_the_pairs_of_tiles_that_share_a_slice(name):
         if set(tiles[i]) & set(tiles[j]) - {0} or (i == j)
     }
     count = int(found.count)
-    pairs = list(zip(found.own[:count].tolist(), found.other[:count].tolist(), strict=True))
+    own, other = (np.asarray(tile(found.pairs)) for tile in (visits.own, visits.other))
+    pairs = list(zip(own[:count].tolist(), other[:count].tolist(), strict=True))
     assert shared == set(pairs) and len(pairs) == len(shared) and pairs == sorted(pairs)
-    assert set(found.own[count:].tolist()) == {-1}
+    assert set(own[count:].tolist()) == {-1}
 
 
 def test_the_work_follows_the_slices_not_the_square_of_the_block():

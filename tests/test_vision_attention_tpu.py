@@ -1,11 +1,12 @@
 """The Pallas kernels of vision attention, interpreted on a CPU, against float64."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from ivx.kernels import choice
-from ivx.kernels.vision_attention import tpu, tpu_tiles
+from ivx.kernels.vision_attention import tpu, tpu_tiles, visits
 from tests.test_vision_attention import PACKS, check
 
 
@@ -33,8 +34,17 @@ def test_the_interpreter_that_knows_memories_and_transfers(small_tiles):
         check(*PACKS["padding"], heads=2, width=72)
 
 
+def test_packs_one_by_one_where_their_visits_are_too_many(small_tiles, monkeypatch):
+    slices, block = PACKS["padding"]
+    monkeypatch.setattr(visits, "MOST_PAIRS", visits.room(slices.shape[1], 128, block))
+    with choice.force("tpu", interpret=True):
+        check(slices, block)
+
+
 def test_what_the_kernels_do_not_take_is_said():
+    patches = jax.ShapeDtypeStruct((1, 262_144, 16, 72), jnp.bfloat16)
+    assert tpu.constraint(patches, 16_384) == ""
+    assert "may need 1048576 visits" in tpu.constraint(patches, 262_144)
     shape = (1, 8, 2, 72)
-    assert tpu.constraint(jnp.zeros(shape)) == ""
-    assert "float16 is neither" in tpu.constraint(jnp.zeros(shape, jnp.float16))
-    assert "heads 130 wide" in tpu.constraint(jnp.zeros((1, 8, 2, 130)))
+    assert "float16 is neither" in tpu.constraint(jnp.zeros(shape, jnp.float16), 8)
+    assert "heads 130 wide" in tpu.constraint(jnp.zeros((1, 8, 2, 130)), 8)

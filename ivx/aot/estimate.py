@@ -16,9 +16,21 @@ import dataclasses
 from ivx.aot.chips import Chip
 from ivx.aot.program import Program
 
-# Backward over forward FLOPs of attention with queries of 2 H and values of H: five products, of
-# which three are as wide as queries, against one of each; the scores are made again.
-BACKWARD = (3 * 2 + 2 * 1) / (2 + 1)
+# For each part, the FLOPs of its kernels over those of the forward one. Queries and keys of latent
+# attention are twice as wide as values, those of the tower alike; both backward kernels make
+# weights and their slopes again. The kernel of keys runs once for every useful forward pass.
+KERNELS = {
+    "attention": {
+        "dense_attention": 1.0,
+        "dense_attention_d_keys": (2 * 2 + 2 * 1) / 3,
+        "dense_attention_d_queries": (2 * 2 + 1) / 3,
+    },
+    "vision attention": {
+        "vision_attention": 1.0,
+        "vision_attention_dkv": 4 / 2,
+        "vision_attention_dq": 3 / 2,
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +91,12 @@ def estimate(
 
 
 def kernel_flops(kernels: dict[str, int], parts: dict[str, float]) -> float:
-    """FLOPs of the Pallas kernels of a step: attention's, of which scores are made again."""
+    """FLOPs that the Pallas kernels of a step do, what they make again among them."""
     total = 0.0
-    for part, vision in (("attention", False), ("vision attention", True)):
-        names = {name: n for name, n in kernels.items() if ("vision" in name) == vision}
-        backward = max((n for name, n in names.items() if "dkv" in name), default=0)
-        forward = sum(n for name, n in names.items() if "fwd" in name or "forward" in name)
-        if backward:
+    for part, factors in KERNELS.items():
+        once = kernels.get(next(name for name in factors if name.endswith(("keys", "dkv"))), 0)
+        if once:
+            done = sum(factor * kernels.get(name, 0) for name, factor in factors.items())
             # Useful FLOPs are a forward pass and twice that.
-            total += parts[part] / 3 * (forward / backward + BACKWARD)
+            total += parts[part] / 3 * done / once
     return total

@@ -46,6 +46,12 @@ def find() -> pathlib.Path:
     )
 
 
+def pinned() -> str:
+    """The version that `make libtpu` has fetched; empty where it has not."""
+    found = list(FOLDER.glob("libtpu-*.dist-info"))
+    return found[0].name.split("-")[1].removesuffix(".dist") if found else ""
+
+
 def environment(library: pathlib.Path, dump: pathlib.Path | None) -> dict[str, str]:
     """The environment of a compiling process.
 

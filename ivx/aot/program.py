@@ -25,6 +25,8 @@ _CALLED = re.compile(
     r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
     r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
+# Device numbers counted up in these sizes, with axes in another order.
+_IDS = r"\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +82,7 @@ def read(text: str, axes: dict[str, int]) -> Program:
             estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
             cycles += times[name] * int(estimate[1]) if estimate else 0
             if 'custom_call_target="tpu_custom_call"' in line:
-                label = re.search(r'op_name="[^"]*?([^/"]+)/pallas_call', line)
-                kernels[label[1] if label else "unnamed"] += times[name]
+                kernels[_kernel(line)] += times[name]
             kind, size = _collective(line)
             if kind:
                 key = kind, _axes_of(line, axes, groups)
@@ -113,17 +114,39 @@ def _multiplicities(bodies: dict[str, list[str]], entry: str) -> tuple[collectio
     called, unknown = collections.defaultdict(list), 0
     for name, lines in bodies.items():
         for line in lines:
-            trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            loop = re.search(r" while\(", line)
-            unknown += bool(loop and not trips)
+            turns = _turns(line, bodies)
+            unknown += turns == 0
             for one, several in _CALLED.findall(line):
                 for inner in [one] if one else re.findall(r"[\w.\-]+", several):
-                    called[name].append((inner, int(trips[1]) if loop and trips else 1))
+                    called[name].append((inner, turns or 1))
     times = collections.Counter({entry: 1})
     for name in reversed(bodies):
         for inner, count in called[name]:
             times[inner] += times[name] * count
     return times, unknown
+
+
+def _kernel(line: str) -> str:
+    """The name of a kernel: ours by what pallas_call was given, XLA's own by the instruction."""
+    ours = re.search(r'op_name="[^"]*?([^/"]+)/pallas_call', line)
+    found = ours or re.match(r"\s*(?:ROOT )?%?([\w\-]+)", line)
+    return found[1]
+
+
+def _turns(line: str, bodies: dict[str, list[str]]) -> int:
+    """How often a loop turns, 0 where that is not known; 1 where there is no loop.
+
+    Scans count from 0 to a constant, which stands in the condition.
+    """
+    condition = re.search(r" while\(.*condition=%?([\w.\-]+)", line)
+    if not condition:
+        return 1
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
+    if known:
+        return int(known[1])
+    text = "\n".join(bodies.get(condition[1], []))
+    limits = re.findall(r" = s32\[\]\S* constant\((\d+)\)", text)
+    return int(limits[0]) if len(limits) == 1 and "direction=LT" in text else 0
 
 
 def _collective(line: str) -> tuple[str, int]:
@@ -169,22 +192,38 @@ def _axes_of(line: str, axes: dict[str, int], groups: dict[frozenset[int], str])
     """The axes along which a collective goes."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
+    named = re.search(
+        rf"replica_groups=mesh\[([^\]]*)\](?:, device_ids={_IDS})? {{([^}}]*)}}", line
+    )
     pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", line)
     if pairs:
         return _axes_of_pairs(re.findall(r"(\d+),(\d+)", pairs[0]), axes)
     if iota:
-        shape, sizes, order = (
-            [int(n) for n in part.split(",")] if part else None for part in iota.groups()
-        )
-        numbers = np.arange(math.prod(sizes)).reshape(sizes)
-        numbers = numbers.transpose(order) if order else numbers
-        group = frozenset(numbers.reshape(shape)[0].tolist())
+        shape = _numbers(iota[1])
+        group = frozenset(_devices(iota[2], iota[3]).reshape(shape)[0].tolist())
+    elif named:
+        sides = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        listing = named[2] or str(math.prod(sides.values()))
+        numbers = _devices(listing, named[3]).reshape(tuple(sides.values()))
+        across = re.findall(r"'(\w+)'", named[4])
+        cut = tuple(slice(None) if axis in across else 0 for axis in sides)
+        group = frozenset(numbers[cut].ravel().tolist())
     elif listed:
         group = frozenset(map(int, listed[1].split(",")))
     else:
         return "all"
     low = min(group)
     return groups.get(frozenset(one - low for one in group), f"{len(group)} devices")
+
+
+def _devices(sizes: str, order: str | None) -> np.ndarray:
+    """Device numbers counted up in these sizes, with their axes in another order."""
+    numbers = np.arange(math.prod(_numbers(sizes))).reshape(_numbers(sizes))
+    return numbers.transpose(_numbers(order)) if order else numbers
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def _axes_of_pairs(pairs: list[tuple[str, str]], axes: dict[str, int]) -> str:

@@ -218,11 +218,8 @@ def abstract_batch(config: Config, mesh: Mesh) -> Batch:
     Raises:
       UserError: as `pack_shape`.
     """
-    packs, sharding = config.data.batch_packs, rules.batch_sharding(mesh)
-    return jax.tree.map(
-        lambda array: jax.ShapeDtypeStruct((packs, *array.shape), array.dtype, sharding=sharding),
-        packing.empty_pack(pack_shape(config)),
-    )
+    pack = jax.tree.map(lambda array: array[None], packing.empty_pack(pack_shape(config)))
+    return rules.abstract_batch(pack, config.data.batch_packs, mesh)
 
 
 def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sampler, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import ml_collections
 from jax.sharding import Mesh
@@ -9,7 +10,7 @@ from jax.sharding import Mesh
 from data_pipelines.batch import Batch
 from ivx import build
 from ivx.build import stored
-from ivx.conversion import compression, convert, statistics, steps
+from ivx.conversion import compression, convert, sequential, statistics, steps
 from ivx.conversion.method import Method
 from ivx.conversion.statistics import Statistics
 from ivx.errors import UserError
@@ -59,10 +60,15 @@ def source(config: Config) -> stored.StoredModel:
     return dataclasses.replace(base, definition=definition)
 
 
-def calibration(
-    config: Config, base: stored.StoredModel
-) -> tuple[Callable[[int], Iterator[Batch]], Callable[[], list[Batch]]]:
-    """From a number to the calibration batches from there on; and batches to choose a balance by.
+class Calibration(NamedTuple):
+    """From a number to the calibration batches from there on; batches to choose a balance by."""
+
+    first: Callable[[int], Iterator[Batch]]
+    more: Callable[[], list[Batch]]
+
+
+def calibration(config: Config, base: stored.StoredModel) -> Calibration:
+    """What the model of a config is calibrated on.
 
     Raises:
       UserError: the data are not usable, or too few.
@@ -77,7 +83,7 @@ def calibration(
     def first(start: int) -> Iterator[Batch]:
         return (batch for _, batch in zip(range(start, rounds), opened(start), strict=False))
 
-    return first, lambda: list(opened(rounds))
+    return Calibration(first, lambda: list(opened(rounds)))
 
 
 def method(config: Config) -> Method:
@@ -91,6 +97,8 @@ def method(config: Config) -> Method:
         weighting=stage.weighting,
         balance=stage.balance,
         mean_rank=stage.mean_rank,
+        sequential=stage.sequential,
+        polish=stage.polish,
     )
 
 
@@ -99,7 +107,7 @@ def solve(
     definition: ModelDefinition,
     params: Params,
     sums: Statistics,
-    more: Callable[[], list[Batch]],
+    calibration: Calibration,
     mesh: Mesh,
 ) -> tuple[convert.Converted, Iterator[steps.Step], dict[float, float]]:
     """The conversion, the models between, and the loss of each balance that was tried.
@@ -109,7 +117,7 @@ def solve(
       definition: of the model with grouped attention.
       params: its parameters.
       sums: of the calibration pass.
-      more: batches to choose a balance by.
+      calibration: what it was calibrated on.
       mesh: devices.
 
     Raises:
@@ -127,12 +135,17 @@ def solve(
         return convert.to_latent(definition, params, fitted, sums, how)
 
     if config.stage.balances:
-        batches = more()
+        batches = calibration.more()
         for balance in config.stage.balances:
             tried = converted(dataclasses.replace(chosen, balance=balance)).params
             losses[balance] = held_out.loss(bind, tried, batches, mesh, config.stage.reduction)
             note(f"balance {balance:g}: loss {losses[balance]:.4f}")
         chosen = dataclasses.replace(chosen, balance=min(losses, key=losses.get))
     result = converted(chosen)
+    if chosen.sequential or chosen.polish:
+        ranks = tuple(layer.rank for layer in result.report)
+        result = sequential.refine(
+            definition, params, calibration.first, mesh, chosen, kind, ranks, note
+        )
     between = steps.steps(definition, params, fitted, sums, chosen, result.params, kind)
     return result, between, losses

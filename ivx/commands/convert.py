@@ -88,18 +88,20 @@ def convert(config, workdir: pathlib.Path) -> dict:
 def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict, dict]:
     """Statistics and algebra: the result so far, and the parameters with latent attention."""
     from ivx.build import conversion
-    from ivx.conversion import partial_sums, statistics
+    from ivx.conversion import halved, partial_sums, statistics
     from ivx.parallel import rules
     from ivx.training.progress import note
 
     definition = base.definition
     params, step = base.load(rules.parameter_shardings(definition.abstract, mesh))
+    halved.halve(params)
     note(f"statistics of {base.folder} at step {step}")
     kept = partial_sums.PartialSums(workdir / SUMS)
-    open_batches, more = calibration
-    sums = statistics.collect(definition, params, open_batches, mesh, kept)
+    sums = statistics.collect(definition, params, calibration.first, mesh, kept)
     note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    converted, models, balances = conversion.solve(config, definition, params, sums, more, mesh)
+    converted, models, balances = conversion.solve(
+        config, definition, params, sums, calibration, mesh
+    )
     note("validation after each step")
     result = {
         "base": str(base.folder),
@@ -113,7 +115,7 @@ def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict
         },
         "layers": [dataclasses.asdict(layer) for layer in converted.report],
     }
-    return result, converted.params
+    return result, halved.whole(converted.params)
 
 
 def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> dict:

@@ -1,21 +1,33 @@
-"""`ivx doctor`: what a checkpoint is, every array of it, and whether all its numbers are finite."""
+"""`ivx doctor`: what a checkpoint is, every array of it, and whether all its numbers are finite.
+
+Without a folder: what this machine has, or all hosts of a run (`ivx.commands.machine`).
+"""
 
 import dataclasses
 import pathlib
 
+from absl import flags
+
+from ivx.commands import machine
 from ivx.errors import UserError
 
-SUMMARY = "Show what a checkpoint is and holds: shapes, types, norms, numbers that are not finite."
-EXAMPLE = "  ivx doctor /tmp/ivx/sft\n  ivx doctor assets/tiny-base"
+SUMMARY = (
+    "Show what a checkpoint is and holds: shapes, types, norms, numbers that are not finite;"
+    " without a folder, what this machine has, or all hosts of a run."
+)
+EXAMPLE = (
+    "  ivx doctor /tmp/ivx/sft\n  ivx doctor assets/tiny-base\n  ivx doctor --workdir=/tmp/ivx/sft"
+)
 TAKES_WORDS = True
 
 
 def define_flags() -> None:
-    pass
+    flags.DEFINE_string("workdir", "", "Without a folder: where storage is tried.")
 
 
 def run(given, words: list[str]) -> dict:
-    del given
+    if not words:
+        return machine.examine(given.workdir)
     if len(words) != 1:
         raise UserError(
             f"{len(words)} folders were given, expected one; name a run or a Hugging Face folder,"

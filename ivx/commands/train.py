@@ -32,11 +32,12 @@ def train(config, workdir: pathlib.Path) -> dict:
     from ivx import build
     from ivx import config as configs
     from ivx.build import stages, training
-    from ivx.parallel import start
+    from ivx.parallel import hosts, start
     from ivx.training import loop
     from ivx.training.progress import note
 
     start.start(config.mesh.cpu_devices)
+    hosts.join()
     # Everything that can be wrong is found before the workdir is touched.
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
@@ -45,6 +46,8 @@ def train(config, workdir: pathlib.Path) -> dict:
     first_params = stages.start(config, definition)
     stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
+    # Hosts read their data at their own pace.
+    hosts.wait("the start of training", seconds=3600)
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
         f" float32 masters, {config.stage.reduction} loss"

@@ -9,7 +9,10 @@
                    weighting: what is near                                 approximation 3
     shared_latent  2 and 3 together; latent_layer: in the released parameterization
     method         which of these choices a conversion takes
-    convert        all layers of a model
+    one_layer      a layer by these; convert: all layers of a model
+    exact_layer    or with norm and rope as they were
+    ranks          latents of unequal width under a budget
+    sequential     layer by layer on converted inputs; polish: o_proj in closed form
     steps          the models between, to measure what each approximation costs
 
 Everything after the pass is linear algebra on its sums, in float64 on the host. What training then

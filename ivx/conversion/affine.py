@@ -39,10 +39,17 @@ def fit(
       UserError: plain least squares has no single answer.
     """
     folded_eo = fold(kernel_do, scale_h, inputs_ee, outputs_eo)
+    return toward(folded_eo, inputs_ee, outputs_eo, ridge)
+
+
+def toward(
+    prior_eo: np.ndarray, inputs_ee: np.ndarray, outputs_eo: np.ndarray, ridge: float
+) -> np.ndarray:
+    """The map that fits best, drawn to V0 = `prior_eo` by the ridge; otherwise as `fit`."""
     size = len(inputs_ee)
     damped_ee = inputs_ee + ridge * np.trace(inputs_ee) / size * np.eye(size)
     try:
-        return folded_eo + np.linalg.solve(damped_ee, outputs_eo - inputs_ee @ folded_eo)
+        return prior_eo + np.linalg.solve(damped_ee, outputs_eo - inputs_ee @ prior_eo)
     except np.linalg.LinAlgError as error:
         raise UserError(
             f"stage.ridge = {ridge} and calibration tokens that do not span the {size - 1} inputs"

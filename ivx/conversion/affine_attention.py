@@ -7,12 +7,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ivx.conversion.latent_layer import AffineLayer
+from ivx.conversion.one_layer import Fitted
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
 
 
-def maps(fitted: list[AffineLayer]) -> dict[str, np.ndarray]:
+def maps(fitted: list[Fitted]) -> dict[str, np.ndarray]:
     """The fits of all layers stacked, float32 [L, E, ...]."""
     return {
         name: np.stack([getattr(layer, name) for layer in fitted]).astype(np.float32)

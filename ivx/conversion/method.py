@@ -22,6 +22,8 @@ class Method:
       weighting: what is near in the compression, a kind of `ivx.conversion.weighting`.
       balance: what keys are divided by against values, times what the weighting says.
       mean_rank: of all layers, allotted by `ivx.conversion.ranks`; 0: all have the model's.
+      sequential: whether each layer is fitted to the converted ones below it.
+      polish: whether o_proj is fitted to the source's attention.
     """
 
     norm: str = "affine"
@@ -31,6 +33,8 @@ class Method:
     weighting: str = "balanced"
     balance: float = 1.0
     mean_rank: int = 0
+    sequential: bool = False
+    polish: bool = False
 
     def __post_init__(self):
         for name, allowed in (

@@ -16,7 +16,8 @@ Virtual head 0 alone keeps its rope. It should hold as much as one head can:
 
     real      M = U^T, U the eigenvectors of S = sum Re(z z^H): RoRoPE of TransMLA
     complex   M = U^H, U the eigenvectors of C = sum z z^H
-    weighted  M = U^H W, U those of sum (W z)(W z)^H, W^2 the energy of what asks each head
+    weighted  M = U^H W, U those of sum (W z)(W z)^H, W^2 the energy of what asks each head and
+              would miss its rope, |q|^2 (1 - |t|^2) with the turn t that stands for it
 
 **Complex gathers at least as much as real**: head 0 of either is u^H z for a unit vector u, with
 energy u^H C u. `complex` takes the largest over complex unit vectors; `real` takes the largest of
@@ -54,7 +55,8 @@ def gather(
       moment_oo: sum k k^T of the keys before rope, rope pairs (j, j + H / 2).
       kv_heads: K.
       kind: one of KINDS.
-      asked_kj: for `weighted`, the energy of the queries of each head and pair, [K, H / 2].
+      asked_kj: for `weighted`, the energy of the queries that miss rope of each head and pair,
+        [K, H / 2].
     """
     size = len(moment_oo)
     width = size // kv_heads

@@ -15,12 +15,11 @@ the other heads, one complex number a pair: 1, or the mean turn of what head n a
 Shapes: E features, O = K * H, M = (K - 1) * H + K * H; P = H. All float64.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from ivx.conversion import compression, ranks, rotation, weighting
+from ivx.conversion import compression, rotation, weighting
 from ivx.conversion.method import Method
 
 
@@ -92,8 +91,10 @@ def rotate(layer: KeysAndValues, method: Method) -> Rotated:
     kv_heads = layer.keys.shape[1] // width
     group = heads // kv_heads
     moment_oo = layer.keys.T @ layer.moment @ layer.keys
-    asked_nh = np.einsum("nhh->nh", layer.queries)
-    asked_kj = asked_nh.reshape(kv_heads, group, 2, -1).sum((1, 2))
+    asked_nj = np.einsum("nhh->nh", layer.queries).reshape(heads, 2, -1).sum(1)
+    # What is asked of the lost rope: little where a constant turn says all of it.
+    lost_nj = 1 - np.abs(layer.turn) ** 2 if method.turn == "mean" else np.ones_like(asked_nj)
+    asked_kj = (asked_nj * lost_nj).reshape(kv_heads, group, -1).sum(1)
     change = rotation.gather(moment_oo, kv_heads, method.rotation, asked_kj)
     virtual_eo = layer.keys @ change.to.T
     # Rows of M^-1 by key-value head, handed to the query heads that share it.
@@ -145,21 +146,10 @@ def compress(layer: KeysAndValues, rotated: Rotated, rank: int) -> SharedLatent:
     )
 
 
-def compress_all(layers: Sequence[KeysAndValues], method: Method, rank: int) -> list[SharedLatent]:
-    """Every layer with a latent of `rank` numbers, or of what the method's budget allots it.
-
-    Raises:
-      UserError: the rank is larger than M, or the budget larger than the rank.
-    """
-    rotated = [rotate(layer, method) for layer in layers]
-    chosen = [rank] * len(rotated)
-    if method.mean_rank:
-        spectra = [compression.spectrum(one.moment, one.weights) for one in rotated]
-        chosen = ranks.allot(spectra, method.mean_rank, rank)
-    return [
-        widen(compress(layer, one, own), rank)
-        for layer, one, own in zip(layers, rotated, chosen, strict=True)
-    ]
+def spectrum(layer: KeysAndValues, method: Method) -> np.ndarray:
+    """What each number of a latent of this layer adds to the energy kept, [M], the most first."""
+    rotated = rotate(layer, method)
+    return compression.spectrum(rotated.moment, rotated.weights)
 
 
 def widen(shared: SharedLatent, rank: int) -> SharedLatent:

@@ -1,6 +1,6 @@
 """One pass of the original model over calibration batches: what every layer's attention is fed.
 
-    A = sum [x; 1] [x; 1]^T     B_q = sum [x; 1] q^T     B_k = sum [x; 1] k^T
+    A = sum [x; 1] [x; 1]^T    B_q = sum [x; 1] q^T    B_k = sum [x; 1] k^T    B_v = sum [x; 1] v^T
 
 over the tokens of all samples, x the output of input_layernorm, q and k after QK-norm and before
 rope. Of any affine map of x these sums know the second moments and the distance from q and k.
@@ -44,6 +44,7 @@ class Statistics:
       inputs: A, [L, E, E].
       queries: B_q, [L, E, N * H].
       keys: B_k, [L, E, K * H].
+      values: B_v, the same of the values.
       query_energy: sum |q|^2, [L].
       key_energy: sum |k|^2, [L].
       roped_queries: sum q q^T of rotated queries by heads, [L, N, H, H].
@@ -55,6 +56,7 @@ class Statistics:
     inputs: np.ndarray
     queries: np.ndarray
     keys: np.ndarray
+    values: np.ndarray
     query_energy: np.ndarray
     key_energy: np.ndarray
     roped_queries: np.ndarray
@@ -84,10 +86,10 @@ def collect(
       UserError: the batches hold no token, or make the model compute numbers that are none.
     """
 
-    def sums(params: Params, batch: Batch) -> dict[str, Array]:
+    def watched(params: Params, batch: Batch) -> dict[str, Array]:
         return watch(definition.bind(params))(batch, keep_cache=True).cache
 
-    run = jax.jit(ambient.under(mesh, sums), out_shardings=rules.replicated(mesh))
+    run = jax.jit(ambient.under(mesh, watched), out_shardings=rules.replicated(mesh))
     number, tokens, total = (kept and kept.load()) or Partial(0, 0, {})
     since = time.monotonic()
     for batch in open_batches(number):
@@ -159,16 +161,30 @@ class _Watched(nnx.Module):
         self, x_btd: Float[Array, "b t d"], rope: Rope, segments_bt: Int[Array, "b t"]
     ) -> tuple[Float[Array, "b t d"], dict[str, Array]]:
         attended, _ = self.attention(x_btd, rope, segments_bt)
-        return attended, _sums(self.attention, x_btd, rope, segments_bt)
+        return attended, sums(self.attention, x_btd, rope, segments_bt)
 
 
-def _sums(
-    attention: GroupedAttention, x_btd: Array, rope: Rope, segments_bt: Array
+def sums(
+    attention: GroupedAttention,
+    x_btd: Float[Array, "b t d"],
+    rope: Rope,
+    segments_bt: Int[Array, "b t"],
+    own_btd: Float[Array, "b t d"] | None = None,
 ) -> dict[str, Array]:
-    """The sums of one layer over one batch, float32."""
-    real_bt11 = (segments_bt > 0)[..., None, None]
+    """The sums of one layer over one batch, float32.
 
-    def heads(project: nnx.Linear, norm: nnx.Module | None = None) -> Array:
+    Args:
+      attention: of the layer.
+      x_btd: what it is fed.
+      rope: of the tokens.
+      segments_bt: 0 where there is no token.
+      own_btd: what the converted layer is fed, if it is not x: q, k and v are made of x, all that
+        they are to be fitted by of this.
+    """
+    real_bt11 = (segments_bt > 0)[..., None, None]
+    own_btd = x_btd if own_btd is None else own_btd
+
+    def heads(x_btd: Array, project: nnx.Linear, norm: nnx.Module | None = None) -> Array:
         split = einops.rearrange(project(x_btd), "b t (n h) -> b t n h", h=attention.head_dim)
         return jnp.where(real_bt11, norm(split) if norm else split, 0)
 
@@ -182,23 +198,31 @@ def _sums(
             preferred_element_type=jnp.float32,
         )
 
-    x_bte = jnp.concatenate([x_btd, jnp.ones_like(x_btd[..., :1])], -1)
+    x_bte = jnp.concatenate([own_btd, jnp.ones_like(own_btd[..., :1])], -1)
     x_bte = jnp.where(real_bt11[..., 0], x_bte, 0)
-    q_btnh = heads(attention.q_proj, attention.q_norm)
-    k_btkh = heads(attention.k_proj, attention.k_norm)
-    roped_q, roped_k = rotate(q_btnh, rope), rotate(k_btkh, rope)
-    q_bto, k_bto, kv_bto = (
+    q_btnh = heads(x_btd, attention.q_proj, attention.q_norm)
+    k_btkh = heads(x_btd, attention.k_proj, attention.k_norm)
+    roped_q = rotate(heads(own_btd, attention.q_proj, attention.q_norm), rope)
+    roped_k = rotate(heads(own_btd, attention.k_proj, attention.k_norm), rope)
+    own_v = heads(own_btd, attention.v_proj)
+    q_bto, k_bto, v_bto, kv_bto = (
         einops.rearrange(a, "b t n h -> b t (n h)")
-        for a in (q_btnh, k_btkh, jnp.concatenate([roped_k, heads(attention.v_proj)], 2))
+        for a in (
+            q_btnh,
+            k_btkh,
+            heads(x_btd, attention.v_proj),
+            jnp.concatenate([roped_k, own_v], 2),
+        )
     )
     flat = "bte,bto->eo"
     return {
         "inputs": product(flat, x_bte, x_bte),
         "queries": product(flat, x_bte, q_bto),
         "keys": product(flat, x_bte, k_bto),
+        "values": product(flat, x_bte, v_bto),
         "query_energy": jnp.square(q_bto.astype(jnp.float32)).sum(),
         "key_energy": jnp.square(k_bto.astype(jnp.float32)).sum(),
         "roped_queries": product("btnh,btni->nhi", roped_q, roped_q),
         "cached": product(flat, kv_bto, kv_bto),
-        "turns": turns.total(roped_q, roped_k, rope, segments_bt),
+        "turns": turns.total(rotate(q_btnh, rope), rotate(k_btkh, rope), rope, segments_bt),
     }

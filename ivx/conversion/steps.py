@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ivx.conversion import affine_attention, convert
-from ivx.conversion.latent_layer import AffineLayer
 from ivx.conversion.method import Method
+from ivx.conversion.one_layer import Fitted
 from ivx.conversion.statistics import Statistics
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 def steps(
     definition: ModelDefinition,
     params: Params,
-    fitted: list[AffineLayer],
+    fitted: list[Fitted],
     statistics: Statistics,
     method: Method,
     converted: Params,

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.batch import Batch
 from ivx.models.model import VideoLanguageModel
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 from ivx.stages import attention_matching
 
 Bind = Callable[[Any], VideoLanguageModel]
@@ -70,7 +70,7 @@ def divergence(
         layers = attention_matching.errors(source[0](weights), other[0](others), batch)
         return numbers, jnp.stack(layers)
 
-    run = jax.jit(sums, out_shardings=rules.replicated(mesh))
+    run = jax.jit(ambient.under(mesh, sums), out_shardings=rules.replicated(mesh))
     total, layers = np.zeros(5), 0.0
     for batch in batches:
         numbers, found = run(source[1], other[1], rules.put_batch(batch, mesh))

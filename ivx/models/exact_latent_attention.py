@@ -42,7 +42,7 @@ class ExactLatentAttention(LatentAttention):
         self.k_norm = nnx.RMSNorm(spec.head_dim, **norm)
         kept = spec.kv_rank + spec.head_dim
         self.kv_a_proj = linear(2 * narrow, kept, (None, None), **made)
-        self.kv_b_proj = linear(spec.kv_rank, 2 * wide, (None, "heads"), **made)
+        self.kv_b_proj = linear(spec.kv_rank, 2 * wide, ("rank", "heads"), **made)
         self.q_rope_proj = _ByHead(spec.heads, spec.head_dim, dtype, rngs)
         self.o_proj = linear(wide, spec.width, ("heads", "embed"), scale=0.5 / spec.depth, **made)
 

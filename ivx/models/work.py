@@ -27,6 +27,12 @@ def forward(spec: ModelSpec, tokens: int, pairs: int, patches: int, slice_patche
         # Queries and keys have a part without rope and one with.
         projections = text.width * (2 * wide + text.kv_rank + text.head_dim + wide)
         made, pair = text.kv_rank * 2 * wide, text.heads * 3 * text.head_dim
+    elif text.attention == "m2la_exact":
+        # As grouped attention, then from keys and values to the cache, and of each query to P.
+        both = 2 * text.kv_heads * text.head_dim
+        projections = text.width * (2 * wide + both)
+        projections += both * (text.kv_rank + text.head_dim) + wide * text.head_dim
+        made, pair = text.kv_rank * 2 * wide, text.heads * 3 * text.head_dim
     else:
         projections = text.width * (2 * wide + 2 * text.kv_heads * text.head_dim)
         made, pair = 0, text.heads * 2 * text.head_dim

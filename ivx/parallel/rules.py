@@ -130,19 +130,9 @@ def put_batch(batch, mesh: Mesh):
     Packs are spread over replica and fsdp, and the patches of a pack by slice over tensor and
     context too: padding is added until each device has as many slice blocks.
     """
-    parts = _ways(TABLE["slice_block"][0], mesh)
-    filled = jax.tree.map(
-        lambda part: packing.pad_patches(part, parts) if isinstance(part, Batch) else part,
-        batch,
-        is_leaf=lambda part: isinstance(part, Batch),
-    )
-
     share = pack_share(mesh)
 
     def put(path, array):
-        logical = ["pack"] + [None] * (array.ndim - 1)
-        if path and getattr(path[-1], "name", "") in _OF_PATCHES:
-            logical[1] = "slice_block"
         # Packs of a place; that of a device is found among those that this host has read.
         rows = len(array) // len(share.places)
 
@@ -152,10 +142,37 @@ def put_batch(batch, mesh: Mesh):
             return array[(slice(first, first + rows), *index[1:])]
 
         shape = (len(array) * share.count, *array.shape[1:])
-        sharding = NamedSharding(mesh, placed(logical, mesh))
-        return jax.make_array_from_callback(shape, sharding, part)
+        return jax.make_array_from_callback(shape, _batch_sharding(path, array.ndim, mesh), part)
 
-    return jax.tree_util.tree_map_with_path(put, filled)
+    return jax.tree_util.tree_map_with_path(put, _filled(batch, mesh))
+
+
+def abstract_batch(batch, packs: int, mesh: Mesh):
+    """Shapes of the global arrays that `put_batch` makes of a batch with so many packs in all."""
+
+    def shape(path, array):
+        sharding = _batch_sharding(path, array.ndim, mesh)
+        return jax.ShapeDtypeStruct((packs, *array.shape[1:]), array.dtype, sharding=sharding)
+
+    return jax.tree_util.tree_map_with_path(shape, _filled(batch, mesh))
+
+
+def _filled(batch, mesh: Mesh):
+    """The batch with as many slice blocks for each device."""
+    parts = _ways(TABLE["slice_block"][0], mesh)
+    return jax.tree.map(
+        lambda part: packing.pad_patches(part, parts) if isinstance(part, Batch) else part,
+        batch,
+        is_leaf=lambda part: isinstance(part, Batch),
+    )
+
+
+def _batch_sharding(path, rank: int, mesh: Mesh) -> NamedSharding:
+    """Where an array of a batch lies: packs are split, and what patches have by slice blocks."""
+    logical = ["pack"] + [None] * (rank - 1)
+    if path and getattr(path[-1], "name", "") in _OF_PATCHES:
+        logical[1] = "slice_block"
+    return NamedSharding(mesh, placed(logical, mesh))
 
 
 def _ways(axes: Sequence[str], mesh: Mesh | AbstractMesh) -> int:

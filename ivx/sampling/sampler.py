@@ -29,7 +29,7 @@ from ivx.errors import UserError
 from ivx.kernels.latent_decode.quantise import DTYPES, quantise
 from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import rules
+from ivx.parallel import ambient, rules
 
 _SMALLEST = 64
 # Room in caches comes in runs of so many tokens, of which TPU kernels make their blocks.
@@ -103,7 +103,7 @@ class Sampler:
         mesh: Mesh | None = None,
         cache: str = "compute",
     ):
-        if cache != "compute" and definition.spec.text.attention != "m2la":
+        if cache != "compute" and definition.spec.text.attention == "gqa":
             raise UserError(
                 f"a cache of {cache} is made for latent attention; this model has"
                 f" {definition.spec.text.attention}, so ask for a cache of compute"
@@ -111,13 +111,12 @@ class Sampler:
         self._params, self._end, self._mesh = params, end, mesh
         self._layers = None
         self._unstack = jax.jit(functools.partial(unstack, definition))
-        self._prefill = jax.jit(
-            functools.partial(prefill, definition, cache=cache),
-            static_argnames=("capacity", "group"),
-        )
-        self._decode = jax.jit(
-            functools.partial(decode, definition, end), static_argnames=("temperature", "limit")
-        )
+        first = functools.partial(prefill, definition, cache=cache)
+        rest = functools.partial(decode, definition, end)
+        if mesh is not None:
+            first, rest = ambient.under(mesh, first), ambient.under(mesh, rest)
+        self._prefill = jax.jit(first, static_argnames=("capacity", "group"))
+        self._decode = jax.jit(rest, static_argnames=("temperature", "limit"))
 
     def at(self, params: Params) -> "Sampler":
         """The same sampler with other parameters; nothing is compiled again."""

@@ -37,7 +37,7 @@ import numpy as np, torch, transformers
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
 folder, inputs, attention = sys.argv[1:]
-remote = {"trust_remote_code": True} if attention == "m2la" else {}
+remote = {"trust_remote_code": True} if attention != "gqa" else {}
 kind = AutoModelForCausalLM if remote else AutoModelForImageTextToText
 model, report = kind.from_pretrained(
     folder, dtype=torch.float32, output_loading_info=True, **remote

@@ -66,6 +66,7 @@ def loaded(exported, definition):
     """Their model, and what they say of its loading."""
     load = {
         "m2la": transformers.AutoModelForCausalLM,
+        "m2la_exact": transformers.AutoModelForCausalLM,
         "gqa": transformers.AutoModelForImageTextToText,
     }[definition.spec.text.attention].from_pretrained
     model, report = load(
@@ -89,7 +90,7 @@ def prompt(prompts) -> layout.Layout:
 
 def trust(definition) -> dict:
     """Code of the folder is run for the attention that transformers lacks, and for nothing else."""
-    return {"trust_remote_code": True} if definition.spec.text.attention == "m2la" else {}
+    return {"trust_remote_code": True} if definition.spec.text.attention != "gqa" else {}
 
 
 def their_inputs(prompt: layout.Layout, tokens=None) -> dict:
@@ -181,7 +182,7 @@ def test_a_step_from_their_cache_equals_a_whole_pass(loaded, definition, prompt)
             position_ids=torch.full((3, 1, 1), int(prompt.positions.max()) + 1),
             past_key_values=cache,
         ).logits[0, -1]
-    if text.attention == "m2la":
+    if text.attention != "gqa":
         assert stored == ((1, 1, length, text.kv_rank), (1, 1, length, text.head_dim))
     else:
         assert stored == ((1, text.kv_heads, length, text.head_dim),) * 2

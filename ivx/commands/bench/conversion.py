@@ -46,6 +46,17 @@ METHODS = {
             "mean_rank": True,
         },
     ),
+    "sequential": (
+        "m2la",
+        {
+            "rotation": "weighted",
+            "turn": "mean",
+            "weighting": "output",
+            "balances": True,
+            "sequential": True,
+            "polish": True,
+        },
+    ),
     "exact norm": ("m2la_exact", {"weighting": "output", "balances": True}),
 }
 BALANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -61,7 +72,7 @@ class Setting:
     base: object
     params: dict
     sums: object
-    more: object
+    calibration: object
     held: list
     mesh: object
     questions: int
@@ -127,15 +138,15 @@ def _setting(given, out: pathlib.Path) -> Setting:
     config_flag.check(config)
     mesh, base = build.mesh(config), conversion.source(config)
     params, _ = base.load(rules.parameter_shardings(base.definition.abstract, mesh))
-    opened, more = conversion.calibration(config, base)
+    calibration = conversion.calibration(config, base)
     note("statistics")
     kept = partial_sums.PartialSums(out / "statistics")
-    sums = statistics.collect(base.definition, params, opened, mesh, kept)
-    found = more()
+    sums = statistics.collect(base.definition, params, calibration.first, mesh, kept)
+    # Read once for all rows.
+    first, found = list(calibration.first(0)), calibration.more()
+    calibration = conversion.Calibration(lambda start: iter(first[start:]), lambda: found)
     held = build.validation_batches(config)
-    return Setting(
-        config, base, params, sums, lambda: found, held, mesh, given.questions, given.heal
-    )
+    return Setting(config, base, params, sums, calibration, held, mesh, given.questions, given.heal)
 
 
 def _source_row(setting: Setting) -> dict:
@@ -169,11 +180,12 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
     )
     base = conversion.source(config)
     result, steps, balances = conversion.solve(
-        config, base.definition, setting.params, setting.sums, setting.more, setting.mesh
+        config, base.definition, setting.params, setting.sums, setting.calibration, setting.mesh
     )
     row = {"method": name, "share": share, "rank": rank}
     for step in steps:
-        if step.name != "base":
+        # The models between are the same for all sizes of the cache.
+        if step.name == "latent" or (share == HEALED and step.name != "base"):
             compared = _compared(setting, (step.bind, step.weights))
             row[f"layers_{step.name}"] = compared.pop("layers")
             row |= compared
@@ -222,7 +234,7 @@ def _healed_after(setting: Setting, definition, params, goal: float) -> int | No
 
     from ivx import build
     from ivx.evaluation import held_out
-    from ivx.parallel import rules
+    from ivx.parallel import ambient, rules
     from ivx.stages.language_model import LanguageModelStage
     from ivx.training.optimizer import make_optimizer
     from ivx.training.state import init_state, make_step
@@ -239,7 +251,9 @@ def _healed_after(setting: Setting, definition, params, goal: float) -> int | No
         weight_decay=0.05,
     )
     optimizer = make_optimizer(spec)
-    step = jax.jit(make_step(definition, stage, optimizer, 1), donate_argnums=0)
+    step = jax.jit(
+        ambient.under(setting.mesh, make_step(definition, stage, optimizer, 1)), donate_argnums=0
+    )
     state = init_state(jax.tree.map(jax.numpy.array, params), optimizer)
     names = tuple(setting.config.data.train)
     _, opened = build.openable_batches(setting.config, names, setting.steps)

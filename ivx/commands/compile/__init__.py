@@ -10,12 +10,13 @@ SUMMARY = "Compile for TPUs without one: a training step of a pod, kernels with 
 EXAMPLE = (
     "  make libtpu\n"
     "  ivx compile --config=experiments/cpt.py --topology=v5p:4x4x4 --mesh=fsdp:64\n"
+    "  ivx compile pods --stages=cpt --topologies=v6e:16x16\n"
     "  ivx compile kernel --op=latent_decode --chip=v6e,tpu7x\n"
     "  ivx compile kernel --case=latent_decode-bf16-rows8-32768 --json"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags() and run().
-KINDS = ("step", "kernel")
+KINDS = ("step", "kernel", "pods")
 
 
 def define_flags() -> None:

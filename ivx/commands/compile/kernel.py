@@ -4,6 +4,7 @@ Every case is compiled in a process of its own. A case that the compiler refuses
 sentence, and the command ends with 1.
 """
 
+import importlib.metadata
 import pathlib
 
 from absl import flags
@@ -25,6 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_list("op", [], "compile kernel: ops, folders of ivx/kernels; all of them if none.")
     flags.DEFINE_list("case", [], "compile kernel: names of cases; all of them if none.")
     flags.DEFINE_list("chip", list(CHIPS), "compile kernel: generations of TPU.")
+    flags.DEFINE_bool("peers", False, "compile kernel: kernels of other libraries beside ours.")
     flags.DEFINE_list(
         "cases_from", [], "compile kernel: modules with cases(chip) to compile instead of ivx's."
     )
@@ -35,6 +37,8 @@ def run(given) -> dict:
 
     wanted = [chips.chip(name) for name in given.chip]
     chosen = _choose(_modules(given), given.case, wanted)
+    if not chosen:
+        raise UserError("nothing to compile: no op that is asked for has a case for these chips")
     library.find()
     rows, sentences = [], []
     for module, case, chip in chosen:
@@ -43,13 +47,37 @@ def run(given) -> dict:
         print(_line(rows[-1]), flush=True)
         if compiled.refusal:
             sentences.append(f"{case.name} on {chip.name}: {compiled.refusal}")
-    page = f"{_table(rows)}\n\n{LEGEND}\n"
+        # A long matrix may be cut off: what is known is written at once.
+        page = _page(rows)
+        if given.out:
+            pathlib.Path(given.out).write_text(page)
     print(f"\n{page}")
     for sentence in sentences:
         print(f"refused: {sentence}")
-    if given.out:
-        pathlib.Path(given.out).write_text(page)
     return {"ok": not sentences, "rows": rows}
+
+
+def _page(rows: list[dict]) -> str:
+    """As Markdown."""
+    packages = ("jax", "jaxlib", "libtpu", "tokamax")
+    versions = ", ".join(f"{name} {found}" for name in packages if (found := _version(name)))
+    return (
+        "# Kernels for TPUs, by their static schedules\n\n"
+        "Made by `make kernels-tpu`. All figures are the compiler's; none is a clock's.\n"
+        f"Compiled with {versions}.\n\n{_table(rows)}\n\n{LEGEND}\n"
+    )
+
+
+def _version(package: str) -> str:
+    """Of a package; of libtpu, which is not installed where it is used, as it is pinned."""
+    from ivx.aot import library
+
+    if package == "libtpu" and library.pinned():
+        return library.pinned()
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _modules(given) -> list[str]:
@@ -57,11 +85,11 @@ def _modules(given) -> list[str]:
 
     if given.cases_from:
         return given.cases_from
-    known = cases.ops()
+    peers, known = ["ivx.aot.peers"] * given.peers, cases.ops()
     for op in given.op:
         if op not in known:
             raise UserError(f"no op {op!r} has cases to compile; there are {', '.join(known)}")
-    return [cases.module_of(op) for op in given.op or known]
+    return [*(cases.module_of(op) for op in given.op or known), *peers]
 
 
 def _choose(modules: list[str], names: list[str], wanted: list) -> list[tuple]:

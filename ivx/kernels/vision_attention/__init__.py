@@ -11,8 +11,8 @@ and rows of slice 0 are padding. Softmax and sums are in float32.
       3 . . .     . # # .
       . . . .     . . . #
 
-Under a mesh (`ivx.parallel.ambient`) packs lie over replica and fsdp, and heads over tensor. Since
-nothing crosses a block, blocks could lie over every axis: `_layout` is where to say so.
+Under a mesh (`ivx.parallel.ambient`) packs lie over replica and fsdp, and since nothing crosses a
+block, the blocks of a pack over tensor and context: no axis is left out, and nothing travels.
 
 Shapes: q_bxnh, k_bxnh, v_bxnh, slices_bx, out_bxnh.
 """
@@ -58,7 +58,7 @@ def vision_attention(
     real = (slices_bx > 0)[..., None, None]
     q_bxnh, k_bxnh, v_bxnh = (jnp.where(real, a, 0) for a in (q_bxnh, k_bxnh, v_bxnh))
 
-    constraint = tpu.constraint(q_bxnh)
+    constraint = tpu.constraint(q_bxnh, block)
     chosen = choice.pick("vision_attention", not constraint, constraint)
 
     def attend(q, k, v, slices):
@@ -67,19 +67,19 @@ def vision_attention(
 
     mesh = zigzag.current_mesh()
     if mesh is not None:
-        patches, slices = _layout(mesh, *q_bxnh.shape[::2])
+        where = _layout(mesh, len(q_bxnh), rows // block)
         attend = jax.shard_map(
             attend,
             mesh=mesh,
-            in_specs=(patches, patches, patches, slices),
-            out_specs=patches,
+            in_specs=(where, where, where, where),
+            out_specs=where,
             check_vma=False,
         )
     return jnp.where(real, attend(q_bxnh, k_bxnh, v_bxnh, slices_bx), 0)
 
 
-def _layout(mesh: AbstractMesh, packs: int, heads: int) -> tuple[P, P]:
-    """Where [B, X, N, H] and [B, X] lie."""
-    packs_over = ambient.dividing(packs, BATCH, mesh) or None
-    heads_over = ambient.dividing(heads, ("tensor",), mesh) or None
-    return P(packs_over, None, heads_over), P(packs_over)
+def _layout(mesh: AbstractMesh, packs: int, blocks: int) -> P:
+    """Where [B, X, ...] lies; blocks that are too few for all devices lie on fewer."""
+    packs_over = ambient.dividing(packs, BATCH, mesh)
+    blocks_over = ambient.dividing(blocks, ("tensor", "context"), mesh)
+    return P(packs_over or None, blocks_over or None)

@@ -1,4 +1,4 @@
-"""What is compiled of vision attention: a block of slices as the 8B model sees them."""
+"""What is compiled of vision attention: a pack of the 8B model, full of slices of videos."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,9 @@ from ivx.kernels import choice
 from ivx.kernels.case import KernelCase
 from ivx.kernels.vision_attention.tpu_tiles import TILE
 
-# Two frames of 672 x 672 are a slice of 42 x 42 patches; 9 of them in a block.
-ROWS, SLICE, HEADS, WIDTH = 16_384, 42 * 42, 16, 72
+# Two frames of 672 x 672 are a slice of 42 x 42 patches; 9 of them in a block of 16,384 rows.
+ROWS, BLOCK, SLICE, HEADS, WIDTH = 262_144, 16_384, 42 * 42, 16, 72
+_SLICES = ROWS // BLOCK * (BLOCK // SLICE)
 # Rows of 72 numbers lie in HBM as rows of 128.
 _LAID = 128
 
@@ -37,11 +38,11 @@ def cases(chip: str) -> list[KernelCase]:
 def _case(name, build, products, hbm_bytes, block_flops, block_bytes, **more) -> KernelCase:
     patches = jax.ShapeDtypeStruct((1, ROWS, HEADS, WIDTH), jnp.bfloat16)
     return KernelCase(
-        name=f"vision_attention-{name}-bf16-{SLICE}x{ROWS // SLICE}",
+        name=f"vision_attention-{name}-bf16-{SLICE}x{_SLICES}",
         op="vision_attention",
         build=build,
         arguments=(patches, patches, patches, jax.ShapeDtypeStruct((1, ROWS), jnp.int32)),
-        flops=products * (ROWS // SLICE) * SLICE**2 * WIDTH * HEADS,
+        flops=products * _SLICES * SLICE**2 * WIDTH * HEADS,
         hbm_bytes=hbm_bytes,
         per_block=f"{TILE} queries x {TILE} keys of {HEADS} heads",
         block_flops=block_flops,
@@ -55,7 +56,7 @@ def _forward():
 
     def run(q, k, v, slices):
         with choice.force("tpu"):
-            return vision_attention(q, k, v, slices, ROWS)
+            return vision_attention(q, k, v, slices, BLOCK)
 
     return run
 

@@ -31,17 +31,29 @@ from jaxtyping import Array, Float, Int
 from ivx.kernels import choice
 from ivx.kernels.masking import MASKED
 from ivx.kernels.vision_attention import tpu_backward, tpu_tiles, visits
-from ivx.kernels.vision_attention.tpu_tiles import Steps, contract, same_slice, scores
+from ivx.kernels.vision_attention.tpu_tiles import (
+    Steps,
+    borders,
+    contract,
+    one_ahead,
+    same_slice,
+    scores,
+)
 
 _LOG2E = math.log2(math.e)
 
 
-def constraint(q_bxnh: Float[Array, "b x n h"]) -> str:
+def constraint(q_bxnh: Float[Array, "b x n h"], block: int) -> str:
     """What of these queries the kernels do not take; empty if they take them."""
     if q_bxnh.dtype not in (jnp.float32, jnp.bfloat16):
         return f"{q_bxnh.dtype} is neither float32 nor bfloat16"
-    width = q_bxnh.shape[-1]
-    return "" if width % 8 == 0 and width <= 128 else f"heads {width} wide, not 8, 16, ... 128"
+    rows, width = q_bxnh.shape[1], q_bxnh.shape[3]
+    if width % 8 or width > 128:
+        return f"heads {width} wide, not 8, 16, ... 128"
+    pairs = visits.room(rows, tpu_tiles.TILE, block)
+    if pairs > visits.MOST_PAIRS or rows > visits.MOST_TILES * tpu_tiles.TILE:
+        return f"{rows} rows in blocks of {block} may need {pairs} visits of tiles"
+    return ""
 
 
 def vision_attention(
@@ -53,6 +65,10 @@ def vision_attention(
 ) -> Float[Array, "b x n h"]:
     """As the public function; what rows of slice 0 give is undefined."""
     packs, rows, _, _ = q_bxnh.shape
+    together = visits.room(packs * rows, tpu_tiles.TILE, block) <= visits.MOST_PAIRS
+    if packs > 1 and not (together and packs * rows <= visits.MOST_TILES * tpu_tiles.TILE):
+        one = lambda pack: vision_attention(*(a[None] for a in pack), block)[0]  # noqa: E731
+        return jax.lax.map(one, (q_bxnh, k_bxnh, v_bxnh, slices_bx))
     slices_r = visits.number(slices_bx)
     padding = -len(slices_r) % tpu_tiles.TILE
     slices_r = jnp.pad(slices_r, (0, padding))
@@ -61,7 +77,7 @@ def vision_attention(
         for a in (q_bxnh, k_bxnh, v_bxnh)
     )
     pairs = visits.visits(slices_r, tpu_tiles.TILE, block)
-    # Rows of at most 2^24 slices are exact in float32, which turns from a row into a column.
+    # Numbers below 2^24 are exact in float32, which turns from a row into a column.
     slices = slices_r.astype(jnp.float32).reshape(-1, 1, tpu_tiles.TILE)
     out_nhr = _attend(q, k, v, slices, pairs, choice.interpret())
     return einops.rearrange(out_nhr[..., : packs * rows], "n h (b x) -> b x n h", b=packs)
@@ -95,19 +111,19 @@ def _forward(q_nrh, k_nrh, v_nrh, slices, pairs, interpret):
     return out_nhr, (q_nrh, k_nrh, v_nrh, slices, pairs, out_nhr, lse_nr)
 
 
-def _kernel(own, _, q, k, v, mine, theirs, out, lse, top, total, sums, *, heads, scale):
-    visit = pl.program_id(1)
+def _kernel(pairs, q, k, v, mine, theirs, out, lse, top, total, sums, *, heads, scale):
+    begins, ends = borders(pairs)
 
-    @pl.when((visit == 0) | (own[visit] != own[jnp.maximum(visit - 1, 0)]))
+    @pl.when(begins)
     def _():
         top[...] = jnp.full_like(top, MASKED)
         total[...] = jnp.zeros_like(total)
         sums[...] = jnp.zeros_like(sums)
 
     bias = jnp.where(same_slice(mine, theirs), 0.0, MASKED)
-    for head in range(heads):
+    for head, product in one_ahead(heads, lambda head: scores(k[head], q[head])):
         row = slice(head, head + 1)
-        s = scores(k[head], q[head]) * scale + bias
+        s = product * scale + bias
         old = top[row]
         new = jnp.maximum(old, s.max(0, keepdims=True))
         p, kept = jnp.exp2(s - new), jnp.exp2(old - new)
@@ -115,7 +131,7 @@ def _kernel(own, _, q, k, v, mine, theirs, out, lse, top, total, sums, *, heads,
         total[row] = kept * total[row] + p.sum(0, keepdims=True)
         sums[head] = kept * sums[head] + contract(v[head], p.astype(v.dtype))
 
-    @pl.when(own[visit + 1] != own[visit])
+    @pl.when(ends)
     def _():
         for head in range(heads):
             row = slice(head, head + 1)

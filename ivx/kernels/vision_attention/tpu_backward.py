@@ -19,7 +19,6 @@ Shapes: q_nrh, k_nrh, v_nrh, out_nhr, lse_nr (base 2); gradients like what they 
 import functools
 import math
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -27,7 +26,14 @@ from jaxtyping import Array
 
 from ivx.kernels.masking import MASKED
 from ivx.kernels.vision_attention import tpu_tiles
-from ivx.kernels.vision_attention.tpu_tiles import Steps, contract, same_slice, scores
+from ivx.kernels.vision_attention.tpu_tiles import (
+    Steps,
+    borders,
+    contract,
+    one_ahead,
+    same_slice,
+    scores,
+)
 
 _LOG2E = math.log2(math.e)
 
@@ -80,18 +86,18 @@ def gradients(
 
 
 def _queries_kernel(
-    own, _, q, d_out, lse, slope, mine, k, v, k_turned, theirs, dq, sums, *, heads, scale
+    pairs, q, d_out, lse, slope, mine, k, v, k_turned, theirs, dq, sums, *, heads, scale
 ):
-    begins, ends = _borders(own)
+    begins, ends = borders(pairs)
 
     @pl.when(begins)
     def _():
         sums[...] = jnp.zeros_like(sums)
 
     bias = jnp.where(same_slice(mine, theirs), 0.0, MASKED)
-    for head in range(heads):
-        _, ds = _slopes(k[head], v[head], q[head], d_out[head], lse, slope, bias, head, scale)
-        sums[head] += contract(k_turned[head], ds)
+    for head, products in one_ahead(heads, _products(q, k, v, d_out)):
+        _, ds = _slopes(products, lse, slope, bias, head, scale)
+        sums[head] += contract(k_turned[head], ds.astype(q.dtype))
 
     @pl.when(ends)
     def _():
@@ -99,9 +105,9 @@ def _queries_kernel(
 
 
 def _keys_kernel(
-    own, _, k, v, mine, q, d_out, lse, slope, theirs, dk, dv, k_sums, v_sums, *, heads, scale
+    pairs, k, v, mine, q, d_out, lse, slope, theirs, dk, dv, k_sums, v_sums, *, heads, scale
 ):
-    begins, ends = _borders(own)
+    begins, ends = borders(pairs)
 
     @pl.when(begins)
     def _():
@@ -109,8 +115,9 @@ def _keys_kernel(
         v_sums[...] = jnp.zeros_like(v_sums)
 
     bias = jnp.where(same_slice(theirs, mine), 0.0, MASKED)
-    for head in range(heads):
-        p, ds = _slopes(k[head], v[head], q[head], d_out[head], lse, slope, bias, head, scale)
+    for head, products in one_ahead(heads, _products(q, k, v, d_out)):
+        p, ds = _slopes(products, lse, slope, bias, head, scale)
+        p, ds = p.astype(q.dtype), ds.astype(q.dtype)
         v_sums[head] += contract(p, d_out[head])
         k_sums[head] += contract(ds, q[head])
 
@@ -120,16 +127,14 @@ def _keys_kernel(
         dv[...] = v_sums[...].astype(dv.dtype)
 
 
-def _slopes(k, v, q, d_out, lse, slope, bias, head, scale) -> tuple[Array, Array]:
-    """p^T and ds^T of one head, in the dtype of the keys; ds without its factor `scale`."""
+def _products(q, k, v, d_out):
+    """Of a head: k q^T and v do^T."""
+    return lambda head: (scores(k[head], q[head]), scores(v[head], d_out[head]))
+
+
+def _slopes(products, lse, slope, bias, head, scale) -> tuple[Array, Array]:
+    """p^T and ds^T of one head, ds without its factor `scale`."""
     row = slice(head, head + 1)
-    p = jnp.exp2(scores(k, q) * (scale * _LOG2E) + bias - lse[row])
-    ds = p * (scores(v, d_out) - slope[row])
-    return p.astype(k.dtype), ds.astype(k.dtype)
-
-
-def _borders(own) -> tuple[jax.Array, jax.Array]:
-    """Whether this visit is the first and the last of its tile."""
-    visit = pl.program_id(1)
-    begins = (visit == 0) | (own[visit] != own[jnp.maximum(visit - 1, 0)])
-    return begins, own[visit + 1] != own[visit]
+    s, dp = products
+    p = jnp.exp2(s * (scale * _LOG2E) + bias - lse[row])
+    return p, p * (dp - slope[row])

@@ -1,14 +1,14 @@
 """What the kernels of vision attention share: their grid, their blocks, and products of tiles."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from ivx.kernels.vision_attention.visits import Visits
+from ivx.kernels.vision_attention import visits
 
 # Rows of a tile. A slice of 1,764 patches (two frames of 672 x 672) meets 8 tiles of 256 in each
 # direction, 1.3 times what it needs, and 4.4 of 512, 1.7 times.
@@ -31,8 +31,10 @@ class Steps:
 
     @property
     def heads(self) -> int:
-        """Heads of a step."""
-        return max(heads for heads in range(1, HEADS + 1) if self.n % heads == 0)
+        """Heads of a step: all, or whole tiles of 8 rows of [N, R]."""
+        if self.n <= HEADS:
+            return self.n
+        return max((heads for heads in (16, 8) if self.n % heads == 0), default=self.n)
 
     def rows(self, whose: str, array: jax.Array):
         """A tile of [N, R, H]: of the tile that visits (`own`), or of the one visited (`other`)."""
@@ -66,10 +68,10 @@ class Steps:
         """[N, R], float32."""
         return self.numbers("own", jax.ShapeDtypeStruct((self.n, self.r), jnp.float32))
 
-    def run(self, kernel: Callable, name: str, pairs: Visits, given, results, scratch):
+    def run(self, kernel: Callable, name: str, pairs: visits.Visits, given, results, scratch):
         """Runs `kernel` for each group of heads and each visit."""
         grid = pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=2,
+            num_scalar_prefetch=1,
             grid=(self.n // self.heads, pairs.count),
             in_specs=[spec for spec, _ in given],
             out_specs=[spec for spec, _ in results],
@@ -84,12 +86,31 @@ class Steps:
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=48 * 2**20
             ),
-        )(pairs.own, pairs.other, *(array for _, array in given))
+        )(pairs.pairs, *(array for _, array in given))
 
     @staticmethod
     def _block(shape: tuple, whose: str, place: Callable) -> pl.BlockSpec:
-        number = ("own", "other").index(whose)
-        return pl.BlockSpec(shape, lambda h, visit, *lists: place(h, lists[number][visit]))
+        tile = {"own": visits.own, "other": visits.other}[whose]
+        return pl.BlockSpec(shape, lambda h, visit, pairs: place(h, tile(pairs[visit])))
+
+
+def borders(pairs) -> tuple[jax.Array, jax.Array]:
+    """Whether this visit is the first, and whether it is the last, of the tile that visits."""
+    visit = pl.program_id(1)
+    own = visits.own(pairs[visit])
+    before = visits.own(pairs[jnp.maximum(visit - 1, 0)])
+    return (visit == 0) | (own != before), own != visits.own(pairs[visit + 1])
+
+
+def one_ahead(heads: int, make: Callable) -> Iterator[tuple]:
+    """(head, make(head)) for each head, the next one made before this one is used.
+
+    So the compiler has products of one head to overlap with the softmax of another.
+    """
+    following = make(0)
+    for head in range(heads):
+        current, following = following, make(head + 1) if head + 1 < heads else None
+        yield head, current
 
 
 def scores(left_th: jax.Array, right_th: jax.Array) -> jax.Array:

@@ -25,14 +25,37 @@ class Spans(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """Pairs of tiles, those of one `own` side by side: the first `count` of each list are real.
+    """Pairs of tiles, those of one `own` side by side: the first `count` are real.
 
-    Behind them `own` is -1, so that its change tells the last visit of a tile.
+    A pair is one number, `own` above and `other` below its lowest 16 bits: the list stands in the
+    scalar memory of a core, which is small. Behind the real ones `own` is -1, so that its change
+    tells the last visit of a tile.
     """
 
-    own: Int[Array, " visits"]
-    other: Int[Array, " visits"]
+    pairs: Int[Array, " visits"]
     count: Int[Array, ""]
+
+
+# Tiles that a pair can name, and pairs that scalar memory has room for: 512 KiB.
+MOST_TILES, MOST_PAIRS = 2**15, 2**17
+
+
+def own(pair: Int[Array, ""]) -> Int[Array, ""]:
+    """The tile that visits."""
+    return jax.lax.shift_right_arithmetic(pair, 16)
+
+
+def other(pair: Int[Array, ""]) -> Int[Array, ""]:
+    """The tile that is visited."""
+    return jax.lax.bitwise_and(pair, 0xFFFF)
+
+
+def room(rows: int, tile: int, block: int) -> int:
+    """Pairs that there may be: slices that fill blocks of `block` rows."""
+    tiles = -(-rows // tile)
+    # A tile within a block meets the tiles of that block, one across blocks those of two.
+    most = block // tile if block % tile == 0 else 2 * -(-block // tile) + 1
+    return tiles * min(tiles, most)
 
 
 def number(slices_bx: Int[Array, "b x"]) -> Int[Array, " r"]:
@@ -57,21 +80,14 @@ def spans(slices_r: Int[Array, " r"], tile: int) -> Spans:
 
 
 def visits(slices_r: Int[Array, " r"], tile: int, block: int) -> Visits:
-    """All pairs; room is left for slices that fill blocks of `block` rows."""
+    """All pairs of the tiles of rows in blocks of `block`."""
     first, last = spans(slices_r, tile)
-    tiles = len(first)
-    # A tile within a block meets the tiles of that block, one across blocks those of two.
-    most = block // tile if block % tile == 0 else 2 * -(-block // tile) + 1
-    room = tiles * min(tiles, most)
     counts = last - first + 1
-    before = jnp.cumsum(counts) - counts
-    own = jnp.repeat(jnp.arange(tiles), counts, total_repeat_length=room)
-    place = jnp.arange(room)
-    count = counts.sum()
-    other = first[own] + place - before[own]
-    real = place < count
+    before, count = jnp.cumsum(counts) - counts, counts.sum()
+    place = jnp.arange(room(len(slices_r), tile, block))
+    mine = jnp.repeat(jnp.arange(len(first)), counts, total_repeat_length=len(place))
+    theirs = first[mine] + place - before[mine]
+    pairs = jnp.where(place < count, (mine << 16) + theirs, -1)
     return Visits(
-        jnp.concatenate([jnp.where(real, own, -1), jnp.full(1, -1)]).astype(jnp.int32),
-        jnp.where(real, other, 0).astype(jnp.int32),
-        count.astype(jnp.int32),
+        jnp.concatenate([pairs, jnp.full(1, -1)]).astype(jnp.int32), count.astype(jnp.int32)
     )
