@@ -9,6 +9,7 @@ that can be killed, by itself or as one process of several:
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -24,7 +25,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import Loaded
 from ivx.errors import Interrupted, UserError
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import start
+from ivx.parallel import hosts, start
 from ivx.parallel.mesh import make_mesh
 from ivx.parallel.rules import AXES
 from ivx.stages.protocol import Loss
@@ -155,13 +156,10 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     start.start(given.devices)
     if given.processes > 1:
-        jax.distributed.initialize(
-            f"localhost:{given.port}",
-            given.processes,
-            given.index,
-            heartbeat_timeout_seconds=30,
-            cluster_detection_method="deactivate",
-        )
+        os.environ[hosts.ADDRESS] = f"localhost:{given.port}"
+        os.environ[hosts.COUNT] = str(given.processes)
+        os.environ[hosts.NUMBER] = str(given.index)
+        hosts.join()
     try:
         stage = Stage(pause=given.pause)
         result = train(given.workdir, stage, steps=given.steps, save_every=given.save_every)
