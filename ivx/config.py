@@ -27,6 +27,8 @@ def base() -> ml_collections.ConfigDict:
         "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
+        # What a latent cache is stored in when sampling: the dtype of computation, int8 or fp8.
+        "cache": "compute",
     }
     config.data = {
         "tokenizer": "compact",  # or qwen3, a tokenizer.json or its folder
@@ -127,6 +129,9 @@ def base() -> ml_collections.ConfigDict:
         "spike": 8.0,  # typical deviations by which a loss jumps that is recorded; 0: none is
         "watchdog": 1800.0,  # seconds that a step may hang until stacks are dumped; 0: for ever
         "watchdog_ends": False,  # whether the run is then ended, with code 70
+        "remote": "",  # folder or gs://bucket/folder, this run's own, for checkpoints besides
+        "remote_every": 1,  # of so many saves one goes there too
+        "profile": "",  # steps to profile, as "100:110"
     }
     return config.lock()
 

@@ -29,7 +29,11 @@ def relative(found, expected) -> float:
     return float(error.max() / (np.abs(expected).max() or 1.0))
 
 
-def errors(op, exact_op, arrays: dict[str, np.ndarray], dtype: str, jit: bool = True) -> dict:
+# Interpreted kernels are long programs of few numbers: compile them fast, not well.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
+def errors(op, exact_op, arrays: dict[str, np.ndarray], dtype: str) -> dict[str, float]:
     """Errors of `op` on `arrays` in `dtype`, and of its gradients, against float64.
 
     The loss weighs every output differently, and both sides see the same rounded inputs.
@@ -43,8 +47,7 @@ def errors(op, exact_op, arrays: dict[str, np.ndarray], dtype: str, jit: bool = 
             out = function(**given)
             return (out.astype(jnp.promote_types(out.dtype, jnp.float32)) * weights).sum(), out
 
-        value = jax.value_and_grad(loss, has_aux=True)
-        return jax.jit(value) if jit else value
+        return jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)
 
     (_, out), grads = loss_and_output(op)(rounded)
     with jax.enable_x64(True):

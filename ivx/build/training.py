@@ -4,9 +4,11 @@ import ml_collections
 import optax
 
 from ivx import build
+from ivx.training.checkpoint import Remote
 from ivx.training.loop import RunSpec, WatchSpec
 from ivx.training.optimizer import make_optimizer
 from ivx.training.parts import Parts
+from ivx.training.profiler import window
 from ivx.training.state import StepOptions
 
 Config = ml_collections.ConfigDict
@@ -59,4 +61,6 @@ def watch_spec(config: Config) -> WatchSpec:
         spike=train.spike,
         watchdog=train.watchdog,
         watchdog_ends=train.watchdog_ends,
+        remote=Remote(train.remote, train.remote_every) if train.remote else None,
+        profile=window(train.profile),
     )
