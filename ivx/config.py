@@ -27,6 +27,8 @@ def base() -> ml_collections.ConfigDict:
         "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
+        # What a latent cache is stored in when sampling: the dtype of computation, int8 or fp8.
+        "cache": "compute",
     }
     config.data = {
         "tokenizer": "compact",  # or qwen3, a tokenizer.json or its folder

@@ -26,6 +26,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.kv_rank", lambda v: v >= 0, "0 for that of the preset, or a width of the latent"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
+    ("model.cache", lambda v: v in ("compute", "int8", "fp8"), "compute, int8 or fp8"),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),
@@ -122,6 +123,12 @@ _RELATIONS: tuple[tuple[str, str, Callable, str], ...] = (
     ("data.image_min_pixels", "data.image_max_pixels", lambda a, b: a <= b, "must not exceed"),
     ("optim.floor", "optim.learning_rate", lambda a, b: a <= b, "must not exceed"),
     ("optim.accumulation", "data.batch_packs", lambda a, b: b % a == 0, "must divide"),
+    (
+        "model.cache",
+        "model.attention",
+        lambda a, b: a == "compute" or b != "gqa",
+        "is for latent attention, not",
+    ),
     # A run cannot go on from the middle of a rollout.
     ("stage.minibatches", "run.save_every", lambda a, b: b % a == 0, "must divide"),
     ("stage.minibatches", "run.steps", lambda a, b: b % a == 0, "must divide"),

@@ -50,7 +50,8 @@ def train(config, workdir: pathlib.Path) -> dict:
     hosts.wait("the start of training", seconds=3600)
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
-        f" float32 masters, {config.stage.reduction} loss"
+        f" float32 masters, {config.stage.reduction} loss, sampling from caches in"
+        f" {config.model.cache if config.model.cache != 'compute' else config.model.dtype}"
     )
     result = loop.train(
         workdir,

@@ -6,6 +6,7 @@
 Hosts add up what they read, so that every host reports the same.
 """
 
+import collections
 import resource
 import time
 from collections.abc import Sequence
@@ -27,15 +28,12 @@ class Meter:
       phases: of the loop.
       seen: tokens of earlier starts of the run.
       spec: of the model, for its FLOPs.
-
-    Attributes:
-      skipped: samples of this host that were left out.
     """
 
     def __init__(self, phases: Phases, seen: int, spec: ModelSpec | None = None):
         self._phases, self._earlier, self._spec = phases, seen, spec
         self._peak = utilisation.peak(jax.devices()[0])
-        self.skipped = 0
+        self._causes = collections.Counter()
         self._tokens_in_all, self._seconds_in_all = 0, 0.0
         self._own = 0
         self._reset()
@@ -51,9 +49,14 @@ class Meter:
         self._frames += loaded.frames
         if self._peak and (flops := utilisation.useful(self._spec, loaded.batch)):
             self._gigaflops += round(flops / 1e9)
-        self.skipped += len(loaded.skipped)
         for sentence in loaded.skipped:
+            self._causes[sentence.cause] += 1
             progress.note(f"skipped {sentence}")
+
+    @property
+    def skipped(self) -> int:
+        """Samples of this host that were left out."""
+        return self._causes.total()
 
     def seen(self) -> int:
         """Tokens of all starts of a run and all hosts, which have to ask together."""
@@ -74,6 +77,8 @@ class Meter:
             "data/skipped_samples": self.skipped,
             "goodput": self._phases.share("step"),
         }
+        for cause, count in self._causes.items():
+            numbers[f"data/skipped_samples/{cause.replace(' ', '_')}"] = count
         numbers |= memory()
         if gigaflops:
             numbers["mfu"] = 1e9 * gigaflops / (seconds * jax.device_count() * self._peak)
