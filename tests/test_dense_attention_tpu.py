@@ -9,9 +9,9 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from ivx.kernels import choice, dense_attention
-from ivx.kernels.dense_attention import blocks, reference, schedule
+from ivx.kernels.dense_attention import blocks, reference, schedule, tpu_backward
 from ivx.kernels.dense_attention.visits import earlier_in_sample, visits
-from tests.attention import TOLERANCE, errors, normal, packs
+from tests.attention import QUICKLY, TOLERANCE, errors, normal, packs
 
 INTERPRETERS = {"hlo": True, "tpu": pltpu.InterpretParams()}
 
@@ -21,6 +21,7 @@ def small_blocks(monkeypatch):
     """Several blocks in few tokens; interpreted kernels are slow."""
     monkeypatch.setattr(blocks, "BLOCK", 256)
     monkeypatch.setattr(blocks, "TILE", 128)
+    monkeypatch.setattr(tpu_backward, "BACKWARD_TILE", 128)
 
 
 def inputs(length: int, heads: int, kv_heads: int, width: int) -> dict[str, np.ndarray]:
@@ -61,7 +62,7 @@ def test_padding_does_not_leak(small_blocks):
         name: jnp.where((segments == 0)[..., None, None], jnp.nan, a) for name, a in clean.items()
     }
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
     @jax.value_and_grad
     def loss(given):
         return (
@@ -71,6 +72,25 @@ def test_padding_does_not_leak(small_blocks):
     with choice.force("tpu", True):
         for a, b in zip(jax.tree.leaves(loss(clean)), jax.tree.leaves(loss(poisoned)), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_maxima_that_rise_fast(small_blocks, monkeypatch):
+    """Scores far above all before them, in a block that needs no mask, do not overflow."""
+    length = 768
+    segments = packs((length,), length=length)
+    arrays = {name: jnp.asarray(a[:1]) for name, a in inputs(length, 1, 1, 128).items()}
+    arrays["k_btkh"] = arrays["k_btkh"].at[:, 256:512].multiply(40)
+
+    def attend(headroom: float):
+        monkeypatch.setattr(blocks, "HEADROOM", headroom)
+        run = functools.partial(dense_attention.causal_attention, segments_bt=segments, scale=0.3)
+        with choice.force("tpu", True):
+            return jax.jit(lambda given: run(**given), compiler_options=QUICKLY)(arrays)
+
+    always, usual, never = attend(-1.0), attend(blocks.HEADROOM), attend(jnp.inf)
+    np.testing.assert_allclose(usual, always, rtol=1e-6, atol=1e-7)
+    assert jnp.isfinite(usual).all()
+    assert not jnp.isfinite(never).all()
 
 
 def test_a_visit_is_one_number():

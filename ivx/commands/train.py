@@ -41,9 +41,9 @@ def train(config, workdir: pathlib.Path) -> dict:
     # Everything that can be wrong is found before the workdir is touched.
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
-    definition = build.model_definition(config)
+    definition = training.definition(config)
     optimizer = training.optimizer(config)
-    first_params = stages.start(config, definition)
+    first_params = training.start(config, definition)
     stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
     # Hosts read their data at their own pace.

@@ -3,7 +3,9 @@
 Shapes: of one head; keys are rows and queries columns of scores [S, T].
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +14,18 @@ from jaxtyping import Array
 
 from ivx.kernels.dense_attention import schedule
 
-# Queries and keys of one visit; multiples of TILE.
+# Queries and keys of one visit.
 BLOCK = 1024
-QUERIES = 1024
-# Queries (or keys) whose scores are made in one go, for the width of the matrix unit.
-TILE = 256
-MODE = 4
-GATE = 0
-CHUNK = 256
+# Queries whose scores are made in one go, forward: operands for all matrix units, four of
+# 128 columns or two of 256.
+TILE = 512
+# Queries, or keys, whose slopes are made in one go, backward.
+BACKWARD_TILE = 256
+# Rows of scores that are folded side by side.
 STRIP = 64
-ONLY = 0
+# How far, as a power of 2, maxima may rise within a visit whose weights were held against earlier
+# ones; float32 and bfloat16 end at 127.
+HEADROOM = 64.0
 # Softmax in base 2, the base of the hardware.
 LOG2E = 1.4426950408889634
 VMEM_LIMIT = 48 * 2**20
@@ -45,11 +49,6 @@ def block_for(length: int) -> int:
     return min(BLOCK, -(-length // 128) * 128)
 
 
-def q_block_for(length: int) -> int:
-    """Queries of a visit."""
-    return min(QUERIES, -(-length // 128) * 128)
-
-
 def scaled(q: Array, scale: float) -> Array:
     """Queries whose products with keys are scores in base 2, once for all keys that they meet."""
     return (q.astype(jnp.float32) * (scale * LOG2E)).astype(q.dtype)
@@ -62,9 +61,9 @@ def visible(first_1t: Array, last_1t: Array, key_begin: Array | int, keys: int) 
     return (key >= first_1t) & (key <= last_1t)
 
 
-def tiles(size: int) -> list[pl.Slice]:
-    """A block of this many tokens in parts, which do not wait for each other."""
-    tile = math.gcd(TILE, size)
+def tiles(size: int, most: int) -> list[pl.Slice]:
+    """A block of this many tokens in parts of at most `most`, which do not wait for each other."""
+    tile = math.gcd(most, size)
     return [pl.ds(begin, tile) for begin in range(0, size, tile)]
 
 
@@ -75,23 +74,7 @@ def product(a: Array, b: Array, contract: tuple[int, int]) -> Array:
     )
 
 
-def strips(fold, so_far: Array | None, rows: Array) -> Array:
-    """Folds rows into a strip of STRIP rows: long chains of dependent operations would wait."""
-    for begin in range(0, rows.shape[0], STRIP):
-        strip = rows[begin : begin + STRIP]
-        so_far = strip if so_far is None else fold(so_far, strip)
-    return so_far
-
-
-def after(operand: Array, scores: Array | None) -> Array:
-    """`operand`, not to be used before `scores` are there: adds zeros that are read off them.
-
-    The compiler's scheduler starts whatever product it can, those of all tiles of a block, and is
-    then left with all their exponentials at once. A product that has to wait for the one before
-    leaves its exponentials the time of the next.
-    """
-    if scores is None or not GATE:
-        return operand
-    row = scores[-1:, :128]
-    zero = jnp.where(row > 1e37, 1.0, 0.0).astype(operand.dtype)
-    return operand + jnp.concatenate([zero] * (operand.shape[1] // 128), 1)
+def strips(fold: Callable[[Array, Array], Array], rows: Array) -> Array:
+    """Folds rows into a strip of STRIP rows: one long chain of dependent operations would wait."""
+    parts = [rows[begin : begin + STRIP] for begin in range(0, rows.shape[0], STRIP)]
+    return functools.reduce(fold, parts)

@@ -12,9 +12,9 @@ its stationary operand. Of one head and one pair of blocks:
       streams           max, sum down          streams             accumulates
 
 Grid: heads, then visits (`visits.py`, `schedule.py`). Blocks in VMEM, bfloat16, two of each for
-the pipeline: q [T, H], k [S, H], v^T [V, S], out [T, V]; float32 scratch [V, T] and two rows.
-With T = S = 1024, H = 256, V = 128: 3.3 MiB of windows, 0.5 MiB of scratch, 6 MiB of scores and
-weights. FLOPs of a visit: 2 T S (H + V).
+the pipeline: q [T, H], k [S, H], v^T [V, S], out [T, V]; float32 scratch [V, T] and three rows.
+With T = S = 1024, H = 256, V = 128: 3.5 MiB of windows, 0.5 MiB of scratch, and what the compiler
+spills of 6 MiB of scores and weights. FLOPs of a visit: 2 T S (H + V).
 """
 
 import jax
@@ -46,7 +46,7 @@ def forward(
     """
     batch, kv_heads, shared, length, width = q_bkgth.shape
     keys, values = v_bksv.shape[2:]
-    q_block, k_block = blocks.q_block_for(length), block_for(keys)
+    q_block, k_block = block_for(length), block_for(keys)
     pairs = visits(seen, keys, q_block, k_block)
     q_bnth = blocks.scaled(q_bkgth, scale).reshape(batch, kv_heads * shared, length, width)
 
@@ -72,6 +72,7 @@ def forward(
                 pltpu.VMEM((values, q_block), jnp.float32),
                 pltpu.VMEM((1, q_block), jnp.float32),
                 pltpu.VMEM((1, q_block), jnp.float32),
+                pltpu.VMEM((1, q_block), jnp.float32),
             ],
         ),
         out_shape=[
@@ -94,8 +95,16 @@ def forward(
     return out.reshape(*q_bkgth.shape[:4], values), lse.reshape(q_bkgth.shape[:4])
 
 
-def _kernel(code_ref, q_ref, k_ref, vt_ref, first_ref, last_ref, out_ref, lse_ref, acc, top, total):
-    """One visit of one head."""
+def _kernel(
+    code_ref, q_ref, k_ref, vt_ref, first_ref, last_ref, out_ref, lse_ref, acc, top, total, pending
+):
+    """One visit of one head.
+
+    Scores are held against maxima. To know those of this visit all its scores have to be there, and
+    the matrix unit would wait for exponentials; so they are held against the maxima of the visits
+    before, and afterwards brought to the new ones. Where these are far higher, weights may have
+    overflowed: such queries are left as they were, pending, and done again with care.
+    """
     code = code_ref[pl.program_id(1)]
     block = k_ref.shape[0]
 
@@ -105,53 +114,48 @@ def _kernel(code_ref, q_ref, k_ref, vt_ref, first_ref, last_ref, out_ref, lse_re
         top[...] = jnp.full_like(top, masking.MASKED)
         total[...] = jnp.zeros_like(total)
 
-    def visit(masked: bool) -> None:
-        parts = blocks.tiles(q_ref.shape[0])
+    def attend(tile: pl.Slice, careful: bool) -> None:
+        scores = blocks.product(k_ref[...], q_ref[tile], (1, 1))
+        if careful:
+            key = schedule.key_of(code) * block
+            seen = blocks.visible(first_ref[:, tile], last_ref[:, tile], key, block)
+            scores = jnp.where(seen, scores, masking.MASKED)
+        before = top[:, tile]
+        now = jnp.maximum(before, blocks.strips(jnp.maximum, scores).max(0, keepdims=True))
+        # A row that has seen nothing yet takes weights of 1 here; its first real maximum turns
+        # them to 0.
+        weights = jnp.exp2(scores - (now if careful else before))
+        sums = blocks.strips(jnp.add, weights).sum(0, keepdims=True)
+        part = blocks.product(vt_ref[...], weights.astype(vt_ref.dtype), (1, 0))
+        shrink = jnp.exp2(before - now)
+        if careful:
+            done = pending[:, tile] > 0
+            new_acc, new_total = acc[:, tile] * shrink + part, total[:, tile] * shrink + sums
+        else:
+            done = now - before <= blocks.HEADROOM
+            new_acc, new_total = (acc[:, tile] + part) * shrink, (total[:, tile] + sums) * shrink
+            pending[:, tile] = jnp.where(done, 0.0, 1.0)
+        acc[:, tile] = jnp.where(done, new_acc, acc[:, tile])
+        total[:, tile] = jnp.where(done, new_total, total[:, tile])
+        top[:, tile] = jnp.where(done, now, before)
 
-        size = min(blocks.CHUNK, block)
-        chunks = [pl.ds(begin, size) for begin in range(0, block, size)]
+    def with_care() -> None:
+        for tile in blocks.tiles(q_ref.shape[0], blocks.TILE):
+            attend(tile, careful=True)
 
-        def scores_of(q, tile, chunk):
-            scores = blocks.product(k_ref[chunk], q, (1, 1))
-            if masked:
-                key = schedule.key_of(code) * block + chunk.start
-                seen = blocks.visible(first_ref[:, tile], last_ref[:, tile], key, size)
-                scores = jnp.where(seen, scores, masking.MASKED)
-            return scores
+    # The first visit has no maxima to go by.
+    slow = schedule.is_masked(code) | schedule.opens(code)
 
-        previous = None
-        for tile in [*parts, None]:
-            scores, strip = [], None
-            if tile is not None:
-                q = blocks.after(q_ref[tile], previous and previous[1][-1])
-            if previous is not None:
-                done, made, now = previous
-                weights, sums, out = [], None, 0
-            for n, chunk in enumerate(chunks):
-                if tile is not None:
-                    scores.append(scores_of(q, tile, chunk))
-                    strip = blocks.strips(jnp.maximum, strip, scores[-1])
-                if previous is not None:
-                    weight = jnp.exp2(made[n] - now)
-                    sums = blocks.strips(jnp.add, sums, weight)
-                    weights.append(weight.astype(vt_ref.dtype))
-                    if blocks.MODE == 2:
-                        out += blocks.product(vt_ref[:, chunk], weights[-1], (1, 0))
-            if previous is not None:
-                if blocks.MODE != 2:
-                    out = blocks.product(vt_ref[...], jnp.concatenate(weights), (1, 0))
-                shrink = jnp.exp2(top[:, done] - now)
-                top[:, done] = now
-                total[:, done] = total[:, done] * shrink + sums.sum(0, keepdims=True)
-                acc[:, done] = acc[:, done] * shrink + out
-            if tile is not None:
-                now = jnp.maximum(top[:, tile], strip.max(0, keepdims=True))
-                previous = tile, scores, now
+    @pl.when(slow)
+    def _():
+        pending[...] = jnp.ones_like(pending)
 
-    masked = schedule.is_masked(code)
-    if not blocks.ONLY:
-        pl.when(masked)(lambda: visit(True))
-    pl.when(jnp.logical_not(masked))(lambda: visit(False))
+    @pl.when(jnp.logical_not(slow))
+    def _():
+        for tile in blocks.tiles(q_ref.shape[0], blocks.TILE):
+            attend(tile, careful=False)
+
+    pl.when(jnp.max(pending[...]) > 0)(with_care)
 
     @pl.when(schedule.closes(code))
     def _():

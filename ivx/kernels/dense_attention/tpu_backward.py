@@ -21,8 +21,9 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float
 
 from ivx.kernels import choice
-from ivx.kernels.dense_attention import blocks, schedule
+from ivx.kernels.dense_attention import schedule
 from ivx.kernels.dense_attention.blocks import (
+    BACKWARD_TILE,
     LOG2E,
     VMEM_LIMIT,
     block_for,
@@ -140,14 +141,13 @@ def _d_keys(q, k, v, packs, seen, lse, delta, d_out_t, blocks):
     )(schedule.encode(pairs), q, k, v, *packs, lse, delta, d_out_t)
 
 
-def _slopes(q, k, v, d_out_t, lse, delta, seen) -> tuple[Array, Array, Array]:
-    """p^T and ds^T [S, T] of some keys, what is not seen has weight 0; and the last product."""
+def _slopes(q, k, v, d_out_t, lse, delta, seen) -> tuple[Array, Array]:
+    """p^T and ds^T [S, T] of some keys; what is not seen has weight 0."""
     scores = product(k, q, (1, 1))
     weights = jnp.exp2(scores - lse)
     if seen is not None:
         weights = jnp.where(seen, weights, 0)
-    made = product(v, d_out_t, (1, 0))
-    return weights, weights * (made - delta), made
+    return weights, weights * (product(v, d_out_t, (1, 0)) - delta)
 
 
 def _d_queries_kernel(
@@ -175,14 +175,13 @@ def _d_queries_kernel(
         acc[...] = jnp.zeros_like(acc)
 
     def visit(masked: bool) -> None:
-        made = None
-        for tile in tiles(q_ref.shape[0]):
+        for tile in tiles(q_ref.shape[0], BACKWARD_TILE):
             seen = None
             if masked:
                 key = schedule.key_of(code) * block
                 seen = visible(first_ref[:, tile], last_ref[:, tile], key, block)
-            _, slopes, made = _slopes(
-                blocks.after(q_ref[tile], made),
+            _, slopes = _slopes(
+                q_ref[tile],
                 k_ref[...],
                 v_ref[...],
                 d_out_t_ref[:, tile],
@@ -193,8 +192,7 @@ def _d_queries_kernel(
             acc[:, tile] += product(kt_ref[...], slopes.astype(kt_ref.dtype), (1, 0))
 
     masked = schedule.is_masked(code)
-    if not blocks.ONLY:
-        pl.when(masked)(lambda: visit(True))
+    pl.when(masked)(lambda: visit(True))
     pl.when(jnp.logical_not(masked))(lambda: visit(False))
 
     @pl.when(schedule.closes(code))
@@ -228,15 +226,14 @@ def _d_keys_kernel(
         acc_v[...] = jnp.zeros_like(acc_v)
 
     def visit(masked: bool) -> None:
-        made = None
-        for part in tiles(block):
+        for part in tiles(block, BACKWARD_TILE):
             seen = None
             if masked:
                 key = schedule.key_of(code) * block + part.start
                 seen = visible(first_ref[...], last_ref[...], key, part.size)
-            weights, slopes, made = _slopes(
+            weights, slopes = _slopes(
                 q_ref[...],
-                blocks.after(k_ref[part], made),
+                k_ref[part],
                 v_ref[part],
                 d_out_t_ref[...],
                 lse_ref[...],
@@ -248,8 +245,7 @@ def _d_keys_kernel(
             acc_v[:, part] += product(d_out_t_ref[...], weights, (1, 1))
 
     masked = schedule.is_masked(code)
-    if not blocks.ONLY:
-        pl.when(masked)(lambda: visit(True))
+    pl.when(masked)(lambda: visit(True))
     pl.when(jnp.logical_not(masked))(lambda: visit(False))
 
     @pl.when(schedule.closes(code) & (head == heads - 1))
