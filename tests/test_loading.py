@@ -32,7 +32,7 @@ def test_a_soak_loads_good_and_bad_samples_and_says_what_they_leave_behind(capsy
     """A short one; `ivx bench loading --soak=10000` is the long one."""
     found = soak.run(120)
     assert found["packs"] == 30
-    # So short a run may still be filling its buffers: whether that is flat is the long one's to say.
+    # So short a run may still fill its buffers: whether that is flat is for the long one to say.
     assert found["ok"] == (soak.flat(found["worker_mib"]) and soak.flat(found["taker_mib"]))
     assert max(found["worker_mib"]) - min(found["worker_mib"]) < 150
     # A third of what is drawn is damaged; noise between pictures may go unnoticed.
