@@ -315,7 +315,7 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.data.train=('synthetic_train',)",
         "--config.data.batch_packs=2",
-        "--config.stage.calibration_packs=4",
+        "--config.stage.calibration_packs=8",
         "--config.run.validate_packs=2",
         "--config.run.steps=6",
         "--config.stage.balances=(0.5,2.0)",
