@@ -12,7 +12,7 @@ from data_pipelines import packing, sources
 from data_pipelines.batch import Batch
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import LayoutRule
-from data_pipelines.media_error import MediaError
+from data_pipelines.media_error import MediaError, Skipped
 from data_pipelines.plan import Plan
 
 
@@ -32,7 +32,7 @@ class Loaded:
     """
 
     batch: Batch
-    skipped: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
     numbers: dict[str, float] = dataclasses.field(default_factory=dict)
     samples: tuple[str, ...] = ()
     frames: int = 0
@@ -75,7 +75,7 @@ class _MakePack:
                 pixels.append(self.cache.read(layout))
                 layouts.append(layout)
             except MediaError as error:
-                skipped.append(f"sample {sample.id}: {error}")
+                skipped.append(Skipped.by(error, sample.id))
         packed = packing.assemble(layouts, pixels, self.shape)
         ids = tuple(layout.sample_id for layout in layouts)
         frames = 2 * sum(len(layout.slice_sizes) for layout in layouts)

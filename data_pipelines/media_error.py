@@ -1,4 +1,4 @@
-"""The error of files that cannot be shown to a model."""
+"""The error of files that cannot be shown to a model, and what is said of a sample for it."""
 
 
 class MediaError(ValueError):
@@ -11,3 +11,20 @@ class MediaError(ValueError):
     def __init__(self, message: str, cause: str = "unusable"):
         super().__init__(message)
         self.cause = cause
+
+
+class Skipped(str):
+    """A sentence for a sample that was left out, as it is logged; it is counted by its cause.
+
+    Attributes:
+      cause: of the error.
+    """
+
+    cause: str
+
+    @classmethod
+    def by(cls, error: MediaError, sample_id: str) -> "Skipped":
+        """The sentence for a sample that has the error."""
+        sentence = cls(f"sample {sample_id}: {error}")
+        sentence.cause = error.cause
+        return sentence

@@ -1,5 +1,6 @@
 """The `ivx` command: finds the sub-command, reads flags, exits 2 with one sentence on mistakes."""
 
+import errno
 import importlib
 import json
 import os
@@ -26,6 +27,10 @@ COMMANDS = (
     "bench",
     "compile",
 )
+
+
+# A disk that takes no more: writes to open files name no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -56,9 +61,11 @@ def main(argv: list[str] | None = None) -> None:
         # `ivx ... | head` is not an error worth a trace.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        if not error.filename:
+        if error.filename:
+            _refuse(f"{error.filename}: {error.strerror}")
+        if error.errno not in _FULL:
             raise
-        _refuse(f"{error.filename}: {error.strerror}")
+        _refuse(f"a file could not be written: {error.strerror}; make room and start again")
     except KeyboardInterrupt:
         print("ivx: interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)

@@ -27,6 +27,8 @@ def base() -> ml_collections.ConfigDict:
         "kv_rank": 0,  # of the latent; 0: that of the preset
         "dtype": "float32",  # of computation; parameters are float32
         "remat": "layer",  # of ivx.parallel.remat
+        # What a latent cache is stored in when sampling: the dtype of computation, int8 or fp8.
+        "cache": "compute",
     }
     config.data = {
         "tokenizer": "compact",  # or qwen3, a tokenizer.json or its folder
@@ -71,6 +73,9 @@ def base() -> ml_collections.ConfigDict:
         "train": (),  # what trains; none: all
         "freeze": (),  # what does not
         "rates": (),  # pairs of a pattern and a factor of the learning rate
+        "lora_rank": 0,  # of what is added to the kernels of lora_targets, which then alone trains
+        "lora_alpha": 32.0,  # over the rank, its weight
+        "lora_targets": ("language_model.layers.*.kernel",),
         "ema": 0.0,  # decay of a running mean of the parameters, which is then what is read back
         "drop_path": 0.0,  # chance that the last block of the vision tower is left out of a step
     }
@@ -127,6 +132,9 @@ def base() -> ml_collections.ConfigDict:
         "spike": 8.0,  # typical deviations by which a loss jumps that is recorded; 0: none is
         "watchdog": 1800.0,  # seconds that a step may hang until stacks are dumped; 0: for ever
         "watchdog_ends": False,  # whether the run is then ended, with code 70
+        "remote": "",  # folder or gs://bucket/folder, this run's own, for checkpoints besides
+        "remote_every": 1,  # of so many saves one goes there too
+        "profile": "",  # steps to profile, as "100:110"
     }
     return config.lock()
 

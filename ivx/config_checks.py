@@ -26,6 +26,7 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("model.kv_rank", lambda v: v >= 0, "0 for that of the preset, or a width of the latent"),
     ("model.dtype", lambda v: v in ("float32", "bfloat16"), "float32 or bfloat16"),
     ("model.remat", lambda v: v in REMAT, ", ".join(REMAT)),
+    ("model.cache", lambda v: v in ("compute", "int8", "fp8"), "compute, int8 or fp8"),
     ("data.train", lambda v: v and _names(v), "names of data sets of the mixture"),
     ("data.validation", lambda v: _names(v), "names of data sets of the mixture, or none"),
     ("data.max_bad_samples", lambda v: v >= 0, "0 or more"),
@@ -61,6 +62,9 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
         lambda v: all(len(one) == 2 and _names(one[:1]) and one[1] >= 0 for one in v),
         "pairs of a pattern and a factor, as ('visual.*', 0.1)",
     ),
+    ("optim.lora_rank", lambda v: v >= 0, "0 or more"),
+    ("optim.lora_alpha", lambda v: v > 0, "a positive number"),
+    ("optim.lora_targets", lambda v: v and _names(v), "patterns of kernels"),
     ("optim.ema", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("optim.drop_path", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("stage.name", lambda v: v in STAGES, ", ".join(STAGES)),
@@ -104,6 +108,12 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
     ("train.spike", lambda v: v >= 0, "0 or more"),
     ("train.watchdog", lambda v: v >= 0, "0 or more seconds"),
     ("train.watchdog_ends", lambda v: isinstance(v, bool), "True or False"),
+    ("train.remote_every", lambda v: v >= 1, "at least 1"),
+    (
+        "train.profile",
+        lambda v: not v or _is_window(v),
+        "steps, the first and the one after the last, as 100:110",
+    ),
 )
 
 # Each relation between two keys: left, right, test, what is wrong.
@@ -113,6 +123,12 @@ _RELATIONS: tuple[tuple[str, str, Callable, str], ...] = (
     ("data.image_min_pixels", "data.image_max_pixels", lambda a, b: a <= b, "must not exceed"),
     ("optim.floor", "optim.learning_rate", lambda a, b: a <= b, "must not exceed"),
     ("optim.accumulation", "data.batch_packs", lambda a, b: b % a == 0, "must divide"),
+    (
+        "model.cache",
+        "model.attention",
+        lambda a, b: a == "compute" or b != "gqa",
+        "is for latent attention, not",
+    ),
     # A run cannot go on from the middle of a rollout.
     ("stage.minibatches", "run.save_every", lambda a, b: b % a == 0, "must divide"),
     ("stage.minibatches", "run.steps", lambda a, b: b % a == 0, "must divide"),
@@ -136,6 +152,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         a, b = _get(config, left), _get(config, right)
         if not bad & {left, right} and not test(a, b):
             errors.append(f"{left} = {a} {wrong} {right} = {b}")
+    if config.optim.lora_rank and config.stage.name != "sft":
+        errors.append(
+            f"optim.lora_rank = {config.optim.lora_rank}: stage {config.stage.name} trains without"
+            " LoRA so far; set it to 0"
+        )
     if config.run.follows and not config.run.start:
         errors.append(
             f"run.start = '': this stage goes on from what {config.run.follows} made;"
@@ -143,6 +164,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
     if errors:
         raise UserError("the config cannot be used: " + "; ".join(errors))
+
+
+def _is_window(text: str) -> bool:
+    parts = text.split(":")
+    return (
+        len(parts) == 2 and all(part.isdigit() for part in parts) and int(parts[0]) < int(parts[1])
+    )
 
 
 def _names(value) -> bool:

@@ -1,12 +1,15 @@
 """What `ivx compile` reads from a compiled step, and what it makes of it."""
 
+import json
 import math
 import re
+import subprocess
+import sys
 
 import jax
 import pytest
 
-from ivx.aot import child, chips, estimate, program, topology
+from ivx.aot import child, chips, estimate, library, program, topology
 from ivx.build import stages
 from ivx.commands import config_flag
 from ivx.commands.compile import pods, step
@@ -50,6 +53,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {
   %start = ((bf16[8,128]), bf16[4,128]) async-start(%p), calls=%wrapped
   %all = f32[1000]{0} all-reduce(%g), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%sum
   %move = f32[10]{0} collective-permute(%g), source_target_pairs={{0,4},{4,0},{1,5}}
+  %none = f32[16]{0} fusion(%g), calls=%fused, backend_config={"estimated_cycles":"9223372036854775807"}
   ROOT %last = f32[16]{0} fusion(%g), calls=%fused, backend_config={"estimated_cycles":"7"}
 }
 """  # noqa: E501
@@ -192,3 +196,32 @@ def test_a_tiny_step_compiles_for_four_chips():
     assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.01)
     assert found["memory"]["arguments"] == pytest.approx(sum(held.values()), rel=0.25)
     assert {one["axes"] for one in found["program"]["collectives"]} & {"fsdp", "tensor"}
+
+
+LAY_OUT = """
+import json, sys
+from ivx.aot import topology
+from ivx.parallel.mesh import AXES, make_mesh
+for place, sizes in json.loads(sys.argv[1]):
+    mesh = make_mesh(dict.fromkeys(AXES, 1) | sizes, topology.devices(place))
+    print(place, mesh.size)
+"""
+
+
+@pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
+def test_meshes_of_all_cells_are_laid_over_their_torus():
+    """8 x 32 devices on a torus of 16 x 16, say, where an axis takes a part of a side."""
+    asked = [
+        (place, {axis: int(n) for axis, n in (one.split(":") for one in mesh.split(","))})
+        for cells in pods.CELLS.values()
+        for place, (mesh, *_) in cells.items()
+    ]
+    found = subprocess.run(
+        [sys.executable, "-c", LAY_OUT, json.dumps(asked)],
+        env=library.environment(library.find(), None),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines() == [f"{place} {topology.size(place)}" for place, _ in asked]

@@ -1,8 +1,11 @@
 """A checkpoint that is not what was saved is noticed, said, and the one before is used."""
 
 import json
+import os
 import pathlib
 import shutil
+import subprocess
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import optax
 import pytest
 
 from ivx.errors import UserError
-from ivx.training import checkpoint
+from ivx.training import checkpoint, verified
 from ivx.training.state import init_state
 
 OPTIMIZER = optax.adamw(1e-3)
@@ -47,8 +50,8 @@ def same(a, b) -> bool:
     )
 
 
-def restore(workdir: pathlib.Path) -> checkpoint.Restored:
-    checkpoints = checkpoint.Checkpoints(workdir, 2, "{}")
+def restore(workdir: pathlib.Path, remote=None) -> checkpoint.Restored:
+    checkpoints = checkpoint.Checkpoints(workdir, 2, "{}", remote)
     try:
         return checkpoints.restore(jax.eval_shape(lambda: state_of(0)))
     finally:
@@ -93,7 +96,7 @@ def change_position(workdir: pathlib.Path, change) -> None:
 def test_what_was_saved_is_restored(workdir):
     restored = restore(workdir)
     assert restored.next_batch == 6 and same(restored.state, state_of(6))
-    assert not (workdir / checkpoint.DAMAGED).exists()
+    assert not (workdir / verified.DAMAGED).exists()
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -105,7 +108,7 @@ def test_the_one_before_is_used_and_said(workdir, kind, capsys):
     assert "DAMAGED CHECKPOINT" in said and "step 6" in said
     assert "GOES ON FROM THE CHECKPOINT BEFORE: step 3" in said
     # The run comes by step 6 again, and saves it.
-    assert (workdir / checkpoint.DAMAGED / "6").is_dir()
+    assert (workdir / verified.DAMAGED / "6").is_dir()
     checkpoints = checkpoint.Checkpoints(workdir, 2, "{}")
     checkpoints.save(state_of(6), 6)
     checkpoints.close()
@@ -146,6 +149,10 @@ def test_one_that_a_kill_left_half_written_is_removed(workdir):
     half = workdir / "checkpoints/9.orbax-checkpoint-tmp"
     shutil.copytree(workdir / "checkpoints/6", half)
     assert restore(workdir).next_batch == 6
+    # Orbax removes it in the background.
+    until = time.monotonic() + 60
+    while half.exists() and time.monotonic() < until:
+        time.sleep(0.05)
     assert not half.exists()
 
 
@@ -154,3 +161,63 @@ def test_without_checksums_it_is_believed_and_said(workdir, capsys):
     change_position(workdir, lambda data: {"next_batch": data["next_batch"]})
     assert restore(workdir).next_batch == 6
     assert "without checksums" in capsys.readouterr().err
+
+
+@pytest.fixture
+def twice(tmp_path) -> tuple[pathlib.Path, checkpoint.Remote]:
+    """A workdir with steps 3, 6, 9, and a second place that every other of them went to."""
+    remote = checkpoint.Remote(str(tmp_path / "bucket"), every=2)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run", 3, "{}", remote)
+    for step in (3, 6, 9):
+        checkpoints.save(state_of(step), step)
+    checkpoints.close()
+    return tmp_path / "run", remote
+
+
+def test_a_lost_disk_is_made_up_for_by_the_second_place(twice, capsys):
+    workdir, remote = twice
+    shutil.rmtree(workdir)
+    restored = restore(workdir, remote)
+    assert restored.next_batch == 6 and same(restored.state, state_of(6))
+    assert f"restored step 6 from {remote.folder}" in capsys.readouterr().err
+
+
+def test_of_two_places_the_newest_whole_one_counts(twice):
+    workdir, remote = twice
+    assert restore(workdir, remote).next_batch == 9
+    flip(largest(workdir, 9))
+    flip(largest(workdir, 6))
+    # Step 6 is damaged in the workdir, and whole in the other place.
+    assert restore(workdir, remote).next_batch == 6
+    assert not (workdir / "checkpoints/6").exists()
+
+
+def test_the_last_save_goes_to_both(twice):
+    workdir, remote = twice
+    checkpoints = checkpoint.Checkpoints(workdir, 3, "{}", remote)
+    checkpoints.save(state_of(12), 12, last=True)
+    checkpoints.close()
+    shutil.rmtree(workdir)
+    assert restore(workdir, remote).next_batch == 12
+
+
+def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path):
+    """A file system of a MiB; needs the right to mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        checkpoints = checkpoint.Checkpoints(disk, 2, "{}")
+        checkpoints.save(state_of(3), 3)
+        checkpoints.close()
+        (disk / "films").write_bytes(bytes((os.statvfs(disk).f_bavail - 2) * 4096))
+        checkpoints = checkpoint.Checkpoints(disk, 2, "{}")
+        with pytest.raises(UserError, match=r"could not be written to .*goes on from step 3"):
+            checkpoints.save(state_of(6), 6)
+            checkpoints.close()
+        (disk / "films").unlink()
+        assert restore(disk).next_batch == 3
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)

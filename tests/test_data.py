@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 
 import jax
@@ -159,6 +160,9 @@ def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_
     assert len(sentences) == 2
     assert "train-000003" in sentences[0] and "000003.mp4: not a readable video" in sentences[0]
     assert "train-000005" in sentences[1] and "no such file" in sentences[1]
+    # Also behind the pipe of a worker.
+    sentences = pickle.loads(pickle.dumps(sentences))
+    assert [sentence.cause for sentence in sentences] == ["unreadable", "missing"]
     assert all(one.batch.weights.sum() > 0 for one in loaded)
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from data_pipelines import packing
+from ivx.errors import UserError
 from ivx.evaluation import probes
 from ivx.models.definition import ModelDefinition
 from ivx.models.rope import text_rope
 from ivx.sampling import sampler
 from ivx.stages.language_model import LanguageModelStage
-from tests.conftest import pack
+from tests.conftest import pack, small_spec
 
 TOLERANCE = 1e-5
 
@@ -63,26 +64,23 @@ def test_packing_has_something_to_separate(hidden, layouts, shape):
     assert np.abs(apart - together)[0, second].max() > 1e-2
 
 
-@pytest.mark.parametrize("count", [1, 3, 8])
-def test_prefill_equals_decode(definition, params, layouts, shape, count):
-    """Feeding an answer `count` tokens at a time through the cache gives the logits of all."""
-    texts = [one for one in layouts if one.trained.sum() > 8][:1]
-    assert texts
-    batch = pack(texts, shape)
-    length, start = len(texts[0].tokens), int(np.flatnonzero(texts[0].trained)[0])
-    model_logits = jax.jit(lambda b: (m := definition.bind(params)).logits(m(b).hidden))
-    whole = np.asarray(model_logits(batch))[0, :length]
+@pytest.fixture(scope="module")
+def answered(layouts):
+    """A sample whose answer is not short."""
+    return next(one for one in layouts if one.trained.sum() > 8)
 
-    prompt = jax.tree.map(np.copy, batch)
+
+def step_by_step(definition, params, sample, shape, count, cache="compute") -> np.ndarray:
+    """Logits of the last token of the prompt and of an answer fed `count` tokens at a time."""
+    length, start = len(sample.tokens), int(np.flatnonzero(sample.trained)[0])
+    prompt = jax.tree.map(np.copy, pack([sample], shape))
     prompt.segments[:, start:] = 0
     prompt.tokens[:, start:] = 0
-    filled = jax.jit(sampler.prefill, static_argnums=(0, 4))(
-        definition, params, prompt, np.array([start]), shape.tokens
+    filled = jax.jit(sampler.prefill, static_argnums=(0, 4, 5, 6))(
+        definition, params, prompt, np.array([start]), shape.tokens, 1, cache
     )
     caches = filled.caches
     layers = jax.jit(sampler.unstack, static_argnums=0)(definition, params)
-    bound = TOLERANCE * np.abs(whole).max()
-    np.testing.assert_allclose(filled.logits[0], whole[start - 1], rtol=0, atol=bound)
 
     @jax.jit
     def step(tokens, positions, caches, number):
@@ -90,13 +88,48 @@ def test_prefill_equals_decode(definition, params, layouts, shape, count):
         output = model.decode(tokens, positions, layers, caches, number)
         return model.logits(output.hidden), output.cache
 
+    found = [filled.logits]
     for number in range(start, length - count + 1, count):
         here = slice(number, number + count)
-        positions = texts[0].positions[:, here]
+        positions = sample.positions[:, here]
         assert (positions == positions[0]).all(), "generated text has one position on all axes"
-        tokens = jnp.array([texts[0].tokens[here]])
+        tokens = jnp.array([sample.tokens[here]])
         logits, caches = step(tokens, positions[:1], caches, jnp.array([number]))
-        np.testing.assert_allclose(logits[0], whole[here], rtol=0, atol=bound)
+        found.append(logits[0])
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_prefill_equals_decode(definition, params, answered, shape, count):
+    """Feeding an answer through the cache gives the logits of the whole sequence."""
+    logits = jax.jit(lambda b: (m := definition.bind(params)).logits(m(b).hidden))
+    whole = np.asarray(logits(pack([answered], shape)))[0]
+    start = int(np.flatnonzero(answered.trained)[0])
+    found = step_by_step(definition, params, answered, shape, count)
+    np.testing.assert_allclose(
+        found,
+        whole[start - 1 :][: len(found)],
+        rtol=0,
+        atol=TOLERANCE * np.abs(whole[: len(answered.tokens)]).max(),
+    )
+
+
+@pytest.mark.parametrize("cache, bound", [("int8", 0.01), ("fp8", 0.05)])
+def test_a_cache_of_one_byte_changes_log_probabilities_little(answered, shape, cache, bound):
+    """And changes them: errors beyond those of float32 show that it is in use."""
+    definition = ModelDefinition(small_spec())
+    params = definition.init(0)
+    plain, stored = (
+        jax.nn.log_softmax(step_by_step(definition, params, answered, shape, 3, one))
+        for one in ("compute", cache)
+    )
+    assert 1e-5 < np.abs(stored - plain)[1:].max() < bound
+    np.testing.assert_array_equal(stored[0], plain[0], "a prompt is not run through its cache")
+
+
+def test_grouped_attention_has_no_cache_of_one_byte():
+    with pytest.raises(UserError, match="int8 is made for latent attention; this model has gqa"):
+        sampler.Sampler(ModelDefinition(small_spec("gqa")), {}, 0, cache="int8")
 
 
 def test_greedy_decoding_equals_recomputation(definition, params, layouts, samples, rule):

@@ -9,6 +9,7 @@ that can be killed, by itself or as one process of several:
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import sys
 import time
@@ -24,7 +25,7 @@ from jax.sharding import Mesh
 from data_pipelines.loader import Loaded
 from ivx.errors import Interrupted, UserError
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import start
+from ivx.parallel import hosts, start
 from ivx.parallel.mesh import make_mesh
 from ivx.parallel.rules import AXES
 from ivx.stages.protocol import Loss
@@ -116,7 +117,14 @@ def batch_of(number: int) -> ToyBatch:
     return ToyBatch(x[own], np.sin(x[own]), np.ones((len(x[own]), 1), np.int32))
 
 
-def train(workdir: pathlib.Path, stage=None, sizes=None, watch=loop.UNWATCHED, **changed):
+def train(
+    workdir: pathlib.Path,
+    stage=None,
+    sizes=None,
+    watch=loop.UNWATCHED,
+    definition=None,
+    **changed,
+):
     """Runs the loop on the toy; `changed` are fields of `RunSpec`."""
     workdir.mkdir(exist_ok=True, parents=True)
     spec = loop.RunSpec(
@@ -137,7 +145,14 @@ def train(workdir: pathlib.Path, stage=None, sizes=None, watch=loop.UNWATCHED, *
     mesh = make_mesh(sizes or {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1})
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-3))
     return loop.train(
-        workdir, "{}", Definition(), stage or Stage(), optimizer, mesh, spec, watch=watch
+        workdir,
+        "{}",
+        definition or Definition(),
+        stage or Stage(),
+        optimizer,
+        mesh,
+        spec,
+        watch=watch,
     )
 
 
@@ -155,13 +170,10 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     start.start(given.devices)
     if given.processes > 1:
-        jax.distributed.initialize(
-            f"localhost:{given.port}",
-            given.processes,
-            given.index,
-            heartbeat_timeout_seconds=30,
-            cluster_detection_method="deactivate",
-        )
+        os.environ[hosts.ADDRESS] = f"localhost:{given.port}"
+        os.environ[hosts.COUNT] = str(given.processes)
+        os.environ[hosts.NUMBER] = str(given.index)
+        hosts.join()
     try:
         stage = Stage(pause=given.pause)
         result = train(given.workdir, stage, steps=given.steps, save_every=given.save_every)

@@ -8,7 +8,9 @@
     hidden    max(cycles + kernels, exchange): every exchange runs beside computation
     exposed   cycles + kernels + exchange: none does
 
-The truth lies between, if the compiler's estimates hold and no host is late.
+The truth lies between, if the compiler's estimates hold and no host is late. XLA's estimates are of
+a device, of v5p for both of its cores: 74,906 cycles for a product of 2,048^3, of which one core
+alone would need 131,072.
 """
 
 import dataclasses

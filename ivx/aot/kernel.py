@@ -63,13 +63,12 @@ def compile_case(module: str, case: KernelCase, chip: chips.Chip, seconds: float
 
 def _answer() -> None:
     """The child."""
-    import re
     import time
 
     import jax
     import numpy as np
 
-    from ivx.aot import topology
+    from ivx.aot import program, topology
 
     asked = child.question()
     chip = chips.chip(asked["chip"])
@@ -86,12 +85,11 @@ def _answer() -> None:
     except Exception as error:  # whatever it is, it is the compiler's answer
         child.answer({"refusal": child.sentence(error)})
         return
-    estimates = re.findall(r'"estimated_cycles":"(\d+)"', compiled.as_text())
     child.answer(
         {
             "seconds": time.monotonic() - began,
             "temporaries": compiled.memory_analysis().temp_size_in_bytes,
-            "xla_cycles": sum(map(int, estimates)),
+            "xla_cycles": program.estimated_cycles(compiled.as_text()),
         }
     )
 

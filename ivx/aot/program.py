@@ -79,8 +79,7 @@ def read(text: str, axes: dict[str, int]) -> Program:
         if not times[name]:
             continue
         for line in lines:
-            estimate = re.search(r'"estimated_cycles":"(\d+)"', line)
-            cycles += times[name] * int(estimate[1]) if estimate else 0
+            cycles += times[name] * estimated_cycles(line)
             if 'custom_call_target="tpu_custom_call"' in line:
                 kernels[_kernel(line)] += times[name]
             kind, size = _collective(line)
@@ -91,6 +90,12 @@ def read(text: str, axes: dict[str, int]) -> Program:
     collectives = (Collective(*key, calls[key], found[key]) for key in calls)
     ordered = tuple(sorted(collectives, key=lambda one: -one.bytes))
     return Program(ordered, dict(kernels), cycles, unknown)
+
+
+def estimated_cycles(text: str) -> int:
+    """The compiler's estimates in a text, summed; where it has none it writes the largest int64."""
+    found = map(int, re.findall(r'"estimated_cycles":"(\d+)"', text))
+    return sum(one for one in found if one < 2**62)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

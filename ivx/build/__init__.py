@@ -231,7 +231,7 @@ def sampler(model: stored.StoredModel, mesh: Mesh | None = None) -> tuple[Sample
     shardings = rules.parameter_shardings(model.definition.abstract, mesh) if mesh else None
     end = stored.words(model.config).end_of_turn
     params, step = model.load(shardings)
-    return Sampler(model.definition, params, end, mesh), step
+    return Sampler(model.definition, params, end, mesh, model.config.model.cache), step
 
 
 def assistant(model: stored.StoredModel) -> Assistant:

@@ -190,7 +190,8 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
             " truth that fits; rollouts need such"
         )
     progress.note(f"{len(questions):,} questions, {stage.prompts} a rollout, {stage.group} answers")
-    sampler = Sampler(build.model_definition(config), {}, rule.tokenizer.end_of_turn, mesh)
+    end = rule.tokenizer.end_of_turn
+    sampler = Sampler(build.model_definition(config), {}, end, mesh, config.model.cache)
     spec = RolloutSpec(
         stage.prompts, stage.group, stage.temperature, stage.max_new_tokens, config.run.seed
     )

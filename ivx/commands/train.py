@@ -41,16 +41,17 @@ def train(config, workdir: pathlib.Path) -> dict:
     # Everything that can be wrong is found before the workdir is touched.
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
-    definition = build.model_definition(config)
+    definition = training.definition(config)
     optimizer = training.optimizer(config)
-    first_params = stages.start(config, definition)
+    first_params = training.start(config, definition)
     stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
     # Hosts read their data at their own pace.
     hosts.wait("the start of training", seconds=3600)
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
-        f" float32 masters, {config.stage.reduction} loss"
+        f" float32 masters, {config.stage.reduction} loss, sampling from caches in"
+        f" {config.model.cache if config.model.cache != 'compute' else config.model.dtype}"
     )
     result = loop.train(
         workdir,

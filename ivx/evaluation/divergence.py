@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from data_pipelines.batch import Batch
+from ivx.kernels.cross_entropy import cross_entropy
+from ivx.kernels.reverse_kl import reverse_kl
 from ivx.models.model import VideoLanguageModel
 from ivx.parallel import ambient, rules
 from ivx.stages import attention_matching
@@ -51,13 +53,12 @@ def divergence(
     """
 
     def sums(weights: Any, others: Any, batch: Batch) -> tuple:
-        wanted, found = (
-            jax.nn.log_softmax(model.logits(model(batch).hidden))
-            for model in (source[0](weights), other[0](others))
-        )
-        kl_bt = (jnp.exp(wanted) * (wanted - found)).sum(-1)
-        nll_bt = -jnp.take_along_axis(found, batch.targets[..., None], -1)[..., 0]
         real_bt, words_bt = (batch.segments > 0), batch.weights > 0
+        wanted, found = (
+            (model(batch).hidden, model.head()) for model in (source[0](weights), other[0](others))
+        )
+        kl_bt = reverse_kl(*wanted, *found, real_bt)
+        nll_bt = cross_entropy(*found, batch.targets, words_bt)
         numbers = jnp.stack(
             [
                 (kl_bt * words_bt).sum(),

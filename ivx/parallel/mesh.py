@@ -32,7 +32,9 @@ def make_mesh(sizes: dict[str, int], devices: Sequence | None = None) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return jax.make_mesh(shape, AXES, types, devices=devices)
+        # 8 x 32 on a torus of 16 x 16, say: an axis may take a part of a side.
+        laid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(laid, AXES, axis_types=types)
     return Mesh(arrange_slices(shape, devices, slices), AXES, axis_types=types)
 
 

@@ -129,12 +129,20 @@ def put_batch(batch, mesh: Mesh):
 
     Packs are spread over replica and fsdp, and the patches of a pack by slice over tensor and
     context too: padding is added until each device has as many slice blocks.
+
+    Raises:
+      UserError: packs that cannot be spread evenly.
     """
     share = pack_share(mesh)
 
     def put(path, array):
         # Packs of a place; that of a device is found among those that this host has read.
-        rows = len(array) // len(share.places)
+        rows, rest = divmod(len(array), len(share.places))
+        if rest or not rows:
+            raise UserError(
+                f"{len(array)} packs cannot be spread over the {len(share.places)} parts of"
+                " replica x fsdp that this host has; give a multiple"
+            )
 
         def part(index: tuple[slice, ...]):
             place = (index[0].start or 0) // rows

@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 from data_pipelines import packing
 from data_pipelines.batch import Batch
 from data_pipelines.loader import Loaded
+from data_pipelines.media_error import Skipped
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
 from ivx.parallel import ambient, rules
@@ -211,7 +212,7 @@ class GspoStage:
         params: Params,
         rollouts: list[Rollout],
         values: dict[int, float],
-        skipped: tuple[str, ...],
+        skipped: tuple[Skipped, ...],
         told: dict[str, float],
     ) -> Loaded:
         telling = [rollout for rollout in rollouts if values[id(rollout)]]

@@ -18,7 +18,7 @@ from data_pipelines.batch import Batch
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import Layout, LayoutRule
 from data_pipelines.loader import Loaded, stack
-from data_pipelines.media_error import MediaError
+from data_pipelines.media_error import MediaError, Skipped
 from data_pipelines.sources import Sample
 from ivx.errors import UserError
 from ivx.models.definition import Params
@@ -80,7 +80,7 @@ class Roller:
         self._questions, self._rule, self._sampler = questions, rule, sampler
         self._spec, self._cache = spec, FrameCache(cache_bytes)
 
-    def roll(self, params: Params, number: int) -> tuple[list[Rollout], list[str]]:
+    def roll(self, params: Params, number: int) -> tuple[list[Rollout], list[Skipped]]:
         """Rollout `number`: groups of answers side by side, and a sentence for each bad video.
 
         A question whose video cannot be read gives its place to the next in order.
@@ -91,7 +91,7 @@ class Roller:
                 layout = self._rule(sample, generate=True)
                 pixels.append(self._cache.read(layout))
             except MediaError as error:
-                skipped.append(f"sample {sample.id}: {error}")
+                skipped.append(Skipped.by(error, sample.id))
                 if len(skipped) > len(self._questions):
                     raise UserError(
                         f"none of {len(self._questions)} videos can be read; the last: {error}"

@@ -1,30 +1,27 @@
 """Checkpoints: one Orbax object of state, data position and config, written whole or not at all.
 
-The data position is the number of global batches used, so that it means the same on any number of
-hosts. With it are stored fingerprints of all arrays (`ivx.training.fingerprint`): what is read back
-is compared with them, and where it differs the checkpoint before is used.
+They lie in the workdir and, if that is asked for, every n-th in a second place too, a bucket say
+for a workdir on a disk that goes with the machine. What is read back is compared with checksums
+(`ivx.training.verified`).
 """
 
 import dataclasses
 import json
+import os
 import pathlib
-import zlib
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+from etils import epath
 
 from ivx.errors import UserError
 from ivx.models.definition import Params
 from ivx.training import host_arrays, progress
-from ivx.training.fingerprint import fingerprints
 from ivx.training.state import TrainState
+from ivx.training.verified import Place, position, read_newest_whole, set_aside
 
 FOLDER = "checkpoints"
-# Beside FOLDER: where checkpoints go that do not hold what was saved.
-DAMAGED = "damaged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,64 +32,130 @@ class Restored:
     next_batch: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Remote:
+    """A second place of checkpoints.
+
+    Attributes:
+      folder: a path, or gs://bucket/folder, of this run alone.
+      every: of so many saves one goes there too.
+    """
+
+    folder: str
+    every: int
+
+
 class Checkpoints:
     """The checkpoints of one run; saves go on in the background.
 
     Args:
       workdir: of the run; they lie in its folder `checkpoints`.
-      keep: how many are kept.
+      keep: how many are kept in each place.
       config: text of the config, stored with each.
+      remote: where they go besides.
     """
 
-    def __init__(self, workdir: pathlib.Path, keep: int, config: str):
+    def __init__(self, workdir: pathlib.Path, keep: int, config: str, remote: Remote | None = None):
         self._config = json.loads(config)
-        self._folder = (workdir / FOLDER).absolute()
+        self._remote, self._saves = remote, 0
         # What a kill left half-written is removed.
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        folders = [_folder(workdir)] + ([_folder(remote.folder)] if remote else [])
+        self._managers = [ocp.CheckpointManager(folder, options=options) for folder in folders]
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint that was written to its end."""
-        return self._manager.latest_step()
+        return max((place.step for place in self._places()), default=None)
 
-    def save(self, state: TrainState, step: int) -> None:
-        """Starts to write; waits only for the previous save."""
+    def save(self, state: TrainState, step: int, last: bool = False) -> None:
+        """Starts to write; waits only for the previous save.
+
+        Args:
+          state: to be saved.
+          step: its number.
+          last: of this start of the run, so that it goes to the second place too.
+
+        Raises:
+          UserError: this save or the one before could not be written.
+        """
         stored = _stored(state)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(stored),
-                data=ocp.args.JsonSave(_position(step, fingerprints(stored))),
-                config=ocp.args.JsonSave(self._config),
-            ),
-        )
+        self._saves += 1
+        far = self._remote and (last or self._saves % self._remote.every == 0)
+        data = position(step, stored)
+        for manager in self._managers if far else self._managers[:1]:
+            with _Explained(manager):
+                manager.save(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardSave(stored),
+                        data=ocp.args.JsonSave(data),
+                        config=ocp.args.JsonSave(self._config),
+                    ),
+                )
 
     def restore(self, abstract: TrainState) -> Restored:
         """Reads the newest whole one into shapes and shardings of `abstract`, from whatever mesh.
 
-        Newer ones that are damaged are moved to the folder `damaged` of the workdir, since the run
-        will come by their steps again.
+        Newer ones that are damaged are moved to the folder `damaged` beside, since the run will
+        come by their steps again.
 
         Raises:
           UserError: all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        found, step = _read_newest_whole(self._folder, steps, _stored(abstract))
-        damaged = [bad for bad in steps if bad > step]
-        if damaged and jax.process_index() == 0:
-            for bad in damaged:
-                _set_aside(self._folder, bad)
-        if damaged:
-            _wait_for_all("damaged checkpoints set aside")
-            self._manager.reload()
-        return Restored(TrainState(**found), step)
+        places = self._places()
+        found, place = read_newest_whole(places, _stored(abstract))
+        if damaged := places[: places.index(place)]:
+            set_aside(damaged)
+            for manager in self._managers:
+                manager.reload()
+        if place.folder != self._managers[0].directory:
+            progress.note(f"restored step {place.step} from {place.folder}")
+        return Restored(TrainState(**found), place.step)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk.
+
+        Raises:
+          UserError: something could not be written.
+        """
+        for manager in self._managers:
+            with _Explained(manager):
+                manager.wait_until_finished()
+        for manager in self._managers:
+            manager.close()
+
+    def _places(self) -> list[Place]:
+        """All that were written to their end, newest first, those of the workdir before others."""
+        found = [
+            Place(manager.directory, step)
+            for manager in self._managers
+            for step in manager.all_steps()
+        ]
+        return sorted(found, key=lambda place: -place.step)
+
+
+class _Explained:
+    """Says in a sentence what keeps checkpoints from being written."""
+
+    def __init__(self, manager: ocp.CheckpointManager):
+        self._manager = manager
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        # Tensorstore's errors are ValueErrors, with the number of the system's in their text.
+        if not isinstance(error, OSError | ValueError):
+            return
+        steps = self._manager.all_steps()
+        newest = f"step {max(steps)}" if steps else "its start"
+        raise UserError(
+            f"a checkpoint could not be written to {self._manager.directory}:"
+            f" {' '.join(str(error).split())[:300]}; make room or mend the place,"
+            f" and the same command goes on from {newest}"
+        ) from error
 
 
 def save_params(workdir: pathlib.Path, params: Params, config: str) -> None:
@@ -106,13 +169,13 @@ def save_params(workdir: pathlib.Path, params: Params, config: str) -> None:
         "config": ocp.JsonCheckpointHandler(),
     }
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    folder = (workdir / FOLDER).absolute()
+    folder = _folder(workdir)
     with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
         manager.save(
             0,
             args=ocp.args.Composite(
                 state=host_arrays.save_args({"params": params}),
-                data=ocp.args.JsonSave(_position(0, fingerprints({"params": params}))),
+                data=ocp.args.JsonSave(position(0, {"params": params})),
                 config=ocp.args.JsonSave(json.loads(config)),
             ),
         )
@@ -144,8 +207,9 @@ def load_params(
     steps = _steps(workdir)
     # The parameters that a run was given by `save_params` are their own mean.
     name = "averaged" if averaged and steps[0] else "params"
-    found, step = _read_newest_whole((workdir / FOLDER).absolute(), steps, {name: placed})
-    return found[name], step
+    places = [Place(_folder(workdir), step) for step in steps]
+    found, place = read_newest_whole(places, {name: placed})
+    return found[name], place.step
 
 
 def stored_types(workdir: pathlib.Path) -> dict[str, str]:
@@ -154,7 +218,7 @@ def stored_types(workdir: pathlib.Path) -> dict[str, str]:
     Raises:
       UserError: there is no checkpoint.
     """
-    place = (workdir / FOLDER).absolute() / str(latest_step(workdir)) / "state"
+    place = _folder(workdir) / str(latest_step(workdir)) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(place).item_metadata.tree["params"]
     return {
@@ -178,7 +242,7 @@ def _steps(workdir: pathlib.Path) -> list[int]:
     Raises:
       UserError: there is none.
     """
-    folder = (workdir / FOLDER).absolute()
+    folder = _folder(workdir)
     found = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
     if not found:
         raise UserError(
@@ -188,106 +252,13 @@ def _steps(workdir: pathlib.Path) -> list[int]:
     return sorted(found, reverse=True)
 
 
-class _Damaged(Exception):
-    """A checkpoint does not hold what was saved; the message says how that shows."""
+def _folder(workdir: pathlib.Path | str) -> epath.Path:
+    """The folder of checkpoints of a workdir, which may lie in a bucket."""
+    place = os.fspath(workdir)
+    return epath.Path(place if "://" in place else os.path.abspath(place)) / FOLDER
 
 
 def _stored(state: TrainState) -> dict[str, Any]:
     """What of a state is on disk: all but what it does not have."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _position(step: int, sums: dict[str, int]) -> dict:
-    """What is stored as `data`."""
-    position = {"next_batch": step, "fingerprints": sums}
-    return position | {"checksum": _checksum(position)}
-
-
-def _checksum(position: dict) -> int:
-    return zlib.crc32(json.dumps(position, sort_keys=True).encode())
-
-
-def _read_newest_whole(folder: pathlib.Path, steps: list[int], abstract: Any) -> tuple[Any, int]:
-    """The newest checkpoint that is what was saved, as `abstract` has it, and its step.
-
-    All hosts find the same.
-
-    Raises:
-      UserError: there is none.
-    """
-    faults = []
-    for step in steps:
-        fault = ""
-        try:
-            found = _read(folder / str(step), step, abstract)
-        except _Damaged as error:
-            fault = str(error)
-        if not _anywhere(bool(fault)):
-            if faults:
-                progress.note(f"GOES ON FROM THE CHECKPOINT BEFORE: step {step} is whole")
-            return found, step
-        found = None
-        faults.append(f"step {step}: {fault or 'another host could not read it'}")
-        progress.note(f"DAMAGED CHECKPOINT: {folder / str(step)}: {faults[-1]}")
-    raise UserError(
-        f"no checkpoint of {folder} is whole: {'; '.join(faults)};"
-        " restore the folder from a copy, or begin anew in another --workdir"
-    )
-
-
-def _read(place: pathlib.Path, step: int, abstract: Any) -> Any:
-    """State of one checkpoint, compared with what was saved.
-
-    Raises:
-      _Damaged: it is not what was saved.
-    """
-    try:
-        position = ocp.JsonCheckpointHandler().restore(place / "data")
-        expected = position.pop("checksum", None)
-        if position["next_batch"] != step or expected not in (None, _checksum(position)):
-            raise _Damaged("its data position is not what was saved")
-        # Not through a checkpointer, whose barrier a host that fails would never reach.
-        state = ocp.PyTreeCheckpointHandler().restore(
-            place / "state",
-            args=ocp.args.PyTreeRestore(
-                abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=True,
-            ),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _Damaged(f"it cannot be read: {' '.join(str(error).split())[:300]}") from error
-    sums = position.get("fingerprints")
-    if sums is None:
-        progress.note(f"{place} was written without checksums and is believed")
-        return state
-    differing = [name for name, value in fingerprints(state).items() if sums.get(name) != value]
-    if differing:
-        raise _Damaged(
-            f"{len(differing)} of {len(sums)} arrays are not what was saved, {differing[0]} first"
-        )
-    return state
-
-
-def _set_aside(folder: pathlib.Path, step: int) -> None:
-    target = folder.parent / DAMAGED / str(step)
-    target.parent.mkdir(exist_ok=True)
-    number = 0
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{step}-{number}")
-    (folder / str(step)).rename(target)
-    progress.note(f"moved {folder / str(step)} to {target}")
-
-
-def _anywhere(here: bool) -> bool:
-    """Whether it holds on any host; all have to ask."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.process_allgather(np.array(here)).any())
-
-
-def _wait_for_all(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)

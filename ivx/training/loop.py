@@ -23,9 +23,10 @@ from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import ambient, rules
 from ivx.stages.protocol import Stage
 from ivx.training import abstract, company, preemption, progress
-from ivx.training.checkpoint import Checkpoints
+from ivx.training.checkpoint import Checkpoints, Remote
 from ivx.training.meter import Meter
 from ivx.training.phases import Phases
+from ivx.training.profiler import Profiler
 from ivx.training.stability import RollBack, Stability
 from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_validation_loss
 from ivx.training.watchdog import Watchdog
@@ -60,12 +61,16 @@ class WatchSpec:
       spike: typical deviations by which a loss has to jump to be recorded; 0: none is.
       watchdog: seconds a phase may last; 0: for ever.
       watchdog_ends: whether the run is ended then.
+      remote: a second place of checkpoints.
+      profile: steps that are profiled, the first and the one after the last.
     """
 
     rollback_after: int
     spike: float
     watchdog: float
     watchdog_ends: bool
+    remote: Remote | None = None
+    profile: tuple[int, int] | None = None
 
 
 # For callers that look on themselves.
@@ -115,7 +120,7 @@ def train(
       UserError: no checkpoint is whole, or gradients are never finite again.
     """
     attempt = functools.partial(
-        _train, workdir, config, definition, stage, optimizer, mesh, spec, start
+        _train, workdir, config, definition, stage, optimizer, mesh, spec, start, watch
     )
     phases = Phases()
     stability = Stability(workdir, watch.rollback_after, watch.spike)
@@ -129,14 +134,14 @@ def train(
 
 
 def _train(
-    workdir, config, definition, stage, optimizer, mesh, spec, start, phases, stability
+    workdir, config, definition, stage, optimizer, mesh, spec, start, watch, phases, stability
 ) -> RunResult:
     """From the newest checkpoint to the end, once; arguments as above."""
     phases.enter("start", 0)
     # ------------------------------------------------------------------------------------ state
     averaged = spec.options.ema > 0
     state_shardings = abstract.state_shardings(definition, optimizer, mesh, averaged)
-    checkpoints = Checkpoints(workdir, spec.keep, config)
+    checkpoints = Checkpoints(workdir, spec.keep, config, watch.remote)
     if checkpoints.latest() is None:
         params = start(state_shardings.params) if start else None
         state = jax.jit(
@@ -171,7 +176,8 @@ def _train(
     bar = progress.TrainingBar(spec.steps, done)
     # What a resumed run had seen stands in the last row before its checkpoint.
     newest = _last_numbers(workdir, done)
-    meter = Meter(phases, int(newest.get("tokens/seen", 0)))
+    meter = Meter(phases, int(newest.get("tokens/seen", 0)), getattr(definition, "spec", None))
+    profiler = Profiler(workdir, watch.profile)
 
     def write(step: int, numbers: dict[str, float]) -> None:
         if numbers:
@@ -181,7 +187,7 @@ def _train(
 
     with contextlib.ExitStack() as closing:
         notice = closing.enter_context(preemption.Notice(spec.unit))
-        for part in (checkpoints, writer, bar):
+        for part in (checkpoints, writer, bar, profiler):
             closing.callback(part.close)
         closing.push(company.leave_on_failure)
         for number in range(done, spec.steps):
@@ -195,9 +201,10 @@ def _train(
                 stability.catch_up()
                 if leaving or stability.sound():
                     write(number, {"tokens/seen": meter.seen()})
-                    checkpoints.save(state, number)
+                    checkpoints.save(state, number, last=leaving)
             if leaving:
                 raise Interrupted(f"told to end (SIGTERM): saved step {number} of {spec.steps}")
+            profiler.reach(number)
             phases.enter("data", number)
             loaded = producer.next(state.params)
             phases.enter("first step" if number == done else "step", number)
@@ -216,7 +223,7 @@ def _train(
             phases.enter("evaluate", spec.steps)
             write(spec.steps, _validate(validation_loss, state, frozen, validation))
             phases.enter("save", spec.steps)
-            checkpoints.save(state, spec.steps)
+            checkpoints.save(state, spec.steps, last=True)
     return RunResult(
         steps=spec.steps,
         loss=newest["loss/total"],

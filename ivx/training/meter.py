@@ -6,6 +6,7 @@
 Hosts add up what they read, so that every host reports the same.
 """
 
+import collections
 import resource
 import time
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from data_pipelines.loader import Loaded
-from ivx.training import progress
+from ivx.models.spec import ModelSpec
+from ivx.training import progress, utilisation
 from ivx.training.phases import Phases
 
 
@@ -25,14 +27,13 @@ class Meter:
     Args:
       phases: of the loop.
       seen: tokens of earlier starts of the run.
-
-    Attributes:
-      skipped: samples of this host that were left out.
+      spec: of the model, for its FLOPs.
     """
 
-    def __init__(self, phases: Phases, seen: int):
-        self._phases, self._earlier = phases, seen
-        self.skipped = 0
+    def __init__(self, phases: Phases, seen: int, spec: ModelSpec | None = None):
+        self._phases, self._earlier, self._spec = phases, seen, spec
+        self._peak = utilisation.peak(jax.devices()[0])
+        self._causes = collections.Counter()
         self._tokens_in_all, self._seconds_in_all = 0, 0.0
         self._own = 0
         self._reset()
@@ -46,9 +47,16 @@ class Meter:
         self._tokens += tokens
         self._own += tokens
         self._frames += loaded.frames
-        self.skipped += len(loaded.skipped)
+        if self._peak and (flops := utilisation.useful(self._spec, loaded.batch)):
+            self._gigaflops += round(flops / 1e9)
         for sentence in loaded.skipped:
+            self._causes[sentence.cause] += 1
             progress.note(f"skipped {sentence}")
+
+    @property
+    def skipped(self) -> int:
+        """Samples of this host that were left out."""
+        return self._causes.total()
 
     def seen(self) -> int:
         """Tokens of all starts of a run and all hosts, which have to ask together."""
@@ -57,7 +65,8 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Numbers of the steps since the last reading; all hosts have to ask."""
         seconds = time.monotonic() - self._since
-        tokens, frames, own = map(int, _over_hosts([self._tokens, self._frames, self._own]))
+        counts = [self._tokens, self._frames, self._own, self._gigaflops]
+        tokens, frames, own, gigaflops = map(int, _over_hosts(counts))
         waited = self._phases.seconds["data"] - self._waited
         numbers = {
             "tokens/seen": self._earlier + own,
@@ -68,7 +77,11 @@ class Meter:
             "data/skipped_samples": self.skipped,
             "goodput": self._phases.share("step"),
         }
+        for cause, count in self._causes.items():
+            numbers[f"data/skipped_samples/{cause.replace(' ', '_')}"] = count
         numbers |= memory()
+        if gigaflops:
+            numbers["mfu"] = 1e9 * gigaflops / (seconds * jax.device_count() * self._peak)
         numbers |= {name: sum(values) / len(values) for name, values in self._numbers.items()}
         self._tokens_in_all += tokens
         self._seconds_in_all += seconds
@@ -80,7 +93,8 @@ class Meter:
         return self._tokens_in_all / self._seconds_in_all if self._seconds_in_all else 0.0
 
     def _reset(self) -> None:
-        self._since, self._steps, self._tokens, self._frames = time.monotonic(), 0, 0, 0
+        self._since = time.monotonic()
+        self._steps, self._tokens, self._frames, self._gigaflops = 0, 0, 0, 0
         self._waited = self._phases.seconds["data"]
         self._numbers: dict[str, list[float]] = {}
 

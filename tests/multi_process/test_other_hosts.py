@@ -85,7 +85,8 @@ def test_a_run_goes_on_with_other_numbers_of_processes(alone, tmp_path):
 def wait_for_step(workdir: pathlib.Path, step: int, processes: list[subprocess.Popen]) -> None:
     metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 400
     while not (metrics.exists() and max(losses(workdir), default=0) >= step):
-        assert all(one.poll() is None for one in processes) and time.monotonic() < deadline
+        gone = [one.communicate()[1] for one in processes if one.poll() is not None]
+        assert not gone and time.monotonic() < deadline, gone
         time.sleep(0.1)
 
 

@@ -23,40 +23,35 @@ from ivx.commands.bench import conversion_page
 
 SHARES = (1.0, 0.75, 0.5, 0.375)
 HEALED = 0.5
-# Name -> attention and what it changes of the experiment's stage. The first two are what a
-# pipeline for models without QK-norm does.
+# What a pipeline made for models without QK-norm does, with the norm folded into its weights.
+TRANSMLA = {
+    "norm": "fold",
+    "rotation": "real",
+    "turn": "none",
+    "weighting": "balanced",
+    "balances": False,
+    "mean_rank": False,
+    "sequential": False,
+    "polish": False,
+}
+_OUTPUT = {
+    "norm": "affine",
+    "rotation": "weighted",
+    "turn": "mean",
+    "weighting": "output",
+    "balances": True,
+}
+# Name -> attention and what it does otherwise; each row adds something to the one before.
 METHODS = {
-    "norms dropped": ("m2la", {"norm": "drop", "rotation": "real", "turn": "none"}),
-    "TransMLA style": ("m2la", {"norm": "fold", "rotation": "real", "turn": "none"}),
-    "affine norm": ("m2la", {"norm": "affine", "rotation": "real", "turn": "none"}),
-    "complex rotation": ("m2la", {"rotation": "complex", "turn": "none"}),
-    "weighted rotation": ("m2la", {"rotation": "weighted", "turn": "none"}),
-    "mean turn": ("m2la", {"rotation": "weighted", "turn": "mean"}),
-    "output weighting": (
-        "m2la",
-        {"rotation": "weighted", "turn": "mean", "weighting": "output", "balances": True},
-    ),
-    "ranks by layer": (
-        "m2la",
-        {
-            "rotation": "weighted",
-            "turn": "mean",
-            "weighting": "output",
-            "balances": True,
-            "mean_rank": True,
-        },
-    ),
-    "sequential": (
-        "m2la",
-        {
-            "rotation": "weighted",
-            "turn": "mean",
-            "weighting": "output",
-            "balances": True,
-            "sequential": True,
-            "polish": True,
-        },
-    ),
+    "norms dropped": ("m2la", {"norm": "drop"}),
+    "TransMLA style": ("m2la", {}),
+    "affine norm": ("m2la", {"norm": "affine"}),
+    "complex rotation": ("m2la", {"norm": "affine", "rotation": "complex"}),
+    "weighted rotation": ("m2la", {"norm": "affine", "rotation": "weighted"}),
+    "mean turn": ("m2la", {"norm": "affine", "rotation": "weighted", "turn": "mean"}),
+    "output weighting": ("m2la", _OUTPUT),
+    "ranks by layer": ("m2la", _OUTPUT | {"mean_rank": True}),
+    "sequential, polished": ("m2la", _OUTPUT | {"sequential": True, "polish": True}),
     "exact norm": ("m2la_exact", {"weighting": "output", "balances": True}),
 }
 BALANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -85,6 +80,9 @@ def define_flags() -> None:
     flags.DEFINE_string("mixture", "", "bench conversion: data; else synthetic ones are written.")
     flags.DEFINE_string("out", "/tmp/ivx/conversion", "bench conversion: folder of the result.")
     flags.DEFINE_list("methods", [], "bench conversion: names of rows; all if not given.")
+    flags.DEFINE_integer(
+        "packs", 0, "bench conversion: to calibrate on and to compare on; 0: as the experiment."
+    )
     flags.DEFINE_integer("questions", 120, "bench conversion: to ask; 0: none.", lower_bound=0)
     flags.DEFINE_integer("heal", 100, "bench conversion: most steps of healing.", lower_bound=0)
 
@@ -130,6 +128,8 @@ def _setting(given, out: pathlib.Path) -> Setting:
     config.data.mixture = given.mixture or str((out / "data" / "data.json").resolve())
     config.data.train = ("synthetic_train",)
     config.run.start = given.base
+    if given.packs:
+        config.stage.calibration_packs = config.run.validate_packs = given.packs
     start.start(config.mesh.cpu_devices)
     if not pathlib.Path(config.data.mixture).is_file():
         write.synthesize(out / "data", presets.PRESETS["conversion"], config.run.seed, workers=2)
@@ -163,9 +163,10 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
     from ivx.build import conversion
 
     attention, changes = METHODS[name]
+    changes = TRANSMLA | changes
     config = setting.config.copy_and_resolve_references()
     rank = rank_of(setting.base.definition.spec.text, share)
-    budget = bool(changes.get("mean_rank"))
+    budget = changes["mean_rank"]
     text = setting.base.definition.spec.text
     whole = (2 * text.kv_heads - 1) * text.head_dim
     config.model.update(
@@ -174,7 +175,7 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
     config.stage.update(
         changes
         | {
-            "balances": BALANCES if changes.get("balances") else (),
+            "balances": BALANCES if changes["balances"] else (),
             "mean_rank": rank if budget else 0,
         }
     )

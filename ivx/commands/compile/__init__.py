@@ -11,12 +11,13 @@ EXAMPLE = (
     "  make libtpu\n"
     "  ivx compile --config=experiments/cpt.py --topology=v5p:4x4x4 --mesh=fsdp:64\n"
     "  ivx compile pods --stages=cpt --topologies=v6e:16x16\n"
+    "  ivx compile support --tests=tests.xml --out=docs/results/support.md\n"
     "  ivx compile kernel --op=latent_decode --chip=v6e,tpu7x\n"
     "  ivx compile kernel --case=latent_decode-bf16-rows8-32768 --json"
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags() and run().
-KINDS = ("step", "kernel", "pods")
+KINDS = ("step", "kernel", "pods", "support")
 
 
 def define_flags() -> None:

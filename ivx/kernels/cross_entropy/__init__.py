@@ -8,9 +8,9 @@ most 64 MiB of them are alive (`ivx.kernels.vocabulary` says how chunks are chos
 (`ivx.parallel.ambient`) tokens lie over replica, fsdp and context, and the vocabulary over tensor:
 each shard scores its part, and parts are merged by their log-sum-exp.
 
-XLA's version is the only one, on TPU too: its products are plain large matrix products, and what it
-adds to them, reading and writing logits, is less than a tenth of the time of a product of width
-4096 (see `cases.py`, which compiles it).
+XLA's version is the only one, on TPU too: its four products a step (logits twice, two gradients),
+with all that is around them, take 1.4 times what they would at the peak of a v5p, by the compiler's
+own estimate. `cases.py` compiles it.
 
 Shapes: hidden_td and targets_t with any leading axes *t, in a mesh [B, T]; head_dv.
 """

@@ -3,8 +3,8 @@
 While the MXU makes the scores of block j + 1, the softmax of block j runs on the VPU, and the MXU
 goes on with its weights and latents: within a step neither waits for the other.
 
-Entries of int8 are multiplied as they are, on the integer MXU, with queries of two digits and
-weights of three (see `_Bytes`). Others are converted to the dtype of the queries.
+Entries of a byte are multiplied as they are where the MXU does so, with queries and weights in
+`digits`; else they are converted to the dtype of the queries.
 
 Shapes: rows (m) are tokens x heads; scores_mb of a block of b entries, float32, in powers of two.
 """
@@ -20,13 +20,12 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ivx.kernels import masking
+from ivx.kernels.latent_decode import digits
 from ivx.kernels.latent_decode.blocks import SLOTS, Blocks
 
 LOG2_E = math.log2(math.e)
 # Entries whose scores are one product.
 PIECE = 1024
-# Steps that the lower digit of a query has in one of the upper, and a digit of a weight likewise.
-QUERY_STEPS, WEIGHT_STEPS, WEIGHT_DIGITS = 254.0, 128.0, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,34 +194,29 @@ class _Floats:
 
 
 class _Bytes(_Floats):
-    """Products of int8 on the MXU, exact to more than bfloat16 has.
+    """Products of entries as they are stored, with queries and weights in digits like them.
 
-    A query is its scale times (upper + lower / 254), a weight the largest scale of the block times
-    digits to the base of 128, each an int8; the rows of all digits are one product, since the MXU
-    is busy with taking the entries in, not with the rows that pass by.
+    Weights are counted in units of the largest scale of the block.
     """
+
+    def __init__(self, ref, plan: Plan):
+        super().__init__(ref, plan)
+        self.kind = digits.KINDS[jnp.dtype(ref.entry_slots.dtype)]
 
     def scores(self, slot, first: int, count: int) -> jax.Array:
         entries = self.ref.entry_slots[slot, first : first + count]
-        upper, lower = jnp.split(_dot(self.ref.queries[0, 0], entries, 1, jnp.int32), 2)
-        scores = upper.astype(jnp.float32) + lower.astype(jnp.float32) * (1 / QUERY_STEPS)
+        sums = _dot(self.ref.queries[0, 0], entries, 1, self.kind.sums)
         scales = self.ref.query_scales[0, 0, :, :1] * (self.plan.scale * LOG2_E)
+        scores = digits.join(sums, self.kind, self.kind.queries)
         return scores * scales * self._scales(slot, first, count)
 
     def weighted(self, slot, first: int, count: int, weights: jax.Array) -> jax.Array:
         latents = self.ref.entry_slots[slot, first : first + count, : self.plan.rank]
         scales = self._scales(slot, first, count)
         largest = jnp.maximum(scales.max(1, keepdims=True), jnp.finfo(jnp.float32).tiny)
-        # A weight of one is a hair less than 128 steps, which is one too many for an int8.
-        unit = WEIGHT_STEPS * (1 - 2.0**-20)
-        rest = weights * (scales * (unit / largest))
-        digits = []
-        for _ in range(WEIGHT_DIGITS):
-            digits.append(rest.astype(jnp.int32))
-            rest = (rest - digits[-1].astype(jnp.float32)) * WEIGHT_STEPS
-        found = _dot(jnp.concatenate(digits).astype(jnp.int8), latents, 0, jnp.int32)
-        parts = jnp.split(found.astype(jnp.float32), WEIGHT_DIGITS)
-        return sum(p * WEIGHT_STEPS**-n for n, p in enumerate(parts)) * (largest / unit)
+        weights *= scales * (self.kind.unit / largest)
+        sums = _dot(digits.split(weights, self.kind, self.kind.weights), latents, 0, self.kind.sums)
+        return digits.join(sums, self.kind, self.kind.weights) * (largest / self.kind.unit)
 
 
 def _dot(rows, entries, axis: int, dtype) -> jax.Array:

@@ -27,10 +27,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
+from ivx.kernels.latent_decode import digits
 from ivx.kernels.latent_decode.blocks import SLOTS
 from ivx.kernels.latent_decode.cache import LatentCache, PagedCache, capacity
 from ivx.kernels.latent_decode.merge import Attended, merge
-from ivx.kernels.latent_decode.program import QUERY_STEPS, Plan, program
+from ivx.kernels.latent_decode.program import Plan, program
 
 # Entries of a block: many enough to hide what a step costs, few enough for three in VMEM.
 BLOCK = 2048
@@ -63,6 +64,7 @@ def attend(
     scale: float,
     block: int = BLOCK,
     splits: int | None = None,
+    multiplied: jnp.dtype | None = None,
     interpret: object = False,
 ) -> Attended:
     """As `xla.attend`, for shapes in which `constraint` finds nothing.
@@ -75,6 +77,8 @@ def attend(
       scale: of scores.
       block: entries of a block, a multiple of the page.
       splits: parts into which every sequence is cut, by default the cores of a device.
+      multiplied: the dtype of one byte that matrix units multiply, by default the device's; other
+        entries are converted.
       interpret: as in `pallas_call`.
     """
     rows, count, heads, width = q_btne.shape
@@ -102,9 +106,11 @@ def attend(
         specs.append(spec)
 
     entries = cache.pages if paged else cache.entries
-    if entries.dtype == jnp.int8:
-        q_bime, scales_bim = _digits(q_bime)
-        give("queries", q_bime, pl.BlockSpec((1, 1, 2 * lines, width), of_program))
+    # Computing in float32 asks for more than digits keep.
+    multiplied = jnp.dtype(_multiplied() if multiplied is None else multiplied)
+    if entries.dtype == multiplied and q_btne.dtype == jnp.bfloat16:
+        q_bime, scales_bim = _digits(q_bime, entries.dtype)
+        give("queries", q_bime, pl.BlockSpec((1, 1, *q_bime.shape[2:]), of_program))
         give("query_scales", _lanes(scales_bim), pl.BlockSpec((1, 1, lines, LANES), of_program))
     else:
         give("queries", q_bime, pl.BlockSpec((1, 1, lines, width), of_program))
@@ -180,14 +186,12 @@ def _whole(by_program: Array, plan: Plan, heads: int) -> Array:
     return found.reshape(splits, rows, -1, heads, last)[:, :, : plan.count]
 
 
-def _digits(q_bime: Array) -> tuple[Array, Array]:
-    """Queries as two int8 digits, below each other [B, programs, 2 m, E], and scales [.., m]."""
-    q = q_bime.astype(jnp.float32)
-    scales = jnp.abs(q).max(-1, keepdims=True) / jnp.iinfo(jnp.int8).max
+def _digits(q_bime: Array, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Queries in digits below each other [B, programs, 2 m, E], and their scales [.., m]."""
+    kind, q = digits.KINDS[jnp.dtype(dtype)], q_bime.astype(jnp.float32)
+    scales = jnp.abs(q).max(-1, keepdims=True) / kind.unit
     q = q / jnp.where(scales > 0, scales, 1)
-    upper = jnp.round(q)
-    lower = jnp.round((q - upper) * QUERY_STEPS)
-    return jnp.concatenate([upper, lower], 2).astype(jnp.int8), scales[..., 0]
+    return digits.split(q, kind, kind.queries), scales[..., 0]
 
 
 def _lanes(array: Array) -> Array:
@@ -199,3 +203,8 @@ def _cores() -> int:
     """Cores that one device is made of; those of v4 and v5p share its memory."""
     device = jax.devices()[0]
     return getattr(device, "num_cores", 1) if device.platform == "tpu" else 1
+
+
+def _multiplied() -> jnp.dtype:
+    """The dtype of one byte that matrix units multiply: up to v6e int8, afterwards fp8."""
+    return jnp.dtype(jnp.float8_e4m3fn if "7" in jax.devices()[0].device_kind else jnp.int8)

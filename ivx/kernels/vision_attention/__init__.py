@@ -42,8 +42,8 @@ def vision_attention(
       q_bxnh: queries, rotated.
       k_bxnh: keys, rotated.
       v_bxnh: values.
-      slices_bx: slice of each patch, 0 for padding, which gives 0 whatever it holds; nothing
-        flows back through it.
+      slices_bx: slice of each patch, numbered as they lie; 0 for padding, which gives 0 whatever it
+        holds, and nothing flows back through it.
       block: rows that no slice straddles; must divide X, or X must be smaller.
 
     Raises:

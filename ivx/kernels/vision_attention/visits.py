@@ -1,13 +1,14 @@
 """Which tiles of rows share a slice, and so have to visit each other.
 
-Rows are cut into tiles of `tile`. Slices are runs of rows, so that a tile of queries meets the
-tiles from that in which its first slice begins to that in which its last one ends:
+Rows are cut into tiles of `tile`. Slices are runs of rows, numbered as they lie, so that a tile of
+queries meets the tiles from that in which its first slice begins to that in which its last one
+ends:
 
     rows      1 1 1 1 2 2 | 2 2 2 2 3 3 | 3 3 0 0 0 0 | 4 4 4 4 4 4       | tile
     visits    0 -> 0 1      1 -> 0 1 2    2 -> 1 2      3 -> 3
 
-The relation is symmetric: the same list serves tiles of keys that look for their queries. All of it
-is made on the device in O(rows), from what does not change the shape of the program.
+The relation is symmetric: the same list serves tiles of keys that look for their queries. It is
+made on the device, from slices that do not change the shape of the program.
 """
 
 from typing import NamedTuple
@@ -66,28 +67,31 @@ def number(slices_bx: Int[Array, "b x"]) -> Int[Array, " r"]:
 
 
 def spans(slices_r: Int[Array, " r"], tile: int) -> Spans:
-    """Whom each tile visits; `tile` divides R, and the rows of a slice lie side by side."""
-    rows = jnp.arange(len(slices_r))
-    change = slices_r[1:] != slices_r[:-1]
-    begins = jnp.concatenate([jnp.ones(1, bool), change])
-    ends = jnp.concatenate([change, jnp.ones(1, bool)])
-    first_r = jax.lax.cummax(jnp.where(begins, rows, 0))
-    last_r = jax.lax.cummin(jnp.where(ends, rows, len(rows)), reverse=True)
-    # Padding visits its own tile, which writes what nobody reads.
-    real = slices_r > 0
-    first_r, last_r = (jnp.where(real, a, rows).reshape(-1, tile) for a in (first_r, last_r))
-    return Spans(first_r.min(1) // tile, last_r.max(1) // tile)
+    """Whom each tile visits; `tile` divides R, and numbers of slices never fall along the rows.
+
+    Tiles are compared with tiles: a few hundred squared cost less than sums along all rows, which
+    a TPU's compiler turns into programs of enormous length.
+    """
+    tiles = slices_r.reshape(-1, tile)
+    low = jnp.where(tiles > 0, tiles, jnp.iinfo(tiles.dtype).max).min(1)
+    high, number = tiles.max(1), jnp.arange(len(tiles))
+    earlier = number[None] < number[:, None]
+    before = (earlier & (high[None] >= low[:, None])).sum(1)
+    after = (earlier.T & (low[None] <= high[:, None])).sum(1)
+    return Spans(number - before, number + after)
 
 
 def visits(slices_r: Int[Array, " r"], tile: int, block: int) -> Visits:
     """All pairs of the tiles of rows in blocks of `block`."""
     first, last = spans(slices_r, tile)
-    counts = last - first + 1
-    before, count = jnp.cumsum(counts) - counts, counts.sum()
+    ends = jnp.cumsum(last - first + 1)
+    begins = ends - (last - first + 1)
     place = jnp.arange(room(len(slices_r), tile, block))
-    mine = jnp.repeat(jnp.arange(len(first)), counts, total_repeat_length=len(place))
-    theirs = first[mine] + place - before[mine]
-    pairs = jnp.where(place < count, (mine << 16) + theirs, -1)
+    # Steps of two staircases over the places: the tile that visits, and the tile visited there.
+    begun = begins[None] <= place[:, None]
+    mine = begun.sum(1) - 1
+    theirs = place + jnp.where(begun, jnp.diff(first - begins, prepend=0), 0).sum(1)
+    pairs = jnp.where(place < ends[-1], (mine << 16) + theirs, -1)
     return Visits(
-        jnp.concatenate([pairs, jnp.full(1, -1)]).astype(jnp.int32), count.astype(jnp.int32)
+        jnp.concatenate([pairs, jnp.full(1, -1)]).astype(jnp.int32), ends[-1].astype(jnp.int32)
     )

@@ -1,0 +1,60 @@
+"""`ivx bench conversion`: its tables, and a run of it at tiny size that goes on where it was."""
+
+import json
+import types
+
+import pytest
+
+from ivx.commands.bench import conversion, conversion_page
+from tests.conftest import ROOT
+
+
+def row(method: str, share: float, words: float, **more) -> dict:
+    return {"method": method, "share": share, "words": words, "loss": 1 + words} | more
+
+
+def test_the_page_has_a_column_for_each_size_and_a_row_for_each_method():
+    healed = {"accuracy": 0.5, "balance": 2.0, "ranks": [64, 32], "layers_latent": [0.1, 0.2]}
+    rows = [
+        row("source", 1.0, 0.0, accuracy=0.9, steps=0),
+        row("one way", 0.5, 0.4, steps=None, **healed),
+        row("another", 0.5, 0.1, steps=5, **healed | {"ranks": [48, 48]}),
+        row("one way", 0.75, 0.2),
+    ]
+    lines = conversion_page.page(rows, "base", 1234).splitlines()
+    assert "Source: `base`, loss 1.0000, accuracy 90.0%; 1,234 calibration tokens." in lines
+    assert "| | 75.0% of the cache | 50.0% of the cache |" in lines
+    assert "| one way | 0.20000 | 0.40000 |" in lines and "| another |  | 0.10000 |" in lines
+    assert "| one way | 50.0% | not reached | 2 | 64 32 |" in lines
+    assert "| another | 50.0% | 5 | 2 | 48 |" in lines
+    assert "| one way, latent | 0.1000 | 0.2000 |" in lines
+
+
+@pytest.mark.parametrize(("share", "rank"), [(1.0, 160), (0.75, 112), (0.5, 64), (0.375, 40)])
+def test_a_share_of_the_cache_is_a_rank(share, rank):
+    assert conversion.rank_of(types.SimpleNamespace(kv_heads=3, head_dim=32), share) == rank
+
+
+@pytest.mark.slow
+def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "SHARES", (0.5,))
+    monkeypatch.setattr(conversion, "BALANCES", (1.0,))
+    given = types.SimpleNamespace(
+        base=str(ROOT / "assets/tiny-base"),
+        experiment=str(ROOT / "experiments/convert.py:tiny"),
+        mixture=str(data_folder / "data.json"),
+        out=str(tmp_path),
+        methods=["exact norm"],
+        packs=24,
+        questions=4,
+        heal=2,
+    )
+    [source, exact] = conversion.run(given)["rows"]
+    assert source["words"] == pytest.approx(0, abs=1e-5)
+    assert exact["words"] < 0.1 and len(exact["layers_latent"]) == 4
+    written = (tmp_path / "rows.jsonl").read_text()
+    assert [json.loads(line)["method"] for line in written.splitlines()] == ["source", "exact norm"]
+    given.methods = ["exact norm"]
+    conversion.run(given)
+    assert (tmp_path / "rows.jsonl").read_text() == written
+    assert "| exact norm |" in (tmp_path / "report.md").read_text()
