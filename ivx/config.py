@@ -73,6 +73,9 @@ def base() -> ml_collections.ConfigDict:
         "train": (),  # what trains; none: all
         "freeze": (),  # what does not
         "rates": (),  # pairs of a pattern and a factor of the learning rate
+        "lora_rank": 0,  # of what is added to the kernels of lora_targets, which then alone trains
+        "lora_alpha": 32.0,  # over the rank, its weight
+        "lora_targets": ("language_model.layers.*.kernel",),
         "ema": 0.0,  # decay of a running mean of the parameters, which is then what is read back
         "drop_path": 0.0,  # chance that the last block of the vision tower is left out of a step
     }

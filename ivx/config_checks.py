@@ -62,6 +62,9 @@ _CHECKS: tuple[tuple[str, Callable, str], ...] = (
         lambda v: all(len(one) == 2 and _names(one[:1]) and one[1] >= 0 for one in v),
         "pairs of a pattern and a factor, as ('visual.*', 0.1)",
     ),
+    ("optim.lora_rank", lambda v: v >= 0, "0 or more"),
+    ("optim.lora_alpha", lambda v: v > 0, "a positive number"),
+    ("optim.lora_targets", lambda v: v and _names(v), "patterns of kernels"),
     ("optim.ema", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("optim.drop_path", lambda v: 0 <= v < 1, "at least 0 and below 1"),
     ("stage.name", lambda v: v in STAGES, ", ".join(STAGES)),
@@ -149,6 +152,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         a, b = _get(config, left), _get(config, right)
         if not bad & {left, right} and not test(a, b):
             errors.append(f"{left} = {a} {wrong} {right} = {b}")
+    if config.optim.lora_rank and config.stage.name != "sft":
+        errors.append(
+            f"optim.lora_rank = {config.optim.lora_rank}: stage {config.stage.name} trains without"
+            " LoRA so far; set it to 0"
+        )
     if config.run.follows and not config.run.start:
         errors.append(
             f"run.start = '': this stage goes on from what {config.run.follows} made;"

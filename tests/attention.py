@@ -43,16 +43,16 @@ def errors(op, exact_op, arrays: dict[str, np.ndarray], dtype: str) -> dict[str,
     weights = np.random.default_rng(99).normal(size=shape).astype(np.float32)
 
     def loss_and_output(function):
-        def loss(given):
+        def loss(given, weights):
             out = function(**given)
             return (out.astype(jnp.promote_types(out.dtype, jnp.float32)) * weights).sum(), out
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICKLY)
 
-    (_, out), grads = loss_and_output(op)(rounded)
+    (_, out), grads = loss_and_output(op)(rounded, weights)
     with jax.enable_x64(True):
         exact = {name: jnp.asarray(np.asarray(a, np.float64)) for name, a in rounded.items()}
-        (_, exact_out), exact_grads = loss_and_output(exact_op)(exact)
+        (_, exact_out), exact_grads = loss_and_output(exact_op)(exact, weights)
     return {"out": relative(out, exact_out)} | {
         name: relative(grads[name], exact_grads[name]) for name in arrays
     }

@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_named_with_what_would_help():
         (("--config=experiments/cpt.py:tiny",), "no --topology was given"),
         (("--config=experiments/cpt.py:tiny", "--topology=v6e:3x3"), "v6e:2x2 is the smallest"),
         (("--config=experiments/cpt.py:tiny", "--mesh=rows:2"), "expected axis:size"),
-        (("kernels",), "knows step, kernel, pods, not 'kernels'"),
+        (("kernels",), "knows step, kernel, pods, support, not 'kernels'"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence):

@@ -8,10 +8,12 @@ import pytest
 
 from experiments import base, convert, cpt, opd, rl_gspo, sft_long, sft_short, teacher
 from ivx import build, config
+from ivx.build import training
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
 from ivx.parallel.mesh import make_mesh
+from ivx.training.parts import dotted
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -153,3 +155,24 @@ def test_a_run_of_a_version_without_a_key_goes_on_with_its_default(tmp_path):
     second.stage.match = False
     with pytest.raises(UserError, match=r"stage\.match \(True there, False here\)"):
         config.claim_workdir(tmp_path, second)
+
+
+def test_lora_is_refused_where_answers_are_rolled_out():
+    bad = rl_gspo.get_config("tiny")
+    bad.run.start = "somewhere"
+    bad.optim.lora_rank = 8
+    with pytest.raises(UserError, match="stage gspo trains without LoRA so far"):
+        config.validate(bad)
+
+
+def test_with_lora_nothing_else_trains_unless_it_is_named():
+    experiment = sft_short.get_config("tiny")
+    experiment.optim.lora_rank = 8
+    parts = training.parts(experiment)
+    abstract = training.definition(experiment).abstract_params
+    names = [dotted(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)]
+    assert {name.split(".")[0] for name in names if parts.trains(name)} == {"lora"}
+    assert "lora.language_model.layers.self_attn.q_proj.kernel.a" in names
+    experiment.optim.train = ("visual.merger.*",)
+    parts = training.parts(experiment)
+    assert {name.split(".")[0] for name in names if parts.trains(name)} == {"lora", "visual"}

@@ -355,6 +355,7 @@ def test_a_model_that_is_latent_already_is_refused(data_folder, tmp_path):
     experiment = convert_experiment.get_config("tiny")
     config.claim_workdir(folder, experiment)
     arguments = ["--config=experiments/convert.py:tiny", f"--workdir={tmp_path / 'm2la'}"]
+    arguments.append(f"--config.data.mixture={data_folder / 'data.json'}")
     found = refused(ivx("convert", *arguments, f"--config.run.start={folder}"))
     assert "has m2la attention already; take a model with gqa" in found
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import json
 import socket
 import threading
+import time
 
 import pytest
 
@@ -38,6 +39,18 @@ def test_without_process_0_nobody_is_heard_of():
     assert set(call_all([2], 3, seconds=1)[2]) == {2}
 
 
+def connected(port: int) -> socket.socket:
+    """A connection, as soon as somebody listens."""
+    until = time.monotonic() + 3
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=5)
+        except ConnectionRefusedError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
 def test_strangers_at_the_port_are_not_counted():
     """A port scan, or a process of another run, neither ends nor fools the roll call."""
     port = launch.free_ports()
@@ -47,7 +60,7 @@ def test_strangers_at_the_port_are_not_counted():
     )
     server.start()
     for said in (b"GET / HTTP/1.0\r\n\r\n", b'{"number": 1, "count": 5, "host": "x"}\n', b"[]\n"):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        with connected(port) as line:
             line.sendall(said)
     server.join()
     assert set(found) == {0}

@@ -116,14 +116,19 @@ def test_prefill_equals_decode(definition, params, answered, shape, count):
 
 @pytest.mark.parametrize("cache, bound", [("int8", 0.01), ("fp8", 0.05)])
 def test_a_cache_of_one_byte_changes_log_probabilities_little(answered, shape, cache, bound):
-    """And changes them: errors beyond those of float32 show that it is in use."""
+    """Their errors by their spread; beyond float32's, or the cache would not be in use.
+
+    A number loses half a step at most: of 127 to the largest with int8, of 1 / 16 with fp8.
+    """
     definition = ModelDefinition(small_spec())
     params = definition.init(0)
     plain, stored = (
         jax.nn.log_softmax(step_by_step(definition, params, answered, shape, 3, one))
         for one in ("compute", cache)
     )
-    assert 1e-5 < np.abs(stored - plain)[1:].max() < bound
+    error = np.square(stored - plain)[1:].mean() ** 0.5 / np.std(plain[1:])
+    print(f"{cache}: {error:.1e} of the spread {np.std(plain[1:]):.2f}")
+    assert 1e-4 < error < bound
     np.testing.assert_array_equal(stored[0], plain[0], "a prompt is not run through its cache")
 
 

@@ -117,7 +117,14 @@ def batch_of(number: int) -> ToyBatch:
     return ToyBatch(x[own], np.sin(x[own]), np.ones((len(x[own]), 1), np.int32))
 
 
-def train(workdir: pathlib.Path, stage=None, sizes=None, watch=loop.UNWATCHED, **changed):
+def train(
+    workdir: pathlib.Path,
+    stage=None,
+    sizes=None,
+    watch=loop.UNWATCHED,
+    definition=None,
+    **changed,
+):
     """Runs the loop on the toy; `changed` are fields of `RunSpec`."""
     workdir.mkdir(exist_ok=True, parents=True)
     spec = loop.RunSpec(
@@ -138,7 +145,14 @@ def train(workdir: pathlib.Path, stage=None, sizes=None, watch=loop.UNWATCHED, *
     mesh = make_mesh(sizes or {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1})
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-3))
     return loop.train(
-        workdir, "{}", Definition(), stage or Stage(), optimizer, mesh, spec, watch=watch
+        workdir,
+        "{}",
+        definition or Definition(),
+        stage or Stage(),
+        optimizer,
+        mesh,
+        spec,
+        watch=watch,
     )
 
 

@@ -11,8 +11,10 @@ from ivx.build import hugging_face
 from ivx.errors import UserError
 from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition, Params
+from ivx.parallel import rules
 from ivx.text import tokenizer
 from ivx.training import checkpoint
+from ivx.training.lora import LoraDefinition, LoraSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +40,21 @@ class StoredModel:
           UserError: there is no whole checkpoint.
         """
         if not hugging_face.is_model(self.folder):
-            return checkpoint.load_params(
-                self.folder,
-                self.definition.abstract_params,
-                shardings,
-                averaged=self.config.optim.ema > 0,
-            )
+            return self._trained(shardings)
         params = hugging_face.read_params(self.folder, self.definition)
         return jax.device_put(params, shardings) if shardings else jax.device_put(params), 0
+
+    def _trained(self, shardings: Params | None) -> tuple[Params, int]:
+        """The parameters of a run, what LoRA added to them merged in."""
+        trained = as_trained(self.config, self.definition)
+        if trained is not self.definition and shardings:
+            mesh = jax.tree.leaves(shardings)[0].mesh
+            shardings = rules.parameter_shardings(trained.abstract, mesh)
+        averaged = self.config.optim.ema > 0
+        found, step = checkpoint.load_params(
+            self.folder, trained.abstract_params, shardings, averaged
+        )
+        return (found if trained is self.definition else trained.merge(found)), step
 
 
 def open_model(path: str | pathlib.Path) -> StoredModel:
@@ -66,6 +75,19 @@ def model_spec(config: ml_collections.ConfigDict) -> specs.ModelSpec:
     found = specs.PRESETS[model.preset](model.attention, model.dtype)
     text = dataclasses.replace(found.text, kv_rank=model.kv_rank or found.text.kv_rank)
     return dataclasses.replace(found, text=text, remat=model.remat)
+
+
+def as_trained(config: ml_collections.ConfigDict, definition: ModelDefinition) -> ModelDefinition:
+    """The model with LoRA where the config asks for it, else itself.
+
+    Raises:
+      UserError: LoRA takes no kernel, or one thinner than its rank.
+    """
+    optim = config.optim
+    if not optim.lora_rank:
+        return definition
+    spec = LoraSpec(optim.lora_rank, optim.lora_alpha, tuple(optim.lora_targets))
+    return LoraDefinition(definition, spec)
 
 
 def words(config: ml_collections.ConfigDict) -> tokenizer.Tokenizer:

@@ -1,11 +1,16 @@
 """From a config to a run of the loop: optimizer, what trains, lengths, what watches over it."""
 
+from collections.abc import Callable
+
 import ml_collections
 import optax
 
 from ivx import build
+from ivx.build import stages, stored
+from ivx.models.definition import ModelDefinition, Params
 from ivx.training.checkpoint import Remote
 from ivx.training.loop import RunSpec, WatchSpec
+from ivx.training.lora import KEY, LoraDefinition
 from ivx.training.optimizer import make_optimizer
 from ivx.training.parts import Parts
 from ivx.training.profiler import window
@@ -22,9 +27,34 @@ def parts(config: Config) -> Parts:
     """
     optim = config.optim
     rates = tuple((pattern, float(factor)) for pattern, factor in optim.rates)
-    found = Parts(tuple(optim.train), tuple(optim.freeze), rates)
-    found.check(build.model_definition(config).abstract_params)
+    # Beside A and B of LoRA nothing else trains, unless it is named.
+    added = (f"{KEY}.*",) if optim.lora_rank else ()
+    found = Parts((*added, *optim.train), tuple(optim.freeze), rates)
+    found.check(definition(config).abstract_params)
     return found
+
+
+def definition(config: Config) -> ModelDefinition:
+    """The model as it trains, with LoRA where the config asks for it.
+
+    Raises:
+      UserError: LoRA takes no kernel, or one thinner than its rank.
+    """
+    return stored.as_trained(config, build.model_definition(config))
+
+
+def start(config: Config, trained: ModelDefinition) -> Callable[[Params], Params] | None:
+    """From shardings to the parameters that a run begins with; None where it makes new ones.
+
+    Raises:
+      UserError: as `ivx.build.stages.start`.
+    """
+    own = stages.start(config, trained)
+    if own is None or not isinstance(trained, LoraDefinition):
+        return own
+    return lambda shardings: trained.extend(
+        own({name: part for name, part in shardings.items() if name != KEY}), config.run.seed
+    )
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:

@@ -1,5 +1,6 @@
 """`ivx train`: runs one stage."""
 
+import contextlib
 import dataclasses
 import pathlib
 
@@ -19,8 +20,12 @@ def define_flags() -> None:
 def run(given, words: list[str]) -> dict:
     del words
     from ivx import build
+    from ivx.training import company
 
-    return train(config_flag.read(given), build.workdir(given.workdir))
+    with contextlib.ExitStack() as stack:
+        # Also before the loop, no host waits for one that fails.
+        stack.push(company.leave_on_failure)
+        return train(config_flag.read(given), build.workdir(given.workdir))
 
 
 def train(config, workdir: pathlib.Path) -> dict:
@@ -41,9 +46,9 @@ def train(config, workdir: pathlib.Path) -> dict:
     # Everything that can be wrong is found before the workdir is touched.
     configs.check_workdir(workdir, config)
     mesh = build.mesh(config)
-    definition = build.model_definition(config)
+    definition = training.definition(config)
     optimizer = training.optimizer(config)
-    first_params = stages.start(config, definition)
+    first_params = training.start(config, definition)
     stage = stages.stage(config, mesh)
     configs.claim_workdir(workdir, config)
     # Hosts read their data at their own pace.

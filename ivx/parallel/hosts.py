@@ -68,7 +68,6 @@ def join(seconds: int = START_SECONDS) -> None:
         local,
         initialization_timeout=seconds,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         cluster_detection_method="deactivate",
     )
     _hosts.update(came)

@@ -27,7 +27,10 @@ def leave_on_failure(kind, error, trace, end: Callable[[int], None] = os._exit) 
     What all processes do together, going back to a checkpoint or ending on SIGTERM, is no failure.
     """
     del kind, trace
-    if error is None or jax.process_count() == 1 or isinstance(error, Interrupted | RollBack):
+    # Asked in this order: counting processes makes JAX look for devices.
+    if error is None or isinstance(error, Interrupted | RollBack):
+        return False
+    if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return False
     number = jax.process_index()
     if isinstance(error, UserError):

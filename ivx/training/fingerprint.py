@@ -61,17 +61,20 @@ def _of_array(a: Array) -> UInt32[Array, ""]:
 
 
 def _in_memory(a: np.ndarray) -> int:
-    """The same by numpy, block after block of the first axis, without a copy of the whole."""
+    """The same by numpy, block after block, without a copy of the whole."""
     rows = a.reshape(1, -1) if a.ndim < 2 else a
-    width = max(1, math.prod(rows.shape[1:]))
-    step = max(1, _BLOCK // width)
-    total = 0
-    for first in range(0, len(rows), step):
-        block = np.ascontiguousarray(rows[first : first + step]).reshape(-1)
-        bits = block.view(f"uint{8 * block.dtype.itemsize}").astype(np.uint32)
-        place = np.arange(first * width, first * width + bits.size, dtype=np.uint64)
-        odd = (2 * place + 1).astype(np.uint32)
-        total += int((bits * odd).sum(dtype=np.uint32))
+    odd = 2 * np.arange(min(_BLOCK, a.size), dtype=np.uint32) + np.uint32(1)
+    total, place = 0, 0
+    for row in rows:
+        flat = np.ascontiguousarray(row).reshape(-1)
+        for first in range(0, flat.size, _BLOCK):
+            block = flat[first : first + _BLOCK]
+            bits = block.view(f"uint{8 * block.dtype.itemsize}").astype(np.uint32)
+            # sum bits (2 (place + i) + 1), all of it modulo 2^32.
+            moved = 2 * place * int(bits.sum(dtype=np.uint32))
+            bits *= odd[: bits.size]
+            total += moved + int(bits.sum(dtype=np.uint32))
+            place += block.size
     return total % 2**32
 
 

@@ -7,12 +7,13 @@ from absl import flags
 from ivx.errors import UserError
 
 SUMMARY = (
-    "Measure: a model and a decoder beside what others use; how full packs are; what loading costs;"
-    " what a conversion loses."
+    "Measure: a model, its training and a decoder beside what others use; how full packs are; what"
+    " loading costs; what a conversion loses."
 )
 EXAMPLE = (
     "  ivx bench model --peer=transformers\n"
     "  ivx bench model --threads=2 --prompt_tokens=512 --new_tokens=64 --repeats=5 --json\n"
+    "  ivx bench train --peer=transformers --size=tiny\n"
     "  ivx bench kernels --layer=64m --contexts=4096,65536\n"
     "  ivx bench decode --quick\n"
     "  make bench-decode\n"
@@ -23,7 +24,7 @@ EXAMPLE = (
 )
 TAKES_WORDS = True
 # Each is a file here with define_flags(), for what it alone needs, and run().
-BENCHES = ("model", "kernels", "decode", "packing", "loading", "conversion")
+BENCHES = ("model", "train", "kernels", "decode", "packing", "loading", "conversion")
 
 
 def define_flags() -> None:

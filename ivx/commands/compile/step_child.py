@@ -34,7 +34,7 @@ def _config(plain: dict) -> ml_collections.ConfigDict:
 
 def _compile(given: ml_collections.ConfigDict, place: str, text: str) -> dict:
     mesh = build.mesh(given, topology.devices(place))
-    definition = build.model_definition(given)
+    definition = training.definition(given)
     optimizer, options = training.optimizer(given), training.run_spec(given).options
     shardings = abstract.state_shardings(definition, optimizer, mesh, options.ema > 0)
     stage, micro_batches = stages.dataless(given), given.optim.accumulation

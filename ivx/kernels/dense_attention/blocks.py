@@ -14,11 +14,11 @@ from jaxtyping import Array
 
 from ivx.kernels.dense_attention import schedule
 
-# Queries and keys of one visit.
+# Queries and keys of one visit; forward, twice as many queries where the sequence allows it, since
+# looking up the next visit and checking maxima cost the same for any number.
 BLOCK = 1024
-# Queries whose scores are made in one go, forward: operands for all matrix units, four of
-# 128 columns or two of 256.
-TILE = 512
+# Queries whose scores are made in one go, forward: several operands for each matrix unit.
+TILE = 1024
 # Queries, or keys, whose slopes are made in one go, backward.
 BACKWARD_TILE = 256
 # Rows of scores that are folded side by side.
@@ -47,6 +47,12 @@ def constraint(q_bkgth: Array, k_bksh: Array, v_bksv: Array) -> str:
 def block_for(length: int) -> int:
     """BLOCK, or less for a short sequence."""
     return min(BLOCK, -(-length // 128) * 128)
+
+
+def forward_block(length: int) -> int:
+    """Queries of a visit of the forward kernel; `length` is a multiple of `block_for` of it."""
+    block = block_for(length)
+    return block if length % (2 * block) else 2 * block
 
 
 def scaled(q: Array, scale: float) -> Array:

@@ -37,8 +37,8 @@ def _forward(name: str, heads: int, kv_heads: int, width: int) -> KernelCase:
         arguments=(*_arrays(heads, kv_heads, width), *_seen()),
         flops=pair * heads * TOKENS * (TOKENS + 1) / 2,
         hbm_bytes=2 * TOKENS * (heads + kv_heads) * (width + VALUES),
-        per_block=f"{_block()} queries x {_block()} keys of one head",
-        block_flops=pair * _block() ** 2,
+        per_block=f"{_forward_block()} queries x {_block()} keys of one head",
+        block_flops=pair * _forward_block() * _block(),
         block_bytes=2 * _block() * (width + VALUES),
         kernels=("dense_attention",),
     )
@@ -81,6 +81,12 @@ def _block() -> int:
     from ivx.kernels.dense_attention import blocks
 
     return blocks.block_for(TOKENS)
+
+
+def _forward_block() -> int:
+    from ivx.kernels.dense_attention import blocks
+
+    return blocks.forward_block(TOKENS)
 
 
 def _arrays(heads: int, kv_heads: int, width: int) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -13,8 +13,8 @@ its stationary operand. Of one head and one pair of blocks:
 
 Grid: heads, then visits (`visits.py`, `schedule.py`). Blocks in VMEM, bfloat16, two of each for
 the pipeline: q [T, H], k [S, H], v^T [V, S], out [T, V]; float32 scratch [V, T] and three rows.
-With T = S = 1024, H = 256, V = 128: 3.5 MiB of windows, 0.5 MiB of scratch, and what the compiler
-spills of 6 MiB of scores and weights. FLOPs of a visit: 2 T S (H + V).
+With T = 2048, S = 1024, H = 256, V = 128: 4.5 MiB of windows, 1 MiB of scratch, and what the
+compiler spills of 12 MiB of scores and weights. FLOPs of a visit: 2 T S (H + V).
 """
 
 import jax
@@ -46,7 +46,7 @@ def forward(
     """
     batch, kv_heads, shared, length, width = q_bkgth.shape
     keys, values = v_bksv.shape[2:]
-    q_block, k_block = block_for(length), block_for(keys)
+    q_block, k_block = blocks.forward_block(length), block_for(keys)
     pairs = visits(seen, keys, q_block, k_block)
     q_bnth = blocks.scaled(q_bkgth, scale).reshape(batch, kv_heads * shared, length, width)
 
