@@ -68,13 +68,12 @@ def test_absorbed_equals_materialised():
     assert relative(found, wanted) < 1e-5
 
 
-@pytest.mark.parametrize("capacity", [1, 7, 128, 200])
-@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize(
+    ("capacity", "count"), [(1, 1), (7, 1), (7, 5), (128, 1), (128, 5), (200, 1), (200, 5)]
+)
 @pytest.mark.parametrize("block", [None, 48])
 def test_blocks_equal_the_equation(capacity, count, block):
     """Caches that one block holds, that blocks divide and that they do not; rows full and short."""
-    if count > capacity:
-        pytest.skip("the new tokens are in the cache")
     q, entries = draw(3, count, capacity)
     lengths = np.array([capacity - count, (capacity - count) // 3, 0])
     wanted, _ = expected(q, entries, lengths)
