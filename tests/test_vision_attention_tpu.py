@@ -8,7 +8,7 @@ from jax.experimental.pallas import tpu as pltpu
 from ivx.kernels import choice
 from ivx.kernels.vision_attention import tpu, tpu_tiles, vision_attention, visits
 from ivx.parallel.mesh import make_mesh
-from tests.test_vision_attention import PACKS, check
+from tests.test_vision_attention import PACKS, check, lay
 
 
 @pytest.fixture
@@ -69,3 +69,12 @@ def test_what_counts_is_a_device_s_share(caplog):
 
     assert "1048576 rows in blocks of 16384 may need 262144 visits" in warning(1)
     assert warning(8) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["xla", "tpu"])
+def test_slices_of_up_to_8192_rows(way):
+    """In the tiles that a TPU has, interpreted, and in those of XLA."""
+    slices = lay([8192, 1764, 1, 4000, 1764], 8192, 3 * 8192)[None]
+    with choice.force(way, interpret=True):
+        check(slices, 8192, heads=1, width=72)
