@@ -55,7 +55,7 @@ def dense_errors(rows, heads, kv_heads, width, values, dtype="float32") -> dict[
     )
 
 
-@few(6)
+@few(4)
 @hypothesis.given(
     rows=segments(90), heads=st.integers(1, 3), shared=st.integers(1, 3), width=st.integers(1, 20),
     values=st.integers(1, 20), dtype=st.sampled_from(list(TOLERANCE)),
@@ -75,7 +75,7 @@ def test_dense_attention_by_its_kernels(small_blocks, rows, shared, width):  # n
     assert max(found.values()) < TOLERANCE["float32"], found
 
 
-@few(4)
+@few(2)
 @hypothesis.given(
     rows=segments(40), heads=st.integers(1, 6), group=st.integers(1, 6), rank=st.integers(1, 12),
     nope=st.integers(1, 9), rope=st.integers(1, 5),

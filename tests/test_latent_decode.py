@@ -17,6 +17,7 @@ from ivx.kernels.latent_decode.merge import Attended
 from ivx.kernels.latent_decode.quantise import quantise
 from ivx.models.cache import write
 from ivx.parallel.mesh import make_mesh
+from tests.attention import QUICKLY
 
 N, H, P, R = 3, 8, 4, 10
 E, SCALE = R + P, (H + P) ** -0.5
@@ -154,7 +155,8 @@ def kernel(q, cache, lengths, **options) -> Attended:
     assert tpu.constraint(cache, WIDE_RANK) == ""
     lengths = jnp.asarray(lengths)
     return jax.jit(
-        lambda q, cache: tpu.attend(q, cache, lengths, WIDE_RANK, WIDE_SCALE, **options)
+        lambda q, cache: tpu.attend(q, cache, lengths, WIDE_RANK, WIDE_SCALE, **options),
+        compiler_options=QUICKLY,
     )(q, cache)
 
 

@@ -69,7 +69,7 @@ def calls_of_a_kernel(draw) -> dict:
     }
 
 
-@hypothesis.settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=3, deadline=None, derandomize=True, database=None)
 @hypothesis.given(call=calls_of_a_kernel())
 def test_the_kernel_in_any_shape(call):
     lengths = call["lengths"]
