@@ -45,6 +45,8 @@ EXTRAS = {
     "lint": ["ruff==0.17.6"],
     # For hosts with TPUs; elsewhere `make libtpu` fetches the compiler alone.
     "tpu": [LIBTPU],
+    # Kernels that ours are compiled beside, by ivx compile kernel --peers.
+    "peers": ["tokamax==0.0.12"],
     "hf": ["torch==2.13.0", "transformers==5.23.0"],
     "parquet": [PARQUET],
     # Reads gs:// where a mixture names it.

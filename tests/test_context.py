@@ -77,16 +77,22 @@ def test_latent_attention_equals_a_single_device(sizes):
     _same_on_a_mesh(sizes, latent_attention, arrays, segments)
 
 
-def test_grouped_attention_equals_a_single_device():
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "tensor"), [(4, 2, 2), (4, 1, 2), (6, 3, 2), (8, 2, 4)]
+)
+def test_grouped_attention_equals_a_single_device(heads, kv_heads, tensor):
+    """Key heads that `tensor` divides; one for all; shared across devices; fewer than devices."""
     segments = packs((20, 30), (64,), length=64)
-    arrays = normal(2, q_btnh=(2, 64, 4, 8), k_btkh=(2, 64, 2, 8), v_btkv=(2, 64, 2, 8))
-    _same_on_a_mesh(
-        CONTEXT_4, lambda **given: causal_attention(**given, scale=0.3), arrays, segments
+    arrays = normal(
+        2, q_btnh=(2, 64, heads, 8), k_btkh=(2, 64, kv_heads, 8), v_btkv=(2, 64, kv_heads, 8)
     )
+    sizes = {"replica": 1, "fsdp": 1, "tensor": tensor, "context": 8 // tensor}
+    _same_on_a_mesh(sizes, lambda **given: causal_attention(**given, scale=0.3), arrays, segments)
 
 
 def _same_on_a_mesh(sizes, op, arrays, segments):
-    weights = np.random.default_rng(5).normal(size=(2, 64, 4, 8))
+    heads = next(a for name, a in arrays.items() if name.startswith("q_")).shape[2]
+    weights = np.random.default_rng(5).normal(size=(2, 64, heads, 8))
 
     def loss(given):
         """Tokens come and go in their natural order, as in the decoder."""

@@ -69,6 +69,14 @@ def test_scores_and_gradients_equal_their_equations(small_chunks, tokens, vocab)
         assert relative(found[name], right[name]) < 1e-5, name
 
 
+@pytest.mark.slow
+def test_8192_tokens_in_the_chunks_of_the_real_sizes():
+    given = draw(8192, 12, 20_000)
+    right, found = by_hand(given), scored(given)
+    for name in NAMES:
+        assert relative(found[name], right[name]) < 1e-5, name
+
+
 def test_the_reference_equals_its_equations():
     given = draw(5, 12, 50)
     with jax.enable_x64(True):

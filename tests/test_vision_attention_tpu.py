@@ -6,8 +6,9 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from ivx.kernels import choice
-from ivx.kernels.vision_attention import tpu, tpu_tiles, visits
-from tests.test_vision_attention import PACKS, check
+from ivx.kernels.vision_attention import tpu, tpu_tiles, vision_attention, visits
+from ivx.parallel.mesh import make_mesh
+from tests.test_vision_attention import PACKS, check, lay
 
 
 @pytest.fixture
@@ -48,3 +49,32 @@ def test_what_the_kernels_do_not_take_is_said():
     shape = (1, 8, 2, 72)
     assert "float16 is neither" in tpu.constraint(jnp.zeros(shape, jnp.float16), 8)
     assert "heads 130 wide" in tpu.constraint(jnp.zeros((1, 8, 2, 130)), 8)
+
+
+def test_what_counts_is_a_device_s_share(caplog):
+    """A million rows are more visits than a kernel takes, an eighth of them are not."""
+    patches = jax.ShapeDtypeStruct((1, 1 << 20, 16, 72), jnp.bfloat16)
+    slices = jax.ShapeDtypeStruct((1, 1 << 20), jnp.int32)
+
+    def warning(context: int) -> str:
+        sizes = {"replica": 1, "fsdp": 1, "tensor": 1, "context": context}
+        mesh = make_mesh(sizes, jax.devices()[:context])
+        choice._told.clear()
+        caplog.clear()
+        with choice.force("tpu", interpret=True), caplog.at_level("WARNING"), jax.set_mesh(mesh):
+            jax.eval_shape(
+                lambda *a: vision_attention(*a, 16_384), patches, patches, patches, slices
+            )
+        return caplog.text
+
+    assert "1048576 rows in blocks of 16384 may need 262144 visits" in warning(1)
+    assert warning(8) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["xla", "tpu"])
+def test_slices_of_up_to_8192_rows(way):
+    """In the tiles that a TPU has, interpreted, and in those of XLA."""
+    slices = lay([8192, 1764, 1, 4000, 1764], 8192, 3 * 8192)[None]
+    with choice.force(way, interpret=True):
+        check(slices, 8192, heads=1, width=72)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from ivx.aot import library
+from ivx.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,8 @@ def sentence(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     found = re.search(r"(Mosaic failed to compile[^\n]*|Ran out of memory[^\n]*)", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"{type(error).__name__}: {(found[1] if found else ' '.join(lines))[:400]}"
+    said = (found[1] if found else " ".join(lines))[:400]
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
 
 
 def _last(text: str) -> str:

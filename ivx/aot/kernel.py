@@ -22,7 +22,8 @@ class Compiled:
       refusal: of the compiler, in a sentence; empty where it compiled.
       seconds: that compiling took.
       temporaries: bytes of HBM besides arguments and results.
-      xla_cycles: the compiler's estimate for the fusions around the kernels, loops counted once.
+      xla_cycles: the compiler's estimate for everything but the kernels, in a call.
+      unknown_loops: loops whose turns the compiler does not know, counted once.
       step: the hot one; None where no Pallas kernel was compiled.
     """
 
@@ -32,6 +33,7 @@ class Compiled:
     seconds: float = 0.0
     temporaries: int = 0
     xla_cycles: int = 0
+    unknown_loops: int = 0
     step: schedule.CaseSchedule | None = None
 
 
@@ -55,9 +57,10 @@ def compile_case(module: str, case: KernelCase, chip: chips.Chip, seconds: float
             return Compiled(case, chip, answer.refusal)
         try:
             listings = bundles.read(dump)
-        except bundles.UnreadableDump as error:
-            return Compiled(case, chip, f"the schedule could not be read: {error}")
-    judged = schedule.judge(case, chip, listings) if listings else None
+            judged = schedule.judge(case, chip, listings) if listings else None
+        except Exception as error:  # of a dump that is not as expected, anything may be missing
+            sentence = f"the schedule could not be read: {child.sentence(error)}"
+            return Compiled(case, chip, sentence, **answer.found)
     return Compiled(case, chip, "", **answer.found, step=judged)
 
 
@@ -85,11 +88,13 @@ def _answer() -> None:
     except Exception as error:  # whatever it is, it is the compiler's answer
         child.answer({"refusal": child.sentence(error)})
         return
+    seconds, around = time.monotonic() - began, program.read(compiled.as_text(), {"one": 1})
     child.answer(
         {
-            "seconds": time.monotonic() - began,
+            "seconds": seconds,
             "temporaries": compiled.memory_analysis().temp_size_in_bytes,
-            "xla_cycles": program.estimated_cycles(compiled.as_text()),
+            "xla_cycles": around.cycles,
+            "unknown_loops": around.unknown_loops,
         }
     )
 

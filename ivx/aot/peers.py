@@ -1,49 +1,48 @@
-"""What other libraries have for the widths of M2LA, compiled beside ours: JAX's splash attention.
+"""What other libraries have for the widths of M2LA, compiled beside ours: flash attention of JAX
+(splash) and of tokamax.
 
-Keys and queries of 256 numbers, values of 128, one causal sample, tiles of 1024 x 1024. The flash
-kernels of tokamax are compiled too where tokamax is installed.
+Keys and queries of 256 numbers, values of 128, one causal sample, tiles of 1024 x 1024. Backward
+there are three forms: JAX's in one kernel, which writes the gradient of queries once for each tile
+of keys and leaves their sum to XLA; JAX's in two kernels, as ours; tokamax's in one.
 """
 
-import importlib.util
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from ivx.errors import UserError
 from ivx.kernels.case import KernelCase
 
 HEADS, TOKENS, TILE, INNER = 8, 8192, 1024, 512
 _KEY, _VALUE = 256, 128
 # Scores and values forward; scores again, and gradients of weights, values, queries and keys.
 _FORWARD, _BACKWARD = _KEY + _VALUE, 3 * _KEY + 2 * _VALUE
+_D_KEYS, _D_QUERIES = (f"splash_mha_{name}_segmented_no_residuals" for name in ("dkv", "dq"))
 
 
 def cases(chip: str) -> list[KernelCase]:
     """Forward and backward of each library."""
     del chip
-    found = [
-        _case("jax_splash-fwd", lambda: _jax_splash, _FORWARD, 1),
-        _case(
-            "jax_splash-bwd",
-            lambda: _backward(_jax_splash),
-            _BACKWARD,
-            2,
-            kernels=("splash_mha_dkv_segmented_no_residuals",),
-        ),
+    jax_one, jax_two = _jax_splash(fused=True), _jax_splash(fused=False)
+    return [
+        _case("jax_splash-fwd", jax_one, _FORWARD),
+        _case("jax_splash-bwd", _backward(jax_one), _BACKWARD, _D_KEYS),
+        _case("jax_splash-bwd-two", _backward(jax_two), _BACKWARD, _D_KEYS, _D_QUERIES),
+        _case("tokamax_splash-fwd", _tokamax_splash, _FORWARD),
+        _case("tokamax_splash-bwd", _backward(_tokamax_splash), _BACKWARD, _D_KEYS),
     ]
-    if importlib.util.find_spec("tokamax"):
-        found.append(_case("tokamax_splash-fwd", lambda: _tokamax_splash, _FORWARD, 1))
-    return found
 
 
-def _case(name: str, build, widths: int, copies: int, **more) -> KernelCase:
-    """`widths`: numbers multiplied for a pair; `copies`: how often arrays pass through HBM."""
-    tile = 2 * TILE**2 * widths
+def _case(name: str, attend: Callable, widths: int, *kernels: str) -> KernelCase:
+    """`widths`: numbers multiplied for a pair; `kernels`: of the backward pass."""
+    tile, copies = 2 * TILE**2 * widths, 2 if kernels else 1
     tiles = (TOKENS // TILE) * (TOKENS // TILE + 1) // 2
     shape = jax.ShapeDtypeStruct
     return KernelCase(
         name=f"{name}-bf16-{HEADS}x{TOKENS}",
-        op=name.split("-")[0],
-        build=build,
+        op="dense_attention",
+        build=lambda: attend,
         arguments=(
             shape((HEADS, TOKENS, _KEY), jnp.bfloat16),
             shape((HEADS, TOKENS, _KEY), jnp.bfloat16),
@@ -55,11 +54,11 @@ def _case(name: str, build, widths: int, copies: int, **more) -> KernelCase:
         per_block=f"{TILE} queries x {TILE} keys of a head",
         block_flops=tile,
         block_bytes=copies * 2 * TILE * (_KEY + _VALUE),
-        **more,
+        kernels=kernels,
     )
 
 
-def _backward(attend):
+def _backward(attend: Callable) -> Callable:
     def run(q, k, v, segments):
         loss = lambda *a: attend(*a, segments).astype(jnp.float32).sum()  # noqa: E731
         return jax.grad(loss, (0, 1, 2))(q, k, v)
@@ -67,30 +66,44 @@ def _backward(attend):
     return run
 
 
-def _jax_splash(q, k, v, segments):
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+def _jax_splash(fused: bool) -> Callable:
+    def run(q, k, v, segments):
+        from jax.experimental.pallas.ops.tpu.splash_attention import (
+            splash_attention_kernel as splash,
+        )
+        from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    mask = masks.MultiHeadMask([masks.CausalMask((TOKENS, TOKENS))] * HEADS)
-    blocks = splash.BlockSizes(
-        block_q=TILE,
-        block_kv=TILE,
-        block_kv_compute=INNER,
-        block_q_dkv=TILE,
-        block_kv_dkv=TILE,
-        block_kv_dkv_compute=INNER,
-        use_fused_bwd_kernel=True,
-    )
-    made = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=blocks)
-    return made(q, k, v, splash.SegmentIds(segments, segments))
+        mask = masks.MultiHeadMask([masks.CausalMask((TOKENS, TOKENS))] * HEADS)
+        blocks = splash.BlockSizes(
+            block_q=TILE,
+            block_kv=TILE,
+            block_kv_compute=INNER,
+            block_q_dkv=TILE,
+            block_kv_dkv=TILE,
+            block_kv_dkv_compute=INNER,
+            block_q_dq=None if fused else TILE,
+            block_kv_dq=None if fused else TILE,
+            use_fused_bwd_kernel=fused,
+        )
+        made = splash.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=blocks)
+        return made(q, k, v, splash.SegmentIds(segments, segments))
+
+    return run
 
 
 def _tokamax_splash(q, k, v, segments):
-    from tokamax._src.ops.experimental.tpu.splash_attention import base
-    from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_kernel as splash
-    from tokamax._src.ops.experimental.tpu.splash_attention import splash_attention_mask as masks
-
-    config = splash.SplashConfig(
+    try:
+        from tokamax._src.ops.experimental.tpu.splash_attention import (
+            base,
+            splash_attention_kernel,
+            splash_attention_mask,
+        )
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "tokamax is not installed; `pip install 'ivx[peers]'` brings the version that works"
+            " with this JAX"
+        ) from error
+    config = splash_attention_kernel.SplashConfig(
         block_q=TILE,
         block_kv=TILE,
         block_kv_compute=INNER,
@@ -98,6 +111,6 @@ def _tokamax_splash(q, k, v, segments):
         block_kv_dkv=TILE,
         block_kv_dkv_compute=INNER,
     )
-    mask = masks.CausalMask((TOKENS, TOKENS))
-    made = splash.make_splash_mha(mask, config=config, q_seq_shards=1)
+    mask = splash_attention_mask.CausalMask((TOKENS, TOKENS))
+    made = splash_attention_kernel.make_splash_mha(mask, config=config, q_seq_shards=1)
     return made(q, k, v, base.SegmentIds(segments, segments))

@@ -1,7 +1,7 @@
 """What is compiled ahead of time to look at a kernel: one call of an op, in shapes and types."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 
@@ -29,6 +29,8 @@ class KernelCase:
       chips: generations that it is compiled for.
       kernels: names of the Pallas kernels whose hot steps together are the hot step of the case;
         empty for all of them. A backward pass runs the forward kernel too, say.
+      wanted: the goal that was set for a hot step, none or one of {"useful": the least share of
+        the peak} and {"of_hbm": the most that its schedule takes, over its HBM time}.
     """
 
     name: str
@@ -42,3 +44,4 @@ class KernelCase:
     block_bytes: float
     chips: tuple[str, ...] = CHIPS
     kernels: tuple[str, ...] = ()
+    wanted: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -1,7 +1,8 @@
 """`ivx compile kernel`: the static schedule of kernels beside their roofline.
 
-Every case is compiled in a process of its own. A case that the compiler refuses is a row with its
-sentence, and the command ends with 1.
+Every case is compiled in a process of its own. A case that the compiler refuses, or that takes
+longer than --timeout, is a row with a sentence, and the command ends with 1. With --out=page.md
+rows are kept in page.json, and a command that was cut off goes on where it stopped.
 """
 
 import importlib.metadata
@@ -9,17 +10,9 @@ import pathlib
 
 from absl import flags
 
+from ivx.commands.compile import kernel_page
 from ivx.errors import UserError
 from ivx.kernels.case import CHIPS
-
-# What columns mean; printed under every table.
-LEGEND = (
-    "cycles a step: of the sections that multiply, and of the loop around them. schedule: at the"
-    " chip's clock, without waiting for memory. HBM, peak: the same step by bandwidth and by peak"
-    " of a core. useful: share of the peak that is left when the slower of schedule and HBM sets"
-    " the pace. MXU: share of its capacity filled while multiplying. spills: registers stored and"
-    " loaded again. All from libtpu's compiler; nothing here was timed on a TPU."
-)
 
 
 def define_flags() -> None:
@@ -27,57 +20,60 @@ def define_flags() -> None:
     flags.DEFINE_list("case", [], "compile kernel: names of cases; all of them if none.")
     flags.DEFINE_list("chip", list(CHIPS), "compile kernel: generations of TPU.")
     flags.DEFINE_bool("peers", False, "compile kernel: kernels of other libraries beside ours.")
+    flags.DEFINE_bool(
+        "again", False, "compile kernel: compile rows anew that --out's file beside has kept."
+    )
     flags.DEFINE_list(
         "cases_from", [], "compile kernel: modules with cases(chip) to compile instead of ivx's."
     )
 
 
 def run(given) -> dict:
-    from ivx.aot import chips, kernel, library
+    from ivx.aot import chips, kernel, library, record
 
     wanted = [chips.chip(name) for name in given.chip]
     chosen = _choose(_modules(given), given.case, wanted)
     if not chosen:
         raise UserError("nothing to compile: no op that is asked for has a case for these chips")
     library.find()
-    rows, sentences = [], []
+    out = pathlib.Path(given.out) if given.out else None
+    versions = _versions("jax", "jaxlib", "libtpu")
+    kept = record.Record(out.with_suffix(".json") if out else None, versions)
+    if given.peers:
+        versions |= _versions("tokamax")
+    kept.read()
+    notes = kernel_page.notes_of(out.read_text()) if out and out.exists() else ""
+    rows = []
     for module, case, chip in chosen:
-        compiled = kernel.compile_case(module, case, chip, given.timeout)
-        rows.append(_row(compiled))
-        print(_line(rows[-1]), flush=True)
-        if compiled.refusal:
-            sentences.append(f"{case.name} on {chip.name}: {compiled.refusal}")
-        # A long matrix may be cut off: what is known is written at once.
-        page = _page(rows)
-        if given.out:
-            pathlib.Path(given.out).write_text(page)
+        row = None if given.again else kept.find(module, case.name, chip.name)
+        if row is None:
+            row = _row(kernel.compile_case(module, case, chip, given.timeout))
+            kept.keep(module, row)
+        rows.append(row)
+        print(kernel_page.line(row), flush=True)
+        page = kernel_page.render(rows, versions, len(chosen), notes)
+        if out:
+            out.write_text(page)
     print(f"\n{page}")
-    for sentence in sentences:
-        print(f"refused: {sentence}")
-    return {"ok": not sentences, "rows": rows}
+    refused = [row for row in rows if row["refusal"]]
+    for row in refused:
+        print(f"refused: {row['case']} on {row['chip']}: {row['refusal']}")
+    return {"ok": not refused, "rows": rows}
 
 
-def _page(rows: list[dict]) -> str:
-    """As Markdown."""
-    packages = ("jax", "jaxlib", "libtpu", "tokamax")
-    versions = ", ".join(f"{name} {found}" for name in packages if (found := _version(name)))
-    return (
-        "# Kernels for TPUs, by their static schedules\n\n"
-        "Made by `make kernels-tpu`. All figures are the compiler's; none is a clock's.\n"
-        f"Compiled with {versions}.\n\n{_table(rows)}\n\n{LEGEND}\n"
-    )
-
-
-def _version(package: str) -> str:
-    """Of a package; of libtpu, which is not installed where it is used, as it is pinned."""
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are there; of libtpu, which is not installed where it is used, as pinned."""
     from ivx.aot import library
 
-    if package == "libtpu" and library.pinned():
-        return library.pinned()
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if "libtpu" in packages and library.pinned():
+        found["libtpu"] = library.pinned()
+    return found
 
 
 def _modules(given) -> list[str]:
@@ -119,19 +115,23 @@ def _choose(modules: list[str], names: list[str], wanted: list) -> list[tuple]:
 
 def _row(compiled) -> dict:
     """A case as plain numbers."""
-    case, found = compiled.case, compiled.step
+    case, chip, found = compiled.case, compiled.chip, compiled.step
     row = {
         "case": case.name,
         "op": case.op,
-        "chip": compiled.chip.name,
+        "chip": chip.name,
+        "generation": CHIPS.index(chip.name),
+        "wanted": case.wanted,
         "step": case.per_block,
         "refusal": compiled.refusal,
         "compile_seconds": round(compiled.seconds, 1),
         "temporary_bytes": compiled.temporaries,
         "xla_cycles": compiled.xla_cycles,
-        "roofline_us": 1e6 * max(case.flops / compiled.chip.peak,
-                                 case.hbm_bytes / compiled.chip.bandwidth),
-    }  # fmt: skip
+        # An estimate is of a device, of v5p for both of its cores.
+        "xla_us": 1e6 * compiled.xla_cycles / chip.clock,
+        "unknown_loops": compiled.unknown_loops,
+        "roofline_us": 1e6 * max(case.flops / chip.peak, case.hbm_bytes / chip.bandwidth),
+    }
     if found is None:
         return row
     return row | {
@@ -162,57 +162,3 @@ def _row(compiled) -> dict:
             for one in found.kernels
         ],
     }
-
-
-def _line(row: dict) -> str:
-    """A row as progress."""
-    if row["refusal"]:
-        return f"{row['chip']:6s} {row['case']}: refused"
-    if "cycles" not in row:
-        return f"{row['chip']:6s} {row['case']}: compiled, no Pallas kernel in it"
-    return (
-        f"{row['chip']:6s} {row['case']}: {row['cycles']:,} cycles a step,"
-        f" {row['schedule_us']:.2f} us of {row['hbm_us']:.2f} us HBM, {row['peak_us']:.2f} us peak"
-    )
-
-
-def _table(rows: list[dict]) -> str:
-    """As Markdown: a line a case, and one more a kernel where it has several."""
-    lines = [
-        "| case | chip | step | cycles | schedule us | HBM us | peak us | schedule/HBM | useful"
-        " | MXU | fullest slot | spills | VMEM MiB | temporaries MiB |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        head = f"| {row['case']} | {row['chip']} | {row['step']} |"
-        if row["refusal"]:
-            lines.append(f"{head} refused: {row['refusal'].replace('|', '/')} |" + " |" * 10)
-            continue
-        temporaries = f"{row['temporary_bytes'] / 2**20:.1f}"
-        if "cycles" not in row:
-            lines.append(
-                f"{head} no Pallas kernel; XLA {row['xla_cycles']:,}" + " |" * 10
-                + f" {temporaries} |"
-            )  # fmt: skip
-            continue
-        counted = [one for one in row["kernels"] if one["counted"]]
-        ratio = f"{row['schedule_of_hbm']:.2f}" if row["schedule_of_hbm"] else ""
-        lines.append(
-            f"{head} {row['cycles']:,} | {row['schedule_us']:.2f} | {row['hbm_us']:.2f}"
-            f" | {row['peak_us']:.2f} | {ratio} | {row['useful']:.0%}"
-            f" | {' + '.join(_share(one['mxu']) for one in counted)}"
-            f" | {' + '.join(_fullest(one) for one in counted)}"
-            f" | {' + '.join(str(one['spills'][0]) for one in counted)}"
-            f" | {row['vmem_bytes'] / 2**20:.1f} | {temporaries} |"
-        )
-    return "\n".join(lines)
-
-
-def _share(value: float) -> str:
-    return f"{value:.0%}"
-
-
-def _fullest(kernel: dict) -> str:
-    slot = max(kernel["slots"], key=kernel["slots"].get, default="")
-    share = _share(kernel["slots"].get(slot, 0.0))
-    return f"{slot} {share}" if kernel["bottleneck"] != "latency" else f"none ({slot} {share})"

@@ -11,6 +11,7 @@ Shapes: q_btnh, k_btkh, v_btkv, N = K G, head by head q_bnth, k_bksh, v_bksv.
 
 import functools
 import importlib
+import math
 import types
 
 import einops
@@ -87,20 +88,42 @@ def attend(
 
 
 def _spread(mesh, q_bnth, k_bkth, v_bktv, segments_bt, scale) -> Array:
-    """Over devices: heads along `tensor`; along `context` queries stay, keys and values travel."""
+    """Over devices: heads along `tensor`; along `context` queries stay, keys and values travel.
+
+    Key heads that `tensor` does not divide are whole on every device, which takes what it needs.
+    """
+    batch, shared = q_bnth.shape[0], q_bnth.shape[1] // k_bkth.shape[1]
+    divided = k_bkth.shape[1] % mesh.shape["tensor"] == 0
 
     def one(q, k, v, segments):
+        if not divided:
+            k, v = (_of_own_heads(a, q.shape[1], shared) for a in (k, v))
         k, v = (zigzag.gather(a, 2) for a in (k, v))
         seen = earlier_in_sample(zigzag.gather(segments))
         return attend(q, k, v, Seen(*(zigzag.own(a) for a in seen)), scale)
 
-    batch = q_bnth.shape[0]
     heads = zigzag.spec(mesh, batch, "tensor", zigzag.CONTEXT)
+    key_heads = heads if divided else zigzag.spec(mesh, batch, None, zigzag.CONTEXT)
     packs = zigzag.spec(mesh, batch, zigzag.CONTEXT)
     spread = jax.shard_map(
-        one, mesh=mesh, in_specs=(heads, heads, heads, packs), out_specs=heads, check_vma=False
+        one,
+        mesh=mesh,
+        in_specs=(heads, key_heads, key_heads, packs),
+        out_specs=heads,
+        check_vma=False,
     )
     return spread(q_bnth, k_bkth, v_bktv, segments_bt)
+
+
+def _of_own_heads(x_bksh: Array, heads: int, shared: int) -> Array:
+    """Inside a `jax.shard_map`, of all key heads those of this device's `heads` query heads.
+
+    One for each run of query heads that surely share it: heads 0 1 2 | 3 4 5 in pairs, on two
+    devices, use key heads 0 0 1 | 1 2 2.
+    """
+    run = math.gcd(heads, shared)
+    first = jax.lax.axis_index("tensor") * heads
+    return x_bksh[:, (first + jnp.arange(0, heads, run)) // shared]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -9,15 +9,21 @@ from ivx.kernels.case import KernelCase
 TOKENS, VALUES = 8192, 128
 # Query heads, key heads and width of keys: a group of latent heads, and all heads of grouped ones.
 SIZES = {"latent": (8, 8, 256), "grouped": (32, 8, 128)}
+# Of the latent heads: what share of the peak a step is to reach.
+FORWARD, BACKWARD = {"v5p": 0.85, "v6e": 0.60}, {"v5p": 0.60, "v6e": 0.45}
 
 
 def cases(chip: str) -> list[KernelCase]:
     """Forward and backward; blocks are the same on every chip."""
-    del chip
-    return [case(name, *sizes) for name, sizes in SIZES.items() for case in (_forward, _backward)]
+    found = []
+    for name, sizes in SIZES.items():
+        for make, goals in ((_forward, FORWARD), (_backward, BACKWARD)):
+            goal = name == "latent" and goals.get(chip)
+            found.append(make(name, *sizes, {"useful": goal} if goal else {}))
+    return found
 
 
-def _forward(name: str, heads: int, kv_heads: int, width: int) -> KernelCase:
+def _forward(name: str, heads: int, kv_heads: int, width: int, wanted: dict) -> KernelCase:
     def build():
         from ivx.kernels import choice
         from ivx.kernels.dense_attention import tpu
@@ -41,10 +47,11 @@ def _forward(name: str, heads: int, kv_heads: int, width: int) -> KernelCase:
         block_flops=pair * _forward_block() * _block(),
         block_bytes=2 * _block() * (width + VALUES),
         kernels=("dense_attention",),
+        wanted=wanted,
     )
 
 
-def _backward(name: str, heads: int, kv_heads: int, width: int) -> KernelCase:
+def _backward(name: str, heads: int, kv_heads: int, width: int, wanted: dict) -> KernelCase:
     def build():
         from ivx.kernels import choice
         from ivx.kernels.dense_attention import tpu_backward
@@ -74,6 +81,7 @@ def _backward(name: str, heads: int, kv_heads: int, width: int) -> KernelCase:
         block_flops=pair * _block() ** 2,
         block_bytes=2 * _block() * (3 * width + 2 * VALUES),
         kernels=("dense_attention_d_queries", "dense_attention_d_keys"),
+        wanted=wanted,
     )
 
 

@@ -22,8 +22,8 @@ def cases(chip: str) -> list[KernelCase]:
         multiplied=fp8 if chip == "tpu7x" else int8,
     )
     return [
-        make("bf16", bf16),
-        make("int8", int8),
+        make("bf16", bf16, wanted={"of_hbm": 0.75}),
+        make("int8", int8, wanted={"of_hbm": 1.1} if chip == "v6e" else {}),
         make("fp8", fp8),
         make("bf16-pages128", bf16, page=128),
         make("int8-pages256", int8, page=256),
@@ -38,6 +38,7 @@ def _case(
     multiplied: jnp.dtype,
     count: int = 1,
     page: int | None = None,
+    **more,
 ) -> KernelCase:
     from ivx.kernels.latent_decode.tpu import BLOCK
 
@@ -66,6 +67,7 @@ def _case(
         per_block=f"{BLOCK} latents x {_HEADS * count} queries",
         block_flops=float(flops * BLOCK),
         block_bytes=float(one * BLOCK),
+        **more,
     )
 
 

@@ -19,7 +19,7 @@ Shapes: q_bxnh, k_bxnh, v_bxnh, slices_bx, out_bxnh.
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
@@ -58,16 +58,20 @@ def vision_attention(
     real = (slices_bx > 0)[..., None, None]
     q_bxnh, k_bxnh, v_bxnh = (jnp.where(real, a, 0) for a in (q_bxnh, k_bxnh, v_bxnh))
 
-    constraint = tpu.constraint(q_bxnh, block)
+    mesh = zigzag.current_mesh()
+    where = _layout(mesh, len(q_bxnh), rows // block) if mesh is not None else None
+    # A kernel sees a device's share of the blocks.
+    share = (
+        NamedSharding(mesh, where).shard_shape(q_bxnh.shape) if mesh is not None else q_bxnh.shape
+    )
+    constraint = tpu.constraint(jax.ShapeDtypeStruct(share, q_bxnh.dtype), block)
     chosen = choice.pick("vision_attention", not constraint, constraint)
 
     def attend(q, k, v, slices):
         run = {"tpu": tpu, "xla": xla}[chosen].vision_attention
         return run(q, k, v, slices, block)
 
-    mesh = zigzag.current_mesh()
     if mesh is not None:
-        where = _layout(mesh, len(q_bxnh), rows // block)
         attend = jax.shard_map(
             attend,
             mesh=mesh,
