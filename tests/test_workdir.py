@@ -18,7 +18,7 @@ def losses(workdir) -> dict[int, float]:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of its own, and a function that makes it read-only; needs the right to mount."""
+    """A file system of its own, and a function that makes it read-only; where one may mount."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "tmpfs", str(place)]
