@@ -62,8 +62,6 @@ def test_a_read_only_workdir_is_refused_in_one_sentence(disk, data_folder):
     command += [f"--config.data.mixture={data_folder / 'data.json'}", f"--workdir={place / 'run'}"]
     command += ["--config.mesh.cpu_devices=1", "--config.mesh.replica=1"]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    found = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1] == f"ivx: {place / 'run'}: Read-only file system"
