@@ -15,6 +15,7 @@ no answer is looked at. Continued pretraining, experiments/cpt.py, wins back wha
       and of video. Then 400 steps of 8 packs, 210 M tokens, 1.6% of the continued pretraining. How
       the release was converted is not published; all of this is ours.
 tiny  the base of experiments/base.py: about two and a half minutes on two CPU cores.
+20m   the larger one of experiments/base.py, for one GPU.
 
 Started again with the same command, it goes on where it stopped, or shows the stored result.
 """
@@ -68,4 +69,10 @@ def _tiny() -> ml_collections.ConfigDict:
     return config
 
 
-PRESETS = {"tiny": _tiny, "8b": _published}
+def _twenty_million() -> ml_collections.ConfigDict:
+    config = _tiny()
+    config.model.preset = "20m"
+    return config
+
+
+PRESETS = {"tiny": _tiny, "20m": _twenty_million, "8b": _published}

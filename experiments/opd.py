@@ -32,7 +32,7 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
 
 def _published() -> ml_collections.ConfigDict:
     config = configs.base()
-    config.model.update(preset="8b", dtype="bfloat16")
+    config.model.update(preset="8b", dtype="bfloat16", remat="attention")
     config.optim.update(learning_rate=1e-6, floor=1e-6, warmup=0.0, weight_decay=0.0)
     config.data.update(
         tokenizer="qwen3",

@@ -31,7 +31,7 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
 
 def _published() -> ml_collections.ConfigDict:
     config = configs.base()
-    config.model.update(preset="8b", dtype="bfloat16")
+    config.model.update(preset="8b", dtype="bfloat16", remat="attention")
     config.optim.update(learning_rate=1e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
     config.data.update(
         tokenizer="qwen3",

@@ -29,7 +29,7 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
 
 def _published() -> ml_collections.ConfigDict:
     config = configs.base()
-    config.model.update(preset="8b", dtype="bfloat16")
+    config.model.update(preset="8b", dtype="bfloat16", remat="attention")
     # Where config file and README table of the release disagree, the config file is followed.
     config.optim.update(learning_rate=3e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
     config.data.update(

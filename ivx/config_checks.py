@@ -13,7 +13,7 @@ from ivx.errors import UserError
 STAGES = ("sft", "gspo", "opd", "convert")
 # As in ivx.models.spec, which is above this file.
 ATTENTIONS = ("m2la", "m2la_exact", "gqa")
-MODELS = ("tiny", "small", "2b", "4b", "8b", "32b")
+MODELS = ("tiny", "small", "20m", "2b", "4b", "8b", "32b")
 
 # As in ivx.parallel.remat.
 REMAT = ("none", "dots", "attention", "latent", "layer", "offload")

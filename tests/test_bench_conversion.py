@@ -35,6 +35,16 @@ def test_a_share_of_the_cache_is_a_rank(share, rank):
     assert conversion.rank_of(types.SimpleNamespace(kv_heads=3, head_dim=32), share) == rank
 
 
+def test_a_model_is_healed_at_the_first_loss_that_is_low_enough():
+    losses = [(0, 0.9), (5, 0.31), (10, 0.3), (12, 0.2)]
+    assert [conversion._reached(losses, goal) for goal in (1.0, 0.3, 0.25, 0.1)] == [
+        0,
+        10,
+        12,
+        None,
+    ]
+
+
 @pytest.mark.slow
 def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(conversion, "SHARES", (0.5,))
@@ -52,6 +62,10 @@ def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch):
     [source, exact] = conversion.run(given)["rows"]
     assert source["words"] == pytest.approx(0, abs=1e-5)
     assert exact["words"] < 0.1 and len(exact["layers_latent"]) == 4
+    # Until it is healed, or for the two steps that it may take.
+    assert exact["healing"][0][0] == 0 and exact["healing"][-1][0] == (
+        2 if exact["steps"] is None else exact["steps"]
+    )
     written = (tmp_path / "rows.jsonl").read_text()
     assert [json.loads(line)["method"] for line in written.splitlines()] == ["source", "exact norm"]
     given.methods = ["exact norm"]

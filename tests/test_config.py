@@ -22,9 +22,8 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 EXPERIMENTS = {
     f"{module.__name__.split('.')[-1]}_{preset}": module.get_config(preset)
     for module, presets in (
-        (base, ["tiny"]),
         (teacher, ["tiny"]),
-        *((module, sorted(module.PRESETS)) for module in (convert, cpt, sft_short, sft_long)),
+        *((module, sorted(module.PRESETS)) for module in (base, convert, cpt, sft_short, sft_long)),
         *((module, sorted(module.PRESETS)) for module in (rl_gspo, opd)),
     )
     for preset in presets

@@ -5,7 +5,8 @@ import types
 
 import pytest
 
-from ivx.commands.compile import pods, support
+from ivx.commands.compile import cells as of_pods
+from ivx.commands.compile import support
 from ivx.errors import UserError
 
 JUNIT = """<testsuites><testsuite>
@@ -63,7 +64,7 @@ def test_a_page_is_written_even_where_nothing_is_known(tmp_path, capsys):
     support.run(given)
     text = (tmp_path / "page.md").read_text()
     assert text.strip() in capsys.readouterr().out
-    cells = len(pods.CELLS) * len(pods.TOPOLOGIES) + 2 * len(support.FEATURES)
+    cells = len(of_pods.CELLS) * len(of_pods.TOPOLOGIES) + 2 * len(support.FEATURES)
     # And the whole of the kernels in one word.
     assert text.replace("*untested*", "").count("untested") == cells + 1
     assert "compiles" not in text and "passed" not in text

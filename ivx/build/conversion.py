@@ -135,10 +135,10 @@ def solve(
         return convert.to_latent(definition, params, fitted, sums, how)
 
     if config.stage.balances:
-        batches = calibration.more()
+        measure = held_out.measure(bind, calibration.more(), mesh, config.stage.reduction)
         for balance in config.stage.balances:
             tried = converted(dataclasses.replace(chosen, balance=balance)).params
-            losses[balance] = held_out.loss(bind, tried, batches, mesh, config.stage.reduction)
+            losses[balance] = measure(tried)
             note(f"balance {balance:g}: loss {losses[balance]:.4f}")
         chosen = dataclasses.replace(chosen, balance=min(losses, key=losses.get))
     result = converted(chosen)

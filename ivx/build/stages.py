@@ -59,20 +59,6 @@ def stage(config: Config, mesh: Mesh) -> Stage:
     return _rehearsing(config, stages[config.stage.name]())
 
 
-def dataless(config: Config) -> Stage:
-    """The loss of a stage and what it trains, with no data behind it: to compile its step.
-
-    Raises:
-      UserError: the stage has another batch than packs of samples.
-    """
-    if config.stage.name != "sft":
-        raise UserError(
-            f"stage.name = {config.stage.name}: its step is not compiled ahead of time yet;"
-            " continued pretraining and fine-tuning (sft) are"
-        )
-    return LanguageModelStage(lambda first: iter(()), [], config.stage.reduction)
-
-
 def attention_matching(config: Config, original: stored.StoredModel) -> Stage:
     """The trained part of a conversion of this model.
 

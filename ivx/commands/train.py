@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 
-from ivx.commands import config_flag
+from ivx.commands import config_flag, too_large
 
 SUMMARY = "Train a stage from an experiment config; started again, it goes on where it stopped."
 EXAMPLE = (
@@ -58,17 +58,18 @@ def train(config, workdir: pathlib.Path) -> dict:
         f" float32 masters, {config.stage.reduction} loss, sampling from caches in"
         f" {config.model.cache if config.model.cache != 'compute' else config.model.dtype}"
     )
-    result = loop.train(
-        workdir,
-        configs.snapshot(config),
-        definition,
-        stage,
-        optimizer,
-        mesh,
-        training.run_spec(config),
-        first_params,
-        training.watch_spec(config),
-    )
+    with too_large.told(config, dict(mesh.shape)):
+        result = loop.train(
+            workdir,
+            configs.snapshot(config),
+            definition,
+            stage,
+            optimizer,
+            mesh,
+            training.run_spec(config),
+            first_params,
+            training.watch_spec(config),
+        )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(
         f"trained {result.steps} steps: loss {result.loss:.4f}{watched};"

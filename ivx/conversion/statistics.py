@@ -85,11 +85,7 @@ def collect(
     Raises:
       UserError: the batches hold no token, or make the model compute numbers that are none.
     """
-
-    def watched(params: Params, batch: Batch) -> dict[str, Array]:
-        return watch(definition.bind(params))(batch, keep_cache=True).cache
-
-    run = jax.jit(ambient.under(mesh, watched), out_shardings=rules.replicated(mesh))
+    run = jit_watched(definition, mesh)
     number, tokens, total = (kept and kept.load()) or Partial(0, 0, {})
     since = time.monotonic()
     for batch in open_batches(number):
@@ -111,6 +107,15 @@ def collect(
     if kept:
         kept.keep(Partial(number, tokens, total))
     return Statistics(**total, tokens=tokens)
+
+
+def jit_watched(definition: ModelDefinition, mesh: Mesh) -> Callable:
+    """From parameters and a batch to its sums, jitted; every device has all of them."""
+
+    def watched(params: Params, batch: Batch) -> dict[str, Array]:
+        return watch(definition.bind(params))(batch, keep_cache=True).cache
+
+    return jax.jit(ambient.under(mesh, watched), out_shardings=rules.replicated(mesh))
 
 
 def check_tokens(tokens: float, width: int, norm: str) -> None:

@@ -29,13 +29,26 @@ def loss(
       mesh: devices over which packs are spread.
       reduction: token, square or sample.
     """
+    return measure(bind, batches, mesh, reduction)(weights)
+
+
+def measure(
+    bind: Callable[[Params], VideoLanguageModel],
+    batches: Sequence[Batch],
+    mesh: Mesh,
+    reduction: str,
+) -> Callable[[Params], float]:
+    """`loss` of any weights, compiled once; arguments as there."""
     stage = LanguageModelStage(lambda first: iter(()), [], reduction)
     one = jax.jit(
         ambient.under(mesh, lambda weights, batch: stage.loss(bind(weights), batch, {})[:2]),
         out_shardings=rules.replicated(mesh),
     )
-    total = weight = 0.0
-    for batch in tqdm.tqdm(batches, "held-out loss", unit=" batches", mininterval=1.0):
-        part = one(weights, rules.put_batch(batch, mesh))
-        total, weight = total + float(part[0]), weight + float(part[1])
-    return total / weight
+
+    def total(weights: Params) -> float:
+        bar = tqdm.tqdm(batches, "held-out loss", unit=" batches", mininterval=1.0)
+        parts = [one(weights, rules.put_batch(batch, mesh)) for batch in bar]
+        summed, weight = (sum(float(part[i]) for part in parts) for i in range(2))
+        return summed / weight
+
+    return total

@@ -7,7 +7,7 @@ has no latent form; ours follows the same arithmetic, R + P = K H, half of what 
 caches: 896 + 128 in each, since all have 8 key-value heads of 128.
 
 `tiny` has every part of them at a size that two CPU cores train in minutes; `small` is somewhat
-larger, to teach it.
+larger, to teach it. `20m` is deeper and wider than both, for one GPU.
 """
 
 import dataclasses
@@ -122,18 +122,18 @@ def small(attention: str = "gqa", dtype: str = "float32") -> ModelSpec:
     return _tiny(attention, dtype, width=256, heads=8, kv_heads=4, kv_rank=96, mlp=768)
 
 
-def _tiny(attention: str, dtype: str, **decoder: int) -> ModelSpec:
+def twenty_million(attention: str = "gqa", dtype: str = "float32") -> ModelSpec:
+    """About 20 M parameters: twice the layers of `tiny`, heads twice as wide."""
+    shape = {"depth": 8, "head_dim": 64, "mrope_sections": (12, 10, 10)}
+    sizes = {"width": 384, "heads": 8, "kv_heads": 4, "kv_rank": 192, "mlp": 1280}
+    return _tiny(attention, dtype, **shape, **sizes)
+
+
+def _tiny(attention: str, dtype: str, **decoder) -> ModelSpec:
+    usual = {"depth": 4, "head_dim": 32, "mrope_sections": (6, 5, 5)}
     return ModelSpec(
         vision=VisionSpec(depth=4, width=128, heads=4, mlp=384, taps=(0, 1, 2), table_side=8),
-        text=TextSpec(
-            attention=attention,
-            depth=4,
-            head_dim=32,
-            vocab=768,
-            rope_theta=1e4,
-            mrope_sections=(6, 5, 5),
-            **decoder,
-        ),
+        text=TextSpec(attention=attention, vocab=768, rope_theta=1e4, **usual | decoder),
         dtype=dtype,
     )
 
@@ -183,6 +183,7 @@ def _qwen3_vl(vision: VisionSpec, attention: str, dtype: str, **decoder) -> Mode
 PRESETS = {
     "tiny": tiny,
     "small": small,
+    "20m": twenty_million,
     "2b": base_2b,
     "4b": base_4b,
     "8b": base_8b,

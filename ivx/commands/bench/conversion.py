@@ -199,7 +199,8 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
         goal = 1.01 * source["loss"]
         # "": not asked for.
         asked = setting.steps > 0
-        row["steps"] = _healed_after(setting, definition, result.params, goal) if asked else ""
+        row["healing"] = _healed(setting, definition, result.params, goal) if asked else []
+        row["steps"] = _reached(row["healing"], goal) if asked else ""
     return row
 
 
@@ -224,16 +225,15 @@ def _accuracy(setting: Setting, definition, params) -> float | None:
     rule = build.layout_rule(setting.config)
     # Every so many, so that all families are among them.
     chosen = asked[:: max(1, len(asked) // setting.questions)][: setting.questions]
-    outcome = runner.run(Sampler(definition, params, end, setting.mesh), rule, chosen, 24, 32, None)
+    # All at once: every other number of prompts would be compiled for itself.
+    sampler, most = Sampler(definition, params, end, setting.mesh), len(chosen)
+    outcome = runner.run(sampler, rule, chosen, 24, most, None)
     scores = [scoring.score(prediction) for prediction in outcome.predictions]
     return sum(scores) / len(scores)
 
 
-def _healed_after(setting: Setting, definition, params, goal: float) -> int | None:
-    """Steps of continued pretraining until the held-out loss is at `goal`; None: not within them.
-
-    The loss is looked at every five steps.
-    """
+def _healed(setting: Setting, definition, params, goal: float) -> list[tuple[int, float]]:
+    """Steps of continued pretraining and the held-out loss after them, every five until `goal`."""
     import jax
 
     from ivx import build
@@ -257,13 +257,19 @@ def _healed_after(setting: Setting, definition, params, goal: float) -> int | No
         ambient.under(setting.mesh, make_step(definition, stage, optimizer, 1)), donate_argnums=0
     )
     state = init_state(jax.tree.map(jax.numpy.array, params), optimizer)
+    measure = held_out.measure(definition.bind, setting.held, setting.mesh, "token")
     names = tuple(setting.config.data.train)
     _, opened = build.openable_batches(setting.config, names, setting.steps)
-    for number, batch in enumerate(opened(0)):
-        if number % 5 == 0 and (
-            held_out.loss(definition.bind, state.params, setting.held, setting.mesh, "token")
-            <= goal
-        ):
-            return number
+    losses = [(0, measure(state.params))]
+    for number, batch in enumerate(opened(0), 1):
+        if losses[-1][1] <= goal:
+            break
         state, _ = step(state, {}, rules.put_batch(batch, setting.mesh))
-    return None
+        if number % 5 == 0 or number == setting.steps:
+            losses.append((number, measure(state.params)))
+    return losses
+
+
+def _reached(losses: list[tuple[int, float]], goal: float) -> int | None:
+    """Steps until the loss was at `goal`; None: not within them."""
+    return next((steps for steps, loss in losses if loss <= goal), None)

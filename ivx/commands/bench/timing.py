@@ -29,19 +29,23 @@ class Times:
     @property
     def spread(self) -> str:
         """The shortest and the longest, in milliseconds."""
-        return f"{1e3 * min(self.turns):.1f} - {1e3 * max(self.turns):.1f} ms"
+        return (
+            " - ".join(f"{1e3 * turn:#.4g}" for turn in (min(self.turns), max(self.turns))) + " ms"
+        )
 
 
-def take_turns(contestants: Mapping[str, Callable[[], None]], repeats: int) -> dict[str, Times]:
+def take_turns(
+    contestants: Mapping[str, Callable[[], None]], repeats: int, pause: float = 0.2
+) -> dict[str, Times]:
     """Times each in turn, `repeats` times, after a turn that does not count.
 
-    A contestant returns when its work is done. A pause between turns lets the threads of the one
-    before go to sleep: those of OpenMP and of XLA wait awake for a while.
+    A contestant returns when its work is done. A pause of some seconds between turns lets the
+    threads of the one before go to sleep: those of OpenMP and of XLA wait awake for a while.
     """
     turns = {name: [] for name in contestants}
     for number in range(repeats + 1):
         for name, work in contestants.items():
-            time.sleep(0.2)
+            time.sleep(pause)
             start = time.perf_counter()
             work()
             if number:

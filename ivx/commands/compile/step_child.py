@@ -5,6 +5,7 @@ Its state and batch are shapes only. Run by `ivx.aot.child`.
 
 import math
 import pathlib
+import resource
 import time
 
 import jax
@@ -12,16 +13,16 @@ import ml_collections
 
 from ivx import build, config
 from ivx.aot import child, program, topology
-from ivx.build import stages, training
+from ivx.build import dataless
 from ivx.errors import UserError
 from ivx.kernels import choice
-from ivx.training import abstract
 
 
 def main() -> None:
     asked = child.question()
     try:
-        child.answer(_compile(_config(asked["config"]), asked["topology"], asked["text"]))
+        given = _config(asked["config"])
+        child.answer(_compile(given, asked["topology"], asked["text"], asked["teacher"]))
     except UserError as error:
         child.answer({"refusal": str(error), "wrong": True})
 
@@ -32,35 +33,27 @@ def _config(plain: dict) -> ml_collections.ConfigDict:
     return found
 
 
-def _compile(given: ml_collections.ConfigDict, place: str, text: str) -> dict:
+def _compile(given: ml_collections.ConfigDict, place: str, text: str, teacher: str) -> dict:
     mesh = build.mesh(given, topology.devices(place))
-    definition = training.definition(given)
-    optimizer, options = training.optimizer(given), training.run_spec(given).options
-    shardings = abstract.state_shardings(definition, optimizer, mesh, options.ema > 0)
-    stage, micro_batches = stages.dataless(given), given.optim.accumulation
-    step = abstract.jit_step(definition, stage, optimizer, micro_batches, shardings, mesh, options)
-    state = abstract.abstract_state(definition, optimizer, shardings)
-    batch = build.abstract_batch(given, mesh)
+    asked = dataless.program(given, mesh, teacher)
     found = {
         "mesh": dict(mesh.shape),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "bytes": {
-            "parameters": _held(state.params),
-            "optimizer": _held(state.opt_state),
-            "batch": _held(batch),
-        },
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(asked.held["parameters"])),
+        "bytes": {name: _held(part) for name, part in asked.held.items()},
     }
     began = time.monotonic()
     try:
         # As on a pod, where ops take their kernels.
         with choice.force("tpu"):
-            lowered = step.trace(state, {}, batch).lower(lowering_platforms=("tpu",))
+            lowered = asked.function.trace(*asked.arguments).lower(lowering_platforms=("tpu",))
         found["lower_seconds"] = time.monotonic() - began
+        began = time.monotonic()
         compiled = lowered.compile()
     except Exception as error:  # whatever it is, it is the compiler's answer
         return found | {"refusal": child.sentence(error), "said": str(error)[:20000]}
     return found | {
         "compile_seconds": time.monotonic() - began,
+        "resident": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "memory": _memory(compiled),
         "program": _program(compiled, dict(mesh.shape), text),
     }

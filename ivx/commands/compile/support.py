@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from ivx.commands.compile import pods
+from ivx.commands.compile import cells as pods_cells
 from ivx.errors import UserError
 from ivx.kernels.case import CHIPS
 
@@ -80,8 +80,11 @@ def run(given) -> dict:
 def stages(cells: Mapping[str, dict]) -> dict[str, dict[str, str]]:
     """Stage -> topology -> what the compiler said of its step."""
     return {
-        stage: {topology: _cell(cells.get(f"{stage} {topology}")) for topology in pods.TOPOLOGIES}
-        for stage in pods.CELLS
+        stage: {
+            topology: _cell(pods_cells.cell(cells, stage, topology))
+            for topology in pods_cells.TOPOLOGIES
+        }
+        for stage in pods_cells.CELLS
     }
 
 
@@ -180,7 +183,7 @@ def page(result: dict) -> str:
         "",
         "## Training steps of 8b, compiled",
         "",
-        *_table(result["stages"], pods.TOPOLOGIES),
+        *_table(result["stages"], pods_cells.TOPOLOGIES),
         "",
         "## Kernels, compiled",
         "",

@@ -1,0 +1,84 @@
+"""Cells of the table of pods: every stage of 8b on every pod, with its mesh.
+
+`rl_gspo` and `opd` draw their answers on one host so far: what is compiled for a pod is their
+update step. `convert` is one pass over calibration batches on one host, and is compiled for one.
+"""
+
+import pathlib
+
+_WHOLE = "tpu7x:4x4x4"
+TOPOLOGIES = ("v5p:4x4x4", "v6e:16x16", "v5e:16x16", _WHOLE)
+# Of the statistics pass, one host: eight chips, or four.
+HOSTS = {
+    "v5p:4x4x4": "v5p:2x2x1",
+    "v6e:16x16": "v6e:2x4",
+    "v5e:16x16": "v5e:2x4",
+    _WHOLE: "tpu7x:2x2x1",
+}
+# As Google names the slices.
+NAMES = {
+    "v5p:4x4x4": "v5p-128",
+    "v6e:16x16": "v6e-256",
+    "v5e:16x16": "v5e-256",
+    _WHOLE: "tpu7x, 64 chips",
+}
+# Stage: topologies with the mesh to compile and what else is changed of the preset. What stands
+# here is what `--search` found best, or the next that was tried.
+_SHORT = {
+    "v5p:4x4x4": ("fsdp:64", "optim.accumulation=2"),
+    "v6e:16x16": ("fsdp:64,context:4", "optim.accumulation=2"),
+    "v5e:16x16": ("fsdp:32,context:8", "optim.accumulation=4"),
+    _WHOLE: ("fsdp:128",),
+}
+_POLICY = {
+    "v5p:4x4x4": ("fsdp:32,context:2",),
+    "v6e:16x16": ("fsdp:32,context:8",),
+    "v5e:16x16": ("fsdp:32,context:8",),
+    _WHOLE: ("fsdp:32,context:4",),
+}
+CELLS: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpt": _SHORT,
+    "sft_short": _SHORT,
+    "sft_long": {
+        "v5p:4x4x4": ("fsdp:8,context:8",),
+        "v6e:16x16": ("fsdp:8,context:32",),
+        "v5e:16x16": ("fsdp:8,context:32",),
+        _WHOLE: ("fsdp:8,context:16",),
+    },
+    "rl_gspo": _POLICY,
+    "opd": _POLICY,
+    "convert": {
+        "v5p:4x4x4": ("fsdp:4",),
+        "v6e:16x16": ("fsdp:8",),
+        "v5e:16x16": ("fsdp:8",),
+        _WHOLE: ("fsdp:8",),
+    },
+}
+# Their steps differ in numbers of the optimizer's schedule alone (a test holds them to that), which
+# no compiler minds: one is compiled for both.
+SAME = {"sft_short": "cpt"}
+
+
+def place_of(stage: str, topology: str) -> str:
+    """Where a stage of a pod runs: on all of it, or on one host of it."""
+    return HOSTS[topology] if stage == "convert" else topology
+
+
+def preset(stage: str, mesh: str, changes: list[str]):
+    """The 8b preset of an experiment with a mesh and some keys changed."""
+    import ivx
+    from ivx.commands import config_flag
+
+    folder = pathlib.Path(ivx.__file__).parents[1] / "experiments"
+    config = config_flag.load(folder / f"{stage}.py", "8b")
+    config.mesh.update({axis: int(n) for axis, n in (one.split(":") for one in mesh.split(","))})
+    for change in changes:
+        key, value = change.split("=")
+        section, name = key.split(".")
+        config[section][name] = int(value) if value.isdigit() else value
+    return config
+
+
+def cell(known: dict, stage: str, topology: str) -> dict | None:
+    """What is known of a stage on a topology."""
+    return known.get(f"{SAME.get(stage, stage)} {topology}")

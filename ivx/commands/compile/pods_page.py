@@ -1,0 +1,98 @@
+"""The page of `ivx compile pods`: a table of cells, and for each what the compiler says of it."""
+
+from ivx.commands.compile import cells, search
+
+_GIB = 2**30
+_INTRODUCTION = """# Training steps of 8b, compiled for pods
+
+Made by `ivx compile pods` with libtpu on a CPU. Memory, exchanges and kernels are what the
+compiler plans. **Nothing was run on a TPU**, and times and MFU are modelled:
+
+- XLA's own estimate of cycles for all that it compiles, at the clock that follows from the peak;
+- Pallas kernels at {pace:.0%} of the pace of their static schedules ([kernels](kernels_tpu.md)),
+  which for dense attention leave 93% of the peak on v5p and 63 to 67% on v6e; of tpu7x no
+  schedule was read, and it is taken to be as v6e;
+- exchanges over the two links of one ring, first all hidden behind computation, then none;
+- packs that are full, with one sample each: MFU counts what mathematics asks for, nothing twice.
+
+v5p counts cores: v5p-128 has 64 chips. A device of tpu7x is half a chip. A step fits if its peak
+leaves a tenth of the memory that the compiler has. `rl_gspo` and `opd` draw answers on one host so
+far; their update steps are compiled here as if they did not. The teacher of `opd` has the sizes of
+Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one host. `sft_short`
+runs the program of `cpt` with another schedule of the rate, and is not compiled apart.
+"""
+
+
+def page(known: dict) -> str:
+    """What is known, as Markdown."""
+    pace = next((c["estimate"]["kernel_pace"] for c in known.values() if c.get("estimate")), 0.9)
+    lines = [
+        _INTRODUCTION.format(pace=pace),
+        "| stage | slice | mesh | micro-batches | remat | peak GiB a device | modelled s a step"
+        " | modelled MFU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for stage in cells.CELLS:
+        for topology in cells.TOPOLOGIES:
+            lines.append(_row(stage, topology, cells.cell(known, stage, topology)))
+    lines += ["", "## What they are made of", ""]
+    lines += [
+        "GiB a device at the peak and sent a step, and seconds of the modelled time.",
+        "",
+        "| stage | slice | state and batch | temporaries | cycles s | kernels s | exchange by axes"
+        " | Pallas kernels | compiled in |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for stage in cells.CELLS:
+        for topology in cells.TOPOLOGIES:
+            found = known.get(f"{stage} {topology}")
+            if found and not found["refusal"]:
+                lines.append(_detail(stage, topology, found))
+    return "\n".join(lines) + "\n"
+
+
+def _head(stage: str, topology: str) -> str:
+    place = cells.place_of(stage, topology)
+    return f"| {stage} | {cells.NAMES[topology] if place == topology else place} |"
+
+
+def _row(stage: str, topology: str, found: dict | None) -> str:
+    head = _head(stage, topology)
+    if found is None:
+        return f"{head} | | | untested | | |"
+    mesh = " x ".join(f"{axis} {n}" for axis, n in found.get("mesh", {}).items() if n > 1)
+    head += f" {mesh} | {found['accumulation']} | {found['remat']} |"
+    if found["refusal"]:
+        return f"{head} does not compile: {found['refusal'].replace('|', '/')} | | |"
+    peak, capacity = found["memory"]["peak"], found["capacity"]
+    time = found.get("estimate")
+    modelled = (
+        f"{time['hidden']:.1f} to {time['exposed']:.1f} | {time['mfu_hidden']:.2f} to"
+        f" {time['mfu_exposed']:.2f}"
+        if time
+        else "unknown | unknown"
+    )
+    verdict = "" if search.fits(found) else ", **too much**"
+    return (
+        f"{head} {peak / _GIB:.1f} of {capacity / _GIB:.1f} ({peak / capacity:.0%}){verdict}"
+        f" | {modelled} |"
+    )
+
+
+def _detail(stage: str, topology: str, found: dict) -> str:
+    memory, time, program = found["memory"], found.get("estimate"), found["program"]
+    sent: dict[str, float] = {}
+    for one in (program or {}).get("collectives", ()):
+        sent[one["axes"]] = sent.get(one["axes"], 0.0) + one["bytes"]
+    exchange = ", ".join(
+        f"{axes} {size / _GIB:.1f}" + (f" ({time['exchange'][axes]:.2f} s)" if time else "")
+        for axes, size in sorted(sent.items(), key=lambda one: -one[1])
+        if size >= 0.05 * _GIB
+    )
+    kernels = ", ".join(f"{name} x{n}" for name, n in (program or {}).get("kernels", {}).items())
+    seconds = f"{time['cycles']:.2f} | {time['kernels']:.2f}" if time else "unknown | unknown"
+    return (
+        f"{_head(stage, topology)} {memory['arguments'] / _GIB:.2f}"
+        f" | {memory['temporaries'] / _GIB:.2f} | {seconds} | {exchange} | {kernels}"
+        f" | {found['lower_seconds'] + found['compile_seconds']:.0f} s |"
+    )
