@@ -2,7 +2,7 @@
 finishes.
 
     for step in 1, 2, ...:    speak -> read the calls -> act -> feedback
-                              finish with evidence that exists -> answer
+                              finish with evidence that exists -> answer, its times checked
     the last step             is announced; its text is the answer if it does not finish
 
 Nothing that the model writes ends an episode early: calls that cannot be read, unknown tools,
@@ -157,9 +157,10 @@ def _tell(context: Context, result: Result) -> None:
 
 
 def _verify(context: Context, result: Result) -> None:
-    """Whether an answer may cite what it cites."""
-    text = "all cited evidence exists" if not result.refused else result.text
-    context.add(events.Verification, text, passed=not result.refused, evidence=result.cited)
+    """Whether an answer may cite what it cites, and says of it what it shows."""
+    passed = not (result.refused or result.mended)
+    text = "all cited evidence exists" if passed else result.text
+    context.add(events.Verification, text, passed=passed, evidence=result.cited)
 
 
 def _conclude(

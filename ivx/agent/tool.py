@@ -52,6 +52,7 @@ class Result:
       refused: the call could not be done; `text` says why.
       answer: what `finish` was given; it ends the episode unless refused.
       cited: ids that the answer cites.
+      mended: the answer is not what was said, but what its evidence says; `text` says why.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Result:
     refused: bool = False
     answer: str | None = None
     cited: tuple[str, ...] = ()
+    mended: bool = False
 
 
 class Tool(Protocol):

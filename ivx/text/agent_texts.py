@@ -76,6 +76,11 @@ def seconds(span: tuple[float, float]) -> str:
     return f"{span[0]:.1f} to {span[1]:.1f} seconds"
 
 
+def other_times(answer: str) -> str:
+    """`finish` names times that its evidence does not have."""
+    return f"{answer} is not in the evidence cited; its times are taken"
+
+
 def no_such_span(length: float) -> str:
     """`inspect` was asked for something else than a span of the video."""
     return f"error: no such span; start and end are from 0.0 to {length:.1f} seconds"

@@ -1,5 +1,11 @@
-"""`finish`: the answer, with the evidence that it cites."""
+"""`finish`: the answer, with the evidence that it cites.
 
+An answer about when something happens has to name times of its evidence. Where it names others,
+those of what it cites last take their place: what was looked at is known, what was written of it
+may be a slip.
+"""
+
+from ivx.agent import claims
 from ivx.agent.tool import Result, World
 from ivx.text import agent_texts
 
@@ -24,4 +30,8 @@ class Finish:
         if unknown:
             text = agent_texts.no_such_evidence(unknown, world.names.given)
             return Result(text, refused=True, answer=answer, cited=cited)
+        spans = [world.names.span(name) for name in cited]
+        if not claims.supported(answer, spans):
+            seen = agent_texts.seconds(spans[-1])
+            return Result(agent_texts.other_times(answer), answer=seen, cited=cited, mended=True)
         return Result("", answer=answer, cited=cited)
