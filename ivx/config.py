@@ -205,8 +205,11 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> N
     path = workdir / "config.json"
     if not path.exists():
         return
-    # A key that came with a later version has its default in runs of an earlier one.
-    old, new = flatten(base()) | flatten(_read(path)), flatten(config)
+    new = flatten(config)
+    # A key that came with a later version has its default in runs of an earlier one. A recipe has
+    # keys of its own.
+    usual = {key: value for key, value in flatten(base()).items() if key in new}
+    old = usual | flatten(_read(path))
     differing = [
         f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
         for key in sorted(old.keys() | new.keys())

@@ -6,7 +6,7 @@ import pathlib
 import jax
 import pytest
 
-from experiments import base, convert, cpt, opd, rl_gspo, sft_long, sft_short, teacher
+from experiments import base, convert, cpt, opd, recipe, rl_gspo, sft_long, sft_short, teacher
 from ivx import build, config
 from ivx.build import training
 from ivx.errors import UserError
@@ -119,6 +119,16 @@ def test_a_misspelt_key_gets_the_nearest():
     known = config.keys(config.base())
     assert "optim.learning_rate" in config.nearest("optim.learning_rat", known)
     assert "run.steps" in config.nearest("steps", known)
+
+
+def test_a_recipe_goes_on_in_its_workdir(tmp_path):
+    """Its config has other sections than those of a stage."""
+    first = recipe.get_config("tiny")
+    config.claim_workdir(tmp_path, first)
+    config.claim_workdir(tmp_path, recipe.get_config("tiny"))
+    first.seed = 1
+    with pytest.raises(UserError, match=r"another config: seed \(0 there, 1 here\)"):
+        config.claim_workdir(tmp_path, first)
 
 
 def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
