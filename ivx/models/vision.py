@@ -155,10 +155,13 @@ class VisionTower(nnx.Module):
         taps = jnp.zeros((len(self.spec.taps), *x_bxd.shape), x_bxd.dtype)
         (x_bxd, taps), _ = jax.lax.scan(body, (x_bxd, taps), (blocks, jnp.arange(self.spec.depth)))
         merger_graph, mergers = nnx.split(self.deepstack_mergers)
-        features = jax.lax.map(
-            lambda pair: nnx.merge(merger_graph, pair[0])(pair[1]), (mergers, taps)
-        )
-        return VisualTokens(self.merger(x_bxd), features)
+        # Four times as wide as patches, in float32 in their norms: made again, too.
+        remat = policies.remat(self.remat)
+        merge = remat(lambda state, x: nnx.merge(merger_graph, state)(x))
+        features = jax.lax.map(lambda pair: merge(*pair), (mergers, taps))
+        main_graph, main = nnx.split(self.merger)
+        tokens = remat(lambda state, x: nnx.merge(main_graph, state)(x))(main, x_bxd)
+        return VisualTokens(tokens, features)
 
     def _positions(self, grid_bx4: Int[Array, "b x 4"]) -> Float[Array, "b x d"]:
         """The learned table, read bilinearly: its corners lie on the corners of the picture."""

@@ -1,0 +1,33 @@
+"""The whole step of 8b, at its full width and depth, through the compiler for TPUs."""
+
+import pytest
+
+from ivx.aot import arithmetic, topology
+from ivx.commands.compile import cells, search, step
+from tests.test_aot import libtpu
+from tests.test_search import a_work
+
+PLACE = "v6e:16x16"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
+def test_continued_pretraining_compiles_for_a_pod_and_fits():
+    mesh, *changes = cells.CELLS["cpt"][PLACE]
+    asking = step.Asking(timeout=3600, pace=0.9, slice_patches=784, teacher="32b")
+    config = cells.preset("cpt", mesh, changes)
+    found = step.ask(config, PLACE, asking)
+    assert not found["refusal"], found["refusal"]
+    assert found["parameters"] == a_work().parameters
+    assert search.fits(found)
+    # Attention is the kernels', and what it gave is kept: it runs forward once, for every layer,
+    # group of heads and micro-batch.
+    kernels, micro = found["program"]["kernels"], config.optim.accumulation
+    assert kernels["dense_attention"] == kernels["dense_attention_d_keys"] == 36 * 4 * micro
+    assert {"vision_attention", "vision_attention_dkv"} <= kernels.keys()
+    # Arithmetic, by which settings are tried, is not far off.
+    sizes = config.mesh
+    setting = arithmetic.Setting(sizes.fsdp, sizes.tensor, sizes.context, micro, config.model.remat)
+    guessed = sum(arithmetic.memory(a_work(), setting).values())
+    assert found["memory"]["peak"] == pytest.approx(guessed, rel=0.35)
+    assert found["devices"] == topology.size(PLACE)
