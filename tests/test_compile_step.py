@@ -60,6 +60,20 @@ def test_what_stands_in_a_loop_counts_as_often_as_it_turns():
     assert found.unknown_loops == 1
 
 
+def test_what_a_kernel_carries_as_metadata_does_not_end_the_program():
+    """Splash attention writes JSON of several lines into its call."""
+    text = (
+        "ENTRY %main (x: f32[8]) -> f32[8] {\n"
+        '  %k.1 = f32[8] custom-call(%x), custom_call_target="tpu_custom_call", m={{\n'
+        '"a": 1\n'
+        '}}, metadata={op_name="jit(f)/k/pallas_call"}\n'
+        '  ROOT %r = f32[8] fusion(%k.1), backend_config={"estimated_cycles":"7"}\n'
+        "}\n"
+    )
+    found = program.read(text, {"one": 1})
+    assert (found.cycles, found.kernels) == (7, {"k": 1})
+
+
 def test_exchanges_have_the_axes_and_bytes_of_a_ring():
     found = {(one.kind, one.axes): one for one in program.read(HLO, AXES).collectives}
     assert {key: (one.times, one.bytes) for key, one in found.items()} == {

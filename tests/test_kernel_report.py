@@ -98,8 +98,8 @@ def test_a_row_is_stale_when_what_it_was_made_from_has_changed(tmp_path, monkeyp
     [
         ({"useful": 0.75}, ">= 75% of the peak | 80.0% | met"),
         ({"useful": 0.85}, ">= 85% of the peak | 80.0% | **missed**"),
-        ({"of_hbm": 10.5}, "<= 10.5 of the HBM time | 10.00 | met"),
-        ({"of_hbm": 0.75}, "<= 0.75 of the HBM time | 10.00 | **missed**"),
+        ({"of_hbm": 10.5}, "<= 10.5 of the HBM time | 10.000 | met"),
+        ({"of_hbm": 0.75}, "<= 0.75 of the HBM time | 10.000 | **missed**"),
     ],
 )
 def test_what_was_wanted_stands_beside_what_was_found(compiler, wanted, cell):

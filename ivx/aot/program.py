@@ -106,7 +106,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
         if start:
             current = bodies.setdefault(start[2], [])
             entry = start[2] if start[1] else entry
-        elif line.startswith("}"):
+        elif line == "}":  # what kernels carry as metadata may begin a line likewise
             current = None
         elif current is not None and " = " in line:
             current.append(line)

@@ -93,7 +93,7 @@ def _judged(row: dict) -> tuple[str, str, str]:
         said = f">= {bound:.0%} of the peak", f"{row['useful']:.1%}"
     else:
         good = row["schedule_of_hbm"] <= bound
-        said = f"<= {bound:g} of the HBM time", f"{row['schedule_of_hbm']:.2f}"
+        said = f"<= {bound:g} of the HBM time", f"{row['schedule_of_hbm']:.3f}"
     return *said, "met" if good else "**missed**"
 
 
