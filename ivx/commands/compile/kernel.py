@@ -20,9 +20,6 @@ def define_flags() -> None:
     flags.DEFINE_list("case", [], "compile kernel: names of cases; all of them if none.")
     flags.DEFINE_list("chip", list(CHIPS), "compile kernel: generations of TPU.")
     flags.DEFINE_bool("peers", False, "compile kernel: kernels of other libraries beside ours.")
-    flags.DEFINE_bool(
-        "again", False, "compile kernel: compile rows anew that --out's file beside has kept."
-    )
     flags.DEFINE_list(
         "cases_from", [], "compile kernel: modules with cases(chip) to compile instead of ivx's."
     )

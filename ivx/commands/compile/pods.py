@@ -18,7 +18,6 @@ def define_flags() -> None:
     flags.DEFINE_list("stages", [], "compile pods: experiments to compile; all if none.")
     flags.DEFINE_list("topologies", list(cells.TOPOLOGIES), "compile pods: those to compile for.")
     flags.DEFINE_string("store", "docs/results/pods.json", "compile pods: what is known so far.")
-    flags.DEFINE_bool("again", False, "compile pods: also what was compiled before.")
 
 
 def run(given) -> dict:
