@@ -18,7 +18,7 @@ help:
 	@echo "make test-slow  kill the recipe in every stage, read a thousand damaged videos"
 	@echo "make bench-decode  decode beside torchcodec, decord and others, which it installs apart"
 	@echo "make libtpu     fetch the compiler for TPUs (200 MB, 700 unpacked), beside $(VENV): see ivx compile"
-	@echo "make kernels-tpu  static schedules of all kernels for all TPUs (half an hour on two quiet cores)"
+	@echo "make kernels-tpu  static schedules of all kernels for all TPUs (about an hour; goes on where it was cut off)"
 	@echo "make lint       check format and style"
 	@echo "make format     apply them"
 	@echo "make clean      remove $(VENV), $(DECODERS) and what the demos made"
