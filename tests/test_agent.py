@@ -200,7 +200,11 @@ def test_the_same_call_again_is_refused_but_a_refused_one_may_come_again():
     ("said", "answer"),
     [
         ("19.0 to 21.5 seconds", "19.0 to 21.5 seconds"),
-        ("it is seen 17-19", "it is seen 17-19"),
+        ("between 17 and 19 seconds", "between 17 and 19 seconds"),
+        ("between 7 and 9 seconds", "18.0 to 24.0 seconds"),
+        ("the score was 2-1", "the score was 2-1"),
+        ("2 to 3 circles", "2 to 3 circles"),
+        ("2024-05-01", "2024-05-01"),
         ("2.0 to 5.0 seconds", "18.0 to 24.0 seconds"),
         ("21.0 to 19.0 seconds", "18.0 to 24.0 seconds"),
         ("1.0 to 10 to 1.0 seconds", "18.0 to 24.0 seconds"),

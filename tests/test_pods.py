@@ -20,7 +20,11 @@ def test_cells_that_were_not_compiled_are_untested():
         "ok": True, "refusal": "", "mesh": {"fsdp": 64, "tensor": 1}, "capacity": 2**36,
         "accumulation": 2, "remat": "attention", "lower_seconds": 6.0, "compile_seconds": 60.0,
         "memory": {"peak": 2**35, "arguments": 2**33, "temporaries": 2**34},
-        "program": {"collectives": [{"axes": "fsdp", "bytes": 2**31}], "kernels": {"one": 36}},
+        "program": {
+            "collectives": [{"axes": "fsdp", "bytes": 2**31}],
+            "kernels": {"one": 36},
+            "unknown_loops": 2,
+        },
         "estimate": {
             "hidden": 2.0, "exposed": 3.0, "mfu_hidden": 0.5, "mfu_exposed": 0.33,
             "cycles": 1.0, "kernels": 1.0, "exchange": {"fsdp": 1.0}, "kernel_pace": 0.9,
@@ -36,7 +40,7 @@ def test_cells_that_were_not_compiled_are_untested():
     assert "does not compile: Ran out" in rows[1]
     assert rows[2] == "| cpt | v5e-256 | | | | untested | | |"
     assert rows[4] == (
-        "| cpt | v5p-128 | 8.00 | 16.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | one x36 | 66 s |"
+        "| cpt | v5p-128 | 8.00 | 16.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | one x36 | 2 | 66 s |"
     )
     # What is said of one is said of the other, whose program is the same.
     assert rows[0].removeprefix("| cpt") in text.split("| sft_short")[1].splitlines()[0]

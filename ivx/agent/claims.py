@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from data_pipelines.views import Span
 from ivx.evaluation import answers
 
-# 3.0 to 5.5, 3-5, 01:10 - 01:20; times in any order, since wrong ones are to be noticed.
-_SPAN = re.compile(r"\d[\d.:]*\s*(?:to|-|–)\s*\d")
+# 3.0 to 5.5 seconds, between 3 and 5 s; in any order, since wrong times are to be noticed. Without
+# the unit a score, a date or a count looks the same.
+_SPAN = re.compile(r"\d[\d.:]*\s*(?:s|seconds?)?\s*(?:to|-|–|and)\s*\d.*(?:\bseconds?|\ds|\ss)\b")
 
 
 def supported(answer: str, evidence: Sequence[Span]) -> bool:
     """Whether a span of time that the answer names has a moment in common with its evidence.
 
-    An answer that names none, or cites nothing, claims nothing that could be wrong.
+    An answer that names no span in seconds, or cites nothing, claims nothing that could be wrong.
 
     Args:
       answer: in words.

@@ -1,8 +1,8 @@
 """`finish`: the answer, with the evidence that it cites.
 
-An answer about when something happens has to name times of its evidence. Where it names others,
-those of what it cites last take their place: what was looked at is known, what was written of it
-may be a slip.
+An answer that names a span in seconds has to name one of its evidence. Where it names another, that
+of what it cites last takes its place: what was looked at is known, what was written of it may be a
+slip.
 """
 
 from ivx.agent import claims
