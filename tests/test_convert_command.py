@@ -27,15 +27,22 @@ def base_workdir(tmp_path_factory, data_folder) -> pathlib.Path:
     return workdir
 
 
-def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data_folder, tmp_path):
-    arguments = [
+def arguments_of(base_workdir, data_folder, workdir) -> list[str]:
+    """A conversion of the base into a workdir, on few data."""
+    return [
         "convert",
         "--config=experiments/convert.py:tiny",
-        f"--workdir={tmp_path / 'm2la'}",
+        f"--workdir={workdir}",
         f"--config.run.start={base_workdir}",
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.data.train=('synthetic_train',)",
         "--config.data.batch_packs=2",
+    ]
+
+
+def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data_folder, tmp_path):
+    arguments = [
+        *arguments_of(base_workdir, data_folder, tmp_path / "m2la"),
         "--config.stage.calibration_packs=8",
         "--config.run.validate_packs=2",
         "--config.run.steps=6",
@@ -94,14 +101,6 @@ def test_a_model_that_is_latent_already_is_refused(data_folder, tmp_path):
     ],
 )
 def test_bad_input_gets_one_sentence(base_workdir, data_folder, tmp_path, changes, sentence):
-    arguments = [
-        "convert",
-        "--config=experiments/convert.py:tiny",
-        f"--workdir={tmp_path / 'm2la'}",
-        f"--config.run.start={base_workdir}",
-        f"--config.data.mixture={data_folder / 'data.json'}",
-        "--config.data.train=('synthetic_train',)",
-        "--config.data.batch_packs=2",
-    ]
+    arguments = arguments_of(base_workdir, data_folder, tmp_path / "m2la")
     assert sentence in refused(ivx(*arguments, *changes))
     assert not (tmp_path / "m2la").exists()

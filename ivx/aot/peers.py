@@ -58,6 +58,17 @@ def _case(name: str, attend: Callable, widths: int, *kernels: str) -> KernelCase
     )
 
 
+# What JAX's splash attention and tokamax's both call their blocks.
+_BLOCKS = {
+    "block_q": TILE,
+    "block_kv": TILE,
+    "block_kv_compute": INNER,
+    "block_q_dkv": TILE,
+    "block_kv_dkv": TILE,
+    "block_kv_dkv_compute": INNER,
+}
+
+
 def _backward(attend: Callable) -> Callable:
     def run(q, k, v, segments):
         loss = lambda *a: attend(*a, segments).astype(jnp.float32).sum()  # noqa: E731
@@ -75,12 +86,7 @@ def _jax_splash(fused: bool) -> Callable:
 
         mask = masks.MultiHeadMask([masks.CausalMask((TOKENS, TOKENS))] * HEADS)
         blocks = splash.BlockSizes(
-            block_q=TILE,
-            block_kv=TILE,
-            block_kv_compute=INNER,
-            block_q_dkv=TILE,
-            block_kv_dkv=TILE,
-            block_kv_dkv_compute=INNER,
+            **_BLOCKS,
             block_q_dq=None if fused else TILE,
             block_kv_dq=None if fused else TILE,
             use_fused_bwd_kernel=fused,
@@ -104,12 +110,7 @@ def _tokamax_splash(q, k, v, segments):
             " with this JAX"
         ) from error
     config = splash_attention_kernel.SplashConfig(
-        block_q=TILE,
-        block_kv=TILE,
-        block_kv_compute=INNER,
-        block_q_dkv=TILE,
-        block_kv_dkv=TILE,
-        block_kv_dkv_compute=INNER,
+        **_BLOCKS,
     )
     mask = splash_attention_mask.CausalMask((TOKENS, TOKENS))
     made = splash_attention_kernel.make_splash_mha(mask, config=config, q_seq_shards=1)
