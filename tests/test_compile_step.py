@@ -1,10 +1,13 @@
 """What `ivx compile` reads from a compiled step, and what it makes of it."""
 
+import pathlib
+
 import jax
 import pytest
 
+import ivx as ivx_package
 from ivx import build
-from ivx.aot import child, chips, estimate, program
+from ivx.aot import child, chips, estimate, frames, program
 from ivx.build import dataless
 from ivx.commands import config_flag, too_large
 from ivx.errors import UserError
@@ -58,6 +61,48 @@ def test_what_stands_in_a_loop_counts_as_often_as_it_turns():
     assert found.cycles == 36 * 100 + 7
     assert found.kernels == {"attention_fwd": 36, "own": 1}
     assert found.unknown_loops == 1
+
+
+def test_cycles_are_put_down_to_the_function_of_ours_that_spent_them():
+    """What flax did counts for its caller; the parent of a frame is numbered one too high."""
+    ours = pathlib.Path(ivx_package.__file__).parent
+    text = f"""HloModule jit_step
+
+FileNames
+1 "{ours}/training/state.py"
+2 "/venv/ivx/site-packages/flax/nnx/linear.py"
+3 "{ours}/models/decoder.py"
+
+FunctionNames
+1 "make_step.<locals>.step"
+2 "Linear.__call__"
+3 "FeedForward.__call__"
+
+FileLocations
+1 {{file_name_id=1 function_name_id=1 line=9 end_line=9 column=1 end_column=2}}
+2 {{file_name_id=3 function_name_id=3 line=9 end_line=9 column=1 end_column=2}}
+3 {{file_name_id=2 function_name_id=2 line=9 end_line=9 column=1 end_column=2}}
+
+StackFrames
+1 {{file_location_id=1 parent_frame_id=0}}
+2 {{file_location_id=2 parent_frame_id=2}}
+3 {{file_location_id=3 parent_frame_id=3}}
+
+ENTRY %main (p: f32[16]) -> f32[16] {{
+  %a = f32[16] fusion(%p), metadata={{op_name="jit(step)/jvp()/dot" stack_frame_id=3}}, backend_config={{"estimated_cycles":"5"}}
+  %b = f32[16] fusion(%p), metadata={{op_name="jit(step)/transpose(jvp())/dot" stack_frame_id=3}}, backend_config={{"estimated_cycles":"7"}}
+  %c = f32[16] fusion(%p), metadata={{op_name="jit(step)/transpose(jvp())/checkpoint/rematted_computation/dot" stack_frame_id=2}}, backend_config={{"estimated_cycles":"1"}}
+  %d = f32[16] fusion(%p), metadata={{op_name="jit(step)/add" stack_frame_id=1}}, backend_config={{"estimated_cycles":"2"}}
+  ROOT %e = f32[16] copy(%p), backend_config={{"estimated_cycles":"3"}}
+}}
+"""  # noqa: E501
+    found = program.read(text, {"fsdp": 1})
+    assert found.places == {
+        "models/decoder.py FeedForward.__call__": {"forward": 5, "backward": 7, "again": 1},
+        "training/state.py make_step.step": {"forward": 2},
+        frames.NOWHERE: {"forward": 3},
+    }
+    assert found.cycles == 18
 
 
 def test_what_a_kernel_carries_as_metadata_does_not_end_the_program():
