@@ -10,12 +10,14 @@ import optax
 import pytest
 
 from data_pipelines import packing, sources
+from data_pipelines.loader import LoaderOptions
 from ivx.evaluation import runner
 from ivx.models.definition import ModelDefinition
 from ivx.parallel.mesh import make_mesh
 from ivx.sampling.sampler import Sampler
 from ivx.stages import gspo, rewards, rollouts
 from ivx.stages.language_model import token_nll
+from ivx.stages.questions import Questions
 from ivx.text import tool_calls
 from ivx.training import checkpoint, loop
 from ivx.training.state import init_state, make_step
@@ -116,13 +118,16 @@ def questions(data_folder) -> list[sources.Sample]:
 
 
 MODEL = ModelDefinition(small_spec())
-SPEC = rollouts.RolloutSpec(prompts=4, group=3, temperature=1.0, limit=6, seed=7)
+PROMPTS = 4
+SPEC = rollouts.RolloutSpec(group=3, temperature=1.0, limit=6, seed=7)
+OPTIONS = LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**26)
 ROOM = packing.PackShape(tokens=512, patches=480, slice_block=48)
 
 
-def make_roller(questions, rule, mesh=None) -> rollouts.Roller:
+def make_roller(questions, rule, kind=rollouts.Roller, mesh=None) -> rollouts.Roller:
     sampler = Sampler(MODEL, {}, rule.tokenizer.end_of_turn, mesh)
-    return rollouts.Roller(questions, rule, sampler, SPEC, cache_bytes=2**26)
+    asked = Questions(questions, rule, PROMPTS, SPEC.seed, OPTIONS)
+    return kind(asked, rule.tokenizer, sampler, SPEC)
 
 
 class Finished(rollouts.Roller):
@@ -134,8 +139,7 @@ class Finished(rollouts.Roller):
 
 
 def make_stage(questions, rule, mesh, minibatches: int) -> gspo.GspoStage:
-    sampler = Sampler(MODEL, {}, rule.tokenizer.end_of_turn, mesh)
-    roller = Finished(questions, rule, sampler, SPEC, cache_bytes=2**26)
+    roller = make_roller(questions, rule, Finished, mesh)
     spec = gspo.GspoSpec(minibatches, 3e-4, 4e-4)
     return gspo.GspoStage(roller, MODEL, ROOM, 4, spec, 3, mesh)
 
@@ -160,21 +164,6 @@ def test_a_rollout_can_be_drawn_again(rolled, questions, rule):
     assert [r.answer.tokens for r in again] == [r.answer.tokens for r in found]
     other, _ = make_roller(questions, rule).roll(params, 3)
     assert [r.answer.tokens for r in other] != [r.answer.tokens for r in found]
-
-
-def test_every_question_comes_once_an_epoch(questions, rule):
-    order = make_roller(questions, rule)._in_order(0)
-    epochs = [[next(order).id for _ in questions] for _ in range(2)]
-    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(one.id for one in questions)
-    assert epochs[0] != epochs[1]
-
-
-def test_a_video_that_cannot_be_read_gives_its_place_to_the_next(questions, rule):
-    video = dataclasses.replace(questions[0].videos[0], path="/nowhere.mp4")
-    broken = [dataclasses.replace(one, videos=(video,)) for one in questions[:2]]
-    found, skipped = make_roller([*broken, *questions[2:]], rule).roll(MODEL.init(0), 0)
-    assert len(found) == SPEC.prompts * SPEC.group
-    assert all("nowhere.mp4" in sentence for sentence in skipped)
 
 
 def test_the_samplers_log_probabilities_are_the_trainers(rolled):
