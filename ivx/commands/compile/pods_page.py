@@ -1,5 +1,7 @@
 """The page of `ivx compile pods`: a table of cells, and for each what the compiler says of it."""
 
+from collections.abc import Mapping
+
 from ivx.commands.compile import cells, search
 
 _GIB = 2**30
@@ -19,12 +21,20 @@ v5p counts cores: v5p-128 has 64 chips. A device of tpu7x is half a chip. A step
 leaves a tenth of the memory that the compiler has. `rl_gspo` and `opd` draw answers on one host so
 far; their update steps are compiled here as if they did not. The teacher of `opd` has the sizes of
 Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one host. `sft_short`
-runs the program of `cpt` with another schedule of the rate, and is not compiled apart.
+runs the program of `cpt` with another schedule of the rate, and is not compiled apart. A row *of
+earlier sources* was compiled before something changed that a step is built from, comments apart;
+`ivx compile pods --outdated` compiles it again.
 """
 
 
-def page(known: dict) -> str:
-    """What is known, as Markdown."""
+def page(known: dict, ages: Mapping[str, str] | None = None) -> str:
+    """What is known, as Markdown.
+
+    Args:
+      known: cells.
+      ages: of those that would be made otherwise now: in what; of `made_from.ages`.
+    """
+    ages = ages or {}
     pace = next((c["estimate"]["kernel_pace"] for c in known.values() if c.get("estimate")), 0.9)
     lines = [
         _INTRODUCTION.format(pace=pace),
@@ -34,7 +44,8 @@ def page(known: dict) -> str:
     ]
     for stage in cells.CELLS:
         for topology in cells.TOPOLOGIES:
-            lines.append(_row(stage, topology, cells.cell(known, stage, topology)))
+            age = ages.get(cells.key(stage, topology), "")
+            lines.append(_row(stage, topology, cells.cell(known, stage, topology), age))
     lines += ["", "## What they are made of", ""]
     lines += [
         "GiB a device and GiB sent a step, and seconds of the modelled time. Temporaries are all"
@@ -58,14 +69,17 @@ def _head(stage: str, topology: str) -> str:
     return f"| {stage} | {cells.NAMES[topology] if place == topology else place} |"
 
 
-def _row(stage: str, topology: str, found: dict | None) -> str:
+def _row(stage: str, topology: str, found: dict | None, age: str) -> str:
     head = _head(stage, topology)
     if found is None:
         return f"{head} | | | untested | | |"
     mesh = " x ".join(f"{axis} {n}" for axis, n in found.get("mesh", {}).items() if n > 1)
     head += f" {mesh} | {found['accumulation']} | {found['remat']} |"
+    aged = f", *{age}*" if age else ""
     if found["refusal"]:
-        return f"{head} does not compile: {found['refusal'].replace('|', '/')} | | |"
+        # A cell that took too long, or whose compiler died, was not refused.
+        said = "does not compile" if found.get("answered", True) else "no answer"
+        return f"{head} {said}: {found['refusal'].replace('|', '/')}{aged} | | |"
     peak, capacity = found["memory"]["peak"], found["capacity"]
     time = found.get("estimate")
     modelled = (
@@ -77,7 +91,7 @@ def _row(stage: str, topology: str, found: dict | None) -> str:
     verdict = "" if search.fits(found) else ", **too much**"
     return (
         f"{head} {peak / _GIB:.1f} of {capacity / _GIB:.1f} ({peak / capacity:.0%}){verdict}"
-        f" | {modelled} |"
+        f"{aged} | {modelled} |"
     )
 
 

@@ -76,7 +76,7 @@ def ask(config, place: str, asking: Asking) -> dict:
     Raises:
       UserError: the mesh does not fit the topology or the shapes.
     """
-    from ivx.aot import child, chips, topology
+    from ivx.aot import child, topology
 
     asked = {
         "config": config.to_dict(),
@@ -87,17 +87,16 @@ def ask(config, place: str, asking: Asking) -> dict:
     answer = child.ask("ivx.commands.compile.step_child", asked, asking.timeout)
     if answer.found.get("wrong"):
         raise UserError(answer.refusal)
-    chip: chips.Chip = topology.parse(place)[0]
-    devices = topology.size(place)
     result = {
         "ok": not answer.refusal,
         "topology": place,
-        "devices": devices,
+        "devices": topology.size(place),
         "stage": config.stage.name,
         "remat": config.model.remat,
         "accumulation": config.optim.accumulation,
-        "capacity": chip.memory,
+        "capacity": topology.parse(place)[0].memory,
         "refusal": answer.refusal,
+        "answered": answer.answered,
     } | answer.found
     if answer.refusal:
         said, mesh = result.pop("said", ""), result.get("mesh", {})
@@ -106,9 +105,7 @@ def ask(config, place: str, asking: Asking) -> dict:
             "knobs": too_large.knobs(config, mesh),
         }
     result["flops"] = useful(config, asking)
-    if result["program"]:
-        result["estimate"] = _estimate(result, chip, asking.pace)
-    return result
+    return price(result, asking.pace)
 
 
 def _config(given):
@@ -151,6 +148,16 @@ def useful(config, asking: Asking) -> dict[str, float]:
         taught = forward(spec.PRESETS[asking.teacher]("gqa", config.model.dtype))
         parts |= {f"teacher's {part}": flops for part, flops in taught.items()}
     return {part: data.batch_packs * flops for part, flops in parts.items()}
+
+
+def price(result: dict, pace: float) -> dict:
+    """Puts into what the compiler said of a step a modelled time, where its program is known."""
+    from ivx.aot import topology
+
+    if result.get("program"):
+        chip, _ = topology.parse(result["topology"])
+        result["estimate"] = _estimate(result, chip, pace)
+    return result
 
 
 def _estimate(result: dict, chip, pace: float) -> dict:
