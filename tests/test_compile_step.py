@@ -1,5 +1,7 @@
 """What `ivx compile` reads from a compiled step, and what it makes of it."""
 
+import json
+
 import jax
 import pytest
 
@@ -7,6 +9,7 @@ from ivx import build
 from ivx.aot import child, chips, estimate, program
 from ivx.build import dataless
 from ivx.commands import config_flag, too_large
+from ivx.commands.compile import step
 from ivx.errors import UserError
 from ivx.models import spec, work
 from ivx.models.definition import ModelDefinition
@@ -112,26 +115,79 @@ def test_pairs_of_attention_are_products_of_queries_and_keys_and_of_weights_and_
 
 
 KERNELS = {"dense_attention": 8, "dense_attention_d_keys": 4, "dense_attention_d_queries": 4}
+V5P = chips.CHIPS["v5p"]
 
 
 def test_a_step_is_modelled_between_hidden_and_exposed_exchange():
     exchange = program.Collective("all-gather", "fsdp", 1, 200e9)
     found = program.Program((exchange,), KERNELS, int(1.75e9), 0)
-    parts = {"attention": 3.0 * 459e12, "vision attention": 0.0}
-    time = estimate.estimate(found, chips.CHIPS["v5p"], 4, parts, pace=0.5)
+    load = estimate.Load({"attention": 3.0 * 459e12, "vision attention": 0.0})
+    time = estimate.estimate(found, V5P, 4, load, pace=0.5)
     assert time.cycles == pytest.approx(1.0, rel=1e-3)
     assert time.exchange == {"fsdp": pytest.approx(1.0)}
     # Two forward passes, gradients of keys of two of those, and of queries of 5/3; four chips, and
-    # half of what schedules leave.
-    assert time.kernels == pytest.approx((2 / 0.938 + (2 + 5 / 3) / 0.925) / 4 / 0.5)
+    # half of what schedules leave: 12,922 cycles and 172 of a check, and 24,302 for 11 products.
+    forward = 2048 * 1024 * 384 / ((12_922 + 172) * 4 * 128**2)
+    back = 1024 * 1024 * 1408 / (24_302 * 4 * 128**2)
+    assert (round(forward, 3), round(back, 3)) == (0.938, 0.927)
+    assert time.kernels == pytest.approx((2 / forward + (2 + 5 / 3) / back) / 4 / 0.5)
     assert time.hidden == pytest.approx(time.cycles + time.kernels)
     assert time.exposed == pytest.approx(time.hidden + 1)
     assert time.utilisation(2.0) == pytest.approx(3 / 4 / 2)
 
 
 def test_without_a_backward_pass_kernels_do_what_is_useful():
-    parts = {"attention": 10.0, "vision attention": 0.0}
-    assert estimate.kernel_flops({"dense_attention": 36}, parts) == {"dense_attention": 10.0}
+    load = estimate.Load({"attention": 10.0, "vision attention": 0.0}, "grouped")
+    assert estimate.kernel_work({"dense_attention": 36}, load) == [
+        estimate.KernelWork("dense_attention", "grouped", 10.0)
+    ]
+
+
+def test_a_teacher_runs_its_own_attention_once():
+    """Of 8 calls 4 are the teacher's, whose heads are grouped and whose layers are larger."""
+    parts = {"attention": 3.0, "teacher's attention": 50.0, "vision attention": 0.0}
+    load = estimate.Load(parts, "latent", {"attention": 4, "vision attention": 4})
+    assert estimate.kernel_work(KERNELS, load) == [
+        estimate.KernelWork("dense_attention", "grouped", 50.0),
+        estimate.KernelWork("dense_attention", "latent", 1.0),
+        estimate.KernelWork("dense_attention_d_queries", "latent", pytest.approx(5 / 3)),
+        estimate.KernelWork("dense_attention_d_keys", "latent", 2.0),
+    ]
+
+
+def test_what_is_asked_of_a_step_tells_the_teacher_apart():
+    asking = step.Asking(timeout=1.0, pace=0.9, slice_patches=784, teacher="32b")
+    config = a_config("opd")
+    config.optim.accumulation = 2
+    found = step.load(config, asking)
+    assert found["heads"] == "latent"
+    assert found["taught"] == {"attention": 2 * 64, "vision attention": 2 * 27}
+    # A pair costs the student 3 of 32 heads in 36 layers, three times over; the teacher 2 of 64.
+    flops = found["flops"]
+    ratio = (3 * 36 * 32 * 3) / (64 * 64 * 2)
+    assert flops["attention"] / flops["teacher's attention"] == pytest.approx(ratio)
+    found = step.load(a_config("convert"), asking)
+    assert (found["heads"], found["taught"]) == ("grouped", {}) and "head" not in found["flops"]
+
+
+def test_paces_are_those_of_schedules_that_were_read():
+    rows = json.loads((ROOT / "docs" / "results" / "kernels_tpu.json").read_text())
+    read = {(row["case"], row["chip"]): row for row in rows}
+    for heads, of_chips in estimate.CYCLES.items():
+        for chip, cycles in of_chips.items():
+            cases = [
+                read[f"dense_attention-bf16-{heads}-{way}-8192", chip]
+                for way in ("forward", "backward")
+            ]
+            assert cycles == tuple(case["cycles"] for case in cases)
+            # Backward, 5 products of 7 are useful; forward, a check is counted besides.
+            widths = estimate.WIDTHS[heads]
+            useful = (3 * widths[0] + 2 * widths[1]) / (4 * widths[0] + 3 * widths[1])
+            name, share = chips.CHIPS[chip], estimate.kernel_share
+            back = share(name, "dense_attention_d_keys", heads, pace=1.0)
+            assert back * useful == pytest.approx(cases[1]["useful"])
+            forward = share(name, "dense_attention", heads, pace=1.0)
+            assert 0.9 * cases[0]["useful"] < forward < cases[0]["useful"]
 
 
 SAID = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40G of 31.25G hbm.

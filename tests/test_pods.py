@@ -53,6 +53,8 @@ def test_cells_that_were_not_compiled_are_untested():
     assert rows[0].removeprefix("| cpt") in text.split("| sft_short")[1].splitlines()[0]
     assert "60.0 of 64.0 (94%), **too much**" in text
     assert text.count("untested") == 4 * 6 - 5
+    # As they were read, of all four chips.
+    assert "with latent heads 95% and 94% on v5e, 94% and 93% on v5p, 67% and 63% on v6e" in text
 
 
 def test_rows_and_refusals_say_of_what_they_are():
@@ -160,7 +162,7 @@ def test_times_are_modelled_anew_without_compiling(compiled):
     found = compiled.known()
     assert found["estimate"]["kernel_pace"] == 0.5
     asking = step.Asking(1.0, 0.5, 4, "32b")
-    assert found["flops"] == step.useful(cells.config("cpt", "v5p:4x4x4"), asking)
+    assert found["flops"] == step.load(cells.config("cpt", "v5p:4x4x4"), asking)["flops"]
 
 
 def test_the_page_alone_is_made_with_no_topology_asked_for(compiled):

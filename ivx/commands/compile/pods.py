@@ -62,7 +62,7 @@ def compile_cell(stage: str, topology: str, known: dict, given) -> None:
         age = made_from.age(row, current)
         if not (_tried_again(row, age) if row["refusal"] else age and given.outdated):
             if row["ok"] and row.get("made_from", {}).get("config") == current["config"]:
-                row["flops"] = step.useful(config, asking)
+                row.update(step.load(config, asking))
                 step.price(row, asking.pace)
             return
     print(f"{stage} on {place}, mesh {mesh} {' '.join(changes)}", flush=True)

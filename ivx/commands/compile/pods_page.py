@@ -11,9 +11,11 @@ Made by `ivx compile pods` with libtpu on a CPU. Memory, exchanges and kernels a
 compiler plans. **Nothing was run on a TPU**, and times and MFU are modelled:
 
 - XLA's own estimate of cycles for all that it compiles, at the clock that follows from the peak;
-- Pallas kernels at {pace:.0%} of the pace of their static schedules ([kernels](kernels_tpu.md)),
-  which for dense attention leave 93% of the peak on v5p and 63 to 67% on v6e; of tpu7x no
-  schedule was read, and it is taken to be as v6e;
+- Pallas kernels at {pace:.0%} of the pace of their static schedules ([kernels](kernels_tpu.md)).
+  Of the peak, and of all FLOPs that they do, these leave to dense attention, forward and backward:
+  with latent heads {latent};
+  with grouped ones {grouped}
+  (forward with a look at maxima, read by hand on v5p and v6e and counted alike on their kin);
 - exchanges over the two links of one ring, first all hidden behind computation, then none;
 - packs that are full, with one sample each: MFU counts what mathematics asks for, nothing twice.
 
@@ -37,7 +39,7 @@ def page(known: dict, ages: Mapping[str, str] | None = None) -> str:
     ages = ages or {}
     pace = next((c["estimate"]["kernel_pace"] for c in known.values() if c.get("estimate")), 0.9)
     lines = [
-        _INTRODUCTION.format(pace=pace),
+        _INTRODUCTION.format(pace=pace, latent=_paces("latent"), grouped=_paces("grouped")),
         "| stage | slice | mesh | micro-batches | remat | peak GiB a device | modelled s a step"
         " | modelled MFU |",
         "|---|---|---|---|---|---|---|---|",
@@ -62,6 +64,18 @@ def page(known: dict, ages: Mapping[str, str] | None = None) -> str:
             if found and not found["refusal"]:
                 lines.append(_detail(stage, topology, found))
     return "\n".join(lines) + "\n"
+
+
+def _paces(heads: str) -> str:
+    """What schedules leave of the peak of every chip."""
+    from ivx.aot import chips, estimate
+
+    kernels = ("dense_attention", "dense_attention_d_keys")
+    return ", ".join(
+        " and ".join(f"{estimate.kernel_share(chip, one, heads, pace=1.0):.0%}" for one in kernels)
+        + f" on {chip.name}"
+        for chip in chips.CHIPS.values()
+    )
 
 
 def _head(stage: str, topology: str) -> str:
