@@ -18,7 +18,8 @@ from tests.test_aot import libtpu
 FITS = {
     "ok": True, "refusal": "", "answered": True, "mesh": {"fsdp": 64, "tensor": 1},
     "accumulation": 2, "remat": "attention", "lower_seconds": 6.0, "compile_seconds": 60.0,
-    "capacity": 2**36, "memory": {"peak": 2**35, "arguments": 2**33, "temporaries": 2**34},
+    "capacity": 2**36,
+    "memory": {"peak": 2**35, "arguments": 2**33, "temporaries": 2**37, "results": 2**30},
     "topology": "v5p:4x4x4", "devices": 64,
     "program": {
         "collectives": [{"kind": "all-gather", "axes": "fsdp", "times": 1, "bytes": 2**31}],
@@ -47,7 +48,7 @@ def test_cells_that_were_not_compiled_are_untested():
     assert "does not compile: Ran out" in rows[1]
     assert rows[2] == "| cpt | v5e-256 | | | | untested | | |"
     assert rows[4] == (
-        "| cpt | v5p-128 | 8.00 | 16.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | one x36 | 2 | 66 s |"
+        "| cpt | v5p-128 | 8.00 | 23.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | one x36 | 2 | 66 s |"
     )
     # What is said of one is said of the other, whose program is the same.
     assert rows[0].removeprefix("| cpt") in text.split("| sft_short")[1].splitlines()[0]
