@@ -88,6 +88,9 @@ def test_a_conversion_has_no_optimizer_and_its_sums_on_every_device(asked):
     # themselves, and queries of each head.
     layer = 4097 * (4097 + 4096 + 2 * 1024) + 2048**2 + 32 * 128**2
     assert found["sums"] == 4 * 36 * layer
+    # Features of a layer, without their gradients: two packs' tokens, in bfloat16.
+    weights = 4096 * (2 * 4096 + 2 * 1024) + 3 * 4096 * 12288
+    assert found["working"] == 2 * weights + 2 * 65536 * (4 * 4096 + 4 * 12288)
     # On more devices, state is spread and sums are not.
     more = arithmetic.memory(work, arithmetic.Setting(8, 1, 1, 1, "none"))
     assert more["state"] == found["state"] / 2 and more["sums"] == found["sums"]

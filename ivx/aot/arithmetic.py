@@ -167,7 +167,7 @@ def _working(model: ModelSpec, work: Work, setting: Setting, backward: bool) -> 
         # Keys twice as wide as values.
         keys, queries = 3 * min(GROUP, text.heads // setting.tensor) * text.head_dim, 3 * wide
     layer += 3 * text.width * text.mlp // setting.tensor
-    features = 2 * tokens * (4 * text.width + 4 * text.mlp // setting.tensor)
+    features = both * tokens * (4 * text.width + 4 * text.mlp // setting.tensor)
     attention = 2 * both * (packs * work.tokens * keys + tokens * queries)
     return 2 * both * layer + max(features, attention)
 
