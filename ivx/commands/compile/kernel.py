@@ -5,7 +5,6 @@ longer than --timeout, is a row with a sentence, and the command ends with 1. Wi
 rows are kept in page.json, and a command that was cut off goes on where it stopped.
 """
 
-import importlib.metadata
 import pathlib
 
 from absl import flags
@@ -34,11 +33,11 @@ def run(given) -> dict:
         raise UserError("nothing to compile: no op that is asked for has a case for these chips")
     library.find()
     out = pathlib.Path(given.out) if given.out else None
-    versions = _versions("jax", "jaxlib", "libtpu")
+    versions = library.versions("jax", "jaxlib", "libtpu")
     kept = record.Record(out.with_suffix(".json") if out else None, versions)
     kept.read()
     # Of the page alone: rows of our own kernels do not depend on it.
-    shown = versions | (_versions("tokamax") if given.peers else {})
+    shown = versions | (library.versions("tokamax") if given.peers else {})
     notes = kernel_page.notes_of(out.read_text()) if out and out.exists() else ""
     rows = []
     for module, case, chip in chosen:
@@ -56,21 +55,6 @@ def run(given) -> dict:
     for row in refused:
         print(f"refused: {row['case']} on {row['chip']}: {row['refusal']}")
     return {"ok": not refused, "rows": rows}
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are there; of libtpu, which is not installed where it is used, as pinned."""
-    from ivx.aot import library
-
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if "libtpu" in packages and library.pinned():
-        found["libtpu"] = library.pinned()
-    return found
 
 
 def _modules(given) -> list[str]:
