@@ -21,6 +21,7 @@ from data_pipelines.sources import Sample
 from ivx.models.definition import Params
 from ivx.sampling.sampler import Answer, Sampler
 from ivx.stages.questions import Questions
+from ivx.text.tokenizer import Tokenizer
 
 _DRAW = 3
 

@@ -2,7 +2,8 @@
 
 Every case is compiled in a process of its own. A case that the compiler refuses, or that takes
 longer than --timeout, is a row with a sentence, and the command ends with 1. With --out=page.md
-rows are kept in page.json, and a command that was cut off goes on where it stopped.
+rows are kept in page.json, and a command that was cut off goes on where it stopped. The page shows
+all that is kept, also when --op, --case or --chip asks for a part of it.
 """
 
 import pathlib
@@ -12,6 +13,10 @@ from absl import flags
 from ivx.commands.compile import kernel_page
 from ivx.errors import UserError
 from ivx.kernels.case import CHIPS
+
+# Where kernels of other libraries are, and whose they are besides JAX's.
+_PEERS = "ivx.aot.peers"
+_PACKAGES = {_PEERS: ("tokamax",)}
 
 
 def define_flags() -> None:
@@ -25,31 +30,35 @@ def define_flags() -> None:
 
 
 def run(given) -> dict:
-    from ivx.aot import chips, kernel, library, record
+    from ivx.aot import cases, chips, kernel, library, record
 
     wanted = [chips.chip(name) for name in given.chip]
-    chosen = _choose(_modules(given), given.case, wanted)
+    ours = [cases.module_of(op) for op in _ops(given.op)]
+    chosen = _choose(given.cases_from or [*ours, *[_PEERS] * given.peers], given.case, wanted)
     if not chosen:
         raise UserError("nothing to compile: no op that is asked for has a case for these chips")
     library.find()
     out = pathlib.Path(given.out) if given.out else None
-    versions = library.versions("jax", "jaxlib", "libtpu")
+    versions = library.versions(*record.COMPILERS, *_PACKAGES[_PEERS])
     kept = record.Record(out.with_suffix(".json") if out else None, versions)
     kept.read()
-    # Of the page alone: rows of our own kernels do not depend on it.
-    shown = versions | (library.versions("tokamax") if given.peers else {})
+    # A page shows all that is kept beside it, whatever of it is asked for this time.
+    cells = _all_cells(given, kept) if out else chosen
     notes = kernel_page.notes_of(out.read_text()) if out and out.exists() else ""
     rows = []
     for module, case, chip in chosen:
         row = None if given.again else kept.find(module, case.name, chip.name)
         if row is None:
             row = _row(kernel.compile_case(module, case, chip, given.timeout))
+            row["versions"] = library.versions(*record.COMPILERS, *_PACKAGES.get(module, ()))
             kept.keep(module, row)
+            if out:
+                out.write_text(_page(kept, cells, notes))
         rows.append(row)
         print(kernel_page.line(row), flush=True)
-        page = kernel_page.render(rows, shown, len(chosen), notes)
-        if out:
-            out.write_text(page)
+    page = _page(kept, cells, notes)
+    if out:
+        out.write_text(page)
     print(f"\n{page}")
     refused = [row for row in rows if row["refusal"]]
     for row in refused:
@@ -57,16 +66,48 @@ def run(given) -> dict:
     return {"ok": not refused, "rows": rows}
 
 
-def _modules(given) -> list[str]:
+def _page(kept, cells: list[tuple], notes: str) -> str:
+    """Of what is kept of these cells."""
+    from ivx.aot import library, record
+
+    rows, versions = [], library.versions(*record.COMPILERS)
+    for module, case, chip in cells:
+        row = kept.rows.get((case.name, chip.name))
+        if row is None:
+            continue
+        current = bool(row["refusal"] or kept.find(module, case.name, chip.name))
+        rows.append(row | {"older": not current})
+        if current:
+            versions |= row["versions"]
+    return kernel_page.render(rows, versions, len(cells), notes)
+
+
+def _all_cells(given, kept) -> list[tuple]:
+    """Every case on every chip; of other libraries if they are asked for, or were before."""
+    from ivx.aot import cases, chips
+
+    every = list(chips.CHIPS.values())
+    if given.cases_from:
+        return _choose(given.cases_from, [], every)
+    ours = _choose([cases.module_of(op) for op in cases.ops()], [], every)
+    peers = _choose([_PEERS], [], every)
+    shown = given.peers or any((case.name, chip.name) in kept.rows for _, case, chip in peers)
+    return ours + peers * shown
+
+
+def _ops(names: list[str]) -> list[str]:
+    """Ops that are asked for; all, if none is named.
+
+    Raises:
+      UserError: no such op.
+    """
     from ivx.aot import cases
 
-    if given.cases_from:
-        return given.cases_from
-    peers, known = ["ivx.aot.peers"] * given.peers, cases.ops()
-    for op in given.op:
+    known = cases.ops()
+    for op in names:
         if op not in known:
             raise UserError(f"no op {op!r} has cases to compile; there are {', '.join(known)}")
-    return [*(cases.module_of(op) for op in given.op or known), *peers]
+    return names or known
 
 
 def _choose(modules: list[str], names: list[str], wanted: list) -> list[tuple]:

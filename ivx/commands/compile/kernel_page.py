@@ -3,6 +3,7 @@
 import itertools
 
 NOTES = "## Notes"
+_OLDER = "from before a change: of the kernel, of the compiler, or of how it is read"
 LEGEND = """\
 - **cycles**: of a step; of the sections that multiply, and of the loop around them, in a visit that
   needs no mask. **schedule**: these at the chip's clock, without waiting for memory: a lower bound.
@@ -24,18 +25,19 @@ def render(rows: list[dict], versions: dict[str, str], cells: int, notes: str = 
     """As Markdown.
 
     Args:
-      rows: of cases, as `kernel.py` makes them.
+      rows: of cases, as `kernel.py` makes them; `older` where one would be made anew.
       versions: of what compiled them.
       cells: how many rows there are to be.
       notes: from NOTES on, kept from an older page.
     """
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    missing = cells - len(rows)
+    missing, older = cells - len(rows), sum(row["older"] for row in rows)
     parts = [
         "# Kernels for TPUs, by their static schedules",
         "Made by `make kernels-tpu`. All figures are the compiler's; none is a clock's.\n"
         f"Compiled with {named}.",
         f"**{missing} of {cells} cells are not compiled yet.**" if missing else "",
+        f"**{older} of {cells} cells, marked (older), are {_OLDER}.**" if older else "",
         _wanted(rows),
         *(
             f"## {op}\n\n{_tables(list(group))}"
@@ -74,7 +76,7 @@ def _order(row: dict) -> tuple:
 def _wanted(rows: list[dict]) -> str:
     """The figures that were set as goals."""
     lines = [
-        _cells(row["case"], row["chip"], *_judged(row), _bottleneck(row))
+        _cells(_name(row), row["chip"], *_judged(row), _bottleneck(row))
         for row in rows
         if row["wanted"]
     ]
@@ -86,15 +88,15 @@ def _wanted(rows: list[dict]) -> str:
 
 def _judged(row: dict) -> tuple[str, str, str]:
     [(measure, bound)] = row["wanted"].items()
+    goal = {"useful": f">= {bound:.0%} of the peak", "of_hbm": f"<= {bound:g} of the HBM time"}
+    found = row.get({"useful": "useful", "of_hbm": "schedule_of_hbm"}[measure])
     if row["refusal"]:
-        return f"{measure} {bound}", "", "**not compiled**"
-    if measure == "useful":
-        good = row["useful"] >= bound
-        said = f">= {bound:.0%} of the peak", f"{row['useful']:.1%}"
-    else:
-        good = row["schedule_of_hbm"] <= bound
-        said = f"<= {bound:g} of the HBM time", f"{row['schedule_of_hbm']:.3f}"
-    return *said, "met" if good else "**missed**"
+        return goal[measure], "", "**not compiled**"
+    if found is None:
+        return goal[measure], "", "**no Pallas kernel**"
+    good = found >= bound if measure == "useful" else found <= bound
+    said = f"{found:.1%}" if measure == "useful" else f"{found:.3f}"
+    return goal[measure], said, "met" if good else "**missed**"
 
 
 def _tables(rows: list[dict]) -> str:
@@ -110,7 +112,7 @@ def _tables(rows: list[dict]) -> str:
 
 
 def _scheduled(row: dict) -> str:
-    head = row["case"], row["chip"], row["step"]
+    head = _name(row), row["chip"], row["step"]
     if row["refusal"]:
         return _cells(*head, f"refused: {row['refusal'].replace('|', '/')}", *[""] * 11)
     counted = [one for one in row["kernels"] if one["counted"]]
@@ -136,7 +138,7 @@ def _plain(row: dict) -> str:
     unknown = row["unknown_loops"]
     more = f", {unknown} loops of unknown length counted once" if unknown else ""
     return _cells(
-        row["case"],
+        _name(row),
         row["chip"],
         f"{row['xla_cycles']:,}{more}",
         f"{row['xla_us'] / 1e3:.1f}",
@@ -144,6 +146,10 @@ def _plain(row: dict) -> str:
         "" if unknown else f"{row['roofline_us'] / row['xla_us']:.0%}",
         f"{row['temporary_bytes'] / 2**20:.1f}",
     )
+
+
+def _name(row: dict) -> str:
+    return f"{row['case']} (older)" if row["older"] else row["case"]
 
 
 def _bottleneck(row: dict) -> str:
