@@ -1,14 +1,13 @@
 """A workdir that was moved, and one that cannot be written to."""
 
-import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from ivx.training.writers import read_metrics
 from tests import toy
+from tests.command import ivx
 
 
 def losses(workdir) -> dict[int, float]:
@@ -58,10 +57,10 @@ def test_a_run_on_a_disk_that_became_read_only_is_refused_and_goes_on_later(disk
 def test_a_read_only_workdir_is_refused_in_one_sentence(disk, data_folder):
     place, protect = disk
     protect()
-    command = [sys.executable, "-m", "ivx", "train", "--config=experiments/sft_short.py:scratch"]
-    command += [f"--config.data.mixture={data_folder / 'data.json'}", f"--workdir={place / 'run'}"]
-    command += ["--config.mesh.cpu_devices=1", "--config.mesh.replica=1"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    found = ivx(
+        *("train", "--config=experiments/sft_short.py:scratch", f"--workdir={place / 'run'}"),
+        f"--config.data.mixture={data_folder / 'data.json'}",
+        *("--config.mesh.cpu_devices=1", "--config.mesh.replica=1"),
+    )
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1] == f"ivx: {place / 'run'}: Read-only file system"
