@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
 from data_pipelines import packing, sources
 from ivx.evaluation import runner
 from ivx.models.definition import ModelDefinition
-from ivx.parallel.mesh import make_mesh
+from ivx.parallel.mesh import AXES, make_mesh
 from ivx.sampling.sampler import Sampler
 from ivx.stages import gspo, rewards, rollouts
 from ivx.stages.language_model import token_nll
@@ -244,14 +245,14 @@ def test_a_rollout_is_handed_out_in_minibatches(questions, rule, mesh, monkeypat
 
 
 def test_a_run_cut_off_in_reinforcement_ends_with_the_same_bits(
-    questions, rule, mesh, monkeypatch, tmp_path
+    questions, rule, monkeypatch, tmp_path
 ):
     """Killed before the checkpoint after the second rollout is whole: answers are drawn as before.
 
     By a stage that has done nothing yet, as in a process of its own.
     """
     monkeypatch.setattr(gspo, "reward_of", lambda truth: lambda text, truth: len(text) % 3 / 2)
-    optimizer = optax.adam(1e-3)
+    optimizer, mesh = optax.adam(1e-3), Mesh(np.array(jax.devices()[:2]).reshape(2, 1, 1, 1), AXES)
     spec = loop.RunSpec(4, 0, 1, 1, log_every=1, validate_every=4, save_every=2, keep=2)
 
     def train(workdir, stage) -> dict:
