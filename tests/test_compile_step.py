@@ -15,9 +15,9 @@ from ivx.commands.compile import step
 from ivx.errors import UserError
 from ivx.models import spec, work
 from ivx.models.definition import ModelDefinition
+from tests.command import ivx, refused
 from tests.conftest import ROOT
 from tests.test_aot import libtpu
-from tests.test_commands import ivx, refused
 
 # 2 x 4 devices: device number = 4 * fsdp + tensor.
 AXES = {"replica": 1, "fsdp": 2, "tensor": 4, "context": 1}

@@ -11,7 +11,7 @@ import pytest
 
 from ivx.training.writers import read_metrics
 from tests import toy
-from tests.test_commands import ivx, refused
+from tests.command import ivx, refused
 
 
 def losses(workdir) -> dict[int, float]:
