@@ -11,7 +11,7 @@ DEMO ?= workdir/demo
 
 help:
 	@echo "make setup      create $(VENV) and install ivx with what its tests need"
-	@echo "make demo       every stage in a row, from a converted model to an agent (about half an hour on two cores)"
+	@echo "make demo       every stage in a row, from a converted model to an agent (25 to 40 minutes on two cores)"
 	@echo "make demo-quick the same stages with few steps (3 to 6 minutes)"
 	@echo "make test       run the tests"
 	@echo "make test-parity compare with torch and transformers, which it installs (two minutes, and two for installing)"

@@ -3,7 +3,7 @@
     ivx data synthesize --out=DATA --preset=base
     ivx train --config=experiments/base.py:tiny --workdir=DIR --config.data.mixture=DATA/data.json
 
-tiny  captions and short questions, half of them multiple choice: about an hour on two CPU cores.
+tiny  captions and short questions, half of them multiple choice: 1.4 hours on two CPU cores.
       Its result is committed as assets/tiny-base, in the format of Hugging Face.
 20m   the same data for about 20 M parameters, a second source of conversions: for one GPU and the
       sixteen cores that decode for it.

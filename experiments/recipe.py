@@ -4,7 +4,7 @@
 
     base -> convert -> cpt -> sft_short -> sft_long -> rl_gspo -> opd -> agent -> export
 
-tiny   on the synthetic world, which it writes first: about half an hour on two CPU cores.
+tiny   on the synthetic world, which it writes first: 25 to 40 minutes on two CPU cores.
 quick  the same stages with few steps, to see that all of them run: under 5 minutes.
 8b     the published sizes and numbers. Needs a pod, the vocabulary (pip install 'ivx[qwen]'), the
        folder of Qwen3-VL-8B-Instruct (--config.base), a teacher (--config.teacher), and a mixture

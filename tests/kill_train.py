@@ -58,21 +58,7 @@ class Real:
     def __call__(self, workdir: pathlib.Path):
         from tests import test_resume
 
-        return _Popen(test_resume.start(workdir, self._data))
-
-
-class _Popen:
-    """A subprocess with the few methods that are used of multiprocessing's."""
-
-    def __init__(self, process):
-        self._process, self.pid = process, process.pid
-
-    @property
-    def exitcode(self) -> int | None:
-        return self._process.poll()
-
-    def join(self) -> None:
-        self._process.communicate()
+        return test_resume.start(workdir, self._data)
 
 
 def losses(workdir: pathlib.Path) -> list[tuple[int, float]]:

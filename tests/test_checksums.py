@@ -11,7 +11,7 @@ from data_pipelines import sources
 from data_pipelines.prepared import checksums, read, write
 from ivx import config as configs
 from ivx.commands import data_check
-from tests.test_commands import ivx
+from tests.command import ivx
 from tests.test_prepared import NAMES, SHARDS, mixture, prepared  # noqa: F401
 
 

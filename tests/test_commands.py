@@ -2,10 +2,7 @@
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -14,37 +11,15 @@ from ivx import config
 from ivx.evaluation import scoring, store
 from ivx.reporting import page
 from tests import test_image
+from tests.command import anew, ivx, refused
 from tests.test_video import broken_files
-
-ROOT = pathlib.Path(__file__).parents[1]
-
-
-def ivx(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.run(
-        [sys.executable, "-m", "ivx", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-    )
-
-
-def refused(result: subprocess.CompletedProcess) -> str:
-    """The one sentence of a command that was refused."""
-    assert result.returncode == 2, (result.stdout, result.stderr)
-    assert "Traceback" not in result.stderr
-    sentences = [line for line in result.stderr.splitlines() if line.startswith("ivx: ")]
-    assert len(sentences) == 1, result.stderr
-    return sentences[0]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, data_folder) -> pathlib.Path:
     """A run of two steps."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    result = ivx(
+    result = anew(
         "train",
         "--config=experiments/sft_short.py:scratch",
         f"--workdir={workdir}",

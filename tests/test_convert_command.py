@@ -12,7 +12,7 @@ from experiments import convert as convert_experiment
 from ivx import build, config
 from ivx.hf import ranks
 from ivx.training import checkpoint
-from tests.test_commands import ivx, refused
+from tests.command import ivx, refused
 
 
 @pytest.fixture(scope="module")

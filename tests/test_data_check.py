@@ -8,7 +8,7 @@ import pytest
 from ivx import build, config
 from ivx.commands import data_check
 from ivx.errors import UserError
-from tests.test_commands import ivx, refused
+from tests.command import ivx, refused
 from tests.test_sources import WORDS, shown
 
 

@@ -11,7 +11,7 @@ from data_pipelines import plan
 from data_pipelines.media import VideoRef
 from data_pipelines.prepared import write
 from ivx.reporting import data_page
-from tests.test_commands import ivx, refused
+from tests.command import ivx, refused
 
 
 @pytest.fixture(scope="module")

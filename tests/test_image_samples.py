@@ -20,6 +20,7 @@ from ivx.evaluation import runner, text_only
 from ivx.reporting import frames as page_frames
 from ivx.sampling.sampler import Sampler
 from ivx.stages import rollouts
+from ivx.stages.questions import Questions
 from ivx.text import chat_template
 from ivx.text.chat_template import TemplateError
 from tests.test_image import gradient
@@ -197,8 +198,10 @@ def test_questions_about_images_are_evaluated_and_rolled_out(files, rule, defini
     assert ["/no.png: no such file" in sentence for sentence in outcome.skipped] == [True]
     assert page_frames.strip(found.video).startswith("data:image/jpeg;base64,")
     assert text_only.questions(sample)[0][0] == "Is it in  or ?"
-    spec = rollouts.RolloutSpec(prompts=1, group=2, temperature=1.0, limit=3, seed=0)
-    roller = rollouts.Roller([runner.as_prompt(sample)], rule, sampler, spec, 2**20)
+    options = loader.LoaderOptions(workers=0, threads=1, prefetch=1, cache_bytes=2**20)
+    asked = Questions([runner.as_prompt(sample)], rule, 1, 0, options)
+    spec = rollouts.RolloutSpec(group=2, temperature=1.0, limit=3, seed=0)
+    roller = rollouts.Roller(asked, rule.tokenizer, sampler, spec)
     drawn, skipped = roller.roll(params, 0)
     assert len(drawn) == 2 and not skipped
     assert rollouts.with_answer(drawn[0]).clips == drawn[0].prompt.clips

@@ -13,7 +13,7 @@ from ivx.hf.index import INDEX
 from ivx.models import spec
 from ivx.models.definition import ModelDefinition
 from ivx.text import compact_tokenizer
-from tests.test_commands import ivx, refused
+from tests.command import ivx, refused
 
 SHARD = "model-00002-of-00003.safetensors"
 NORM = "model.language_model.norm.weight"

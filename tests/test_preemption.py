@@ -28,14 +28,15 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(data_folder, tmp_path):
     """Stopped between two of its regular checkpoints, which would have been 3 steps apart."""
     whole, workdir = tmp_path / "whole", tmp_path / "run"
     expected = test_resume.finish(test_resume.start(whole, data_folder))
-    process = test_resume.start(workdir, data_folder)
+    command = test_resume.start(workdir, data_folder)
     metrics = workdir / "metrics.jsonl"
     while not (metrics.exists() and '"step": 4' in metrics.read_text()):
-        assert process.poll() is None, process.communicate()[1]
+        assert command.exitcode is None, command.finish().stderr
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == Interrupted.EXIT_CODE == 75, said
+    os.kill(command.pid, signal.SIGTERM)
+    ended = command.finish(200)
+    said = ended.stderr
+    assert ended.returncode == Interrupted.EXIT_CODE == 75, said
     [sentence] = [line for line in said.splitlines() if line.startswith("ivx: ")]
     saved = int(sentence.split("saved step ")[1].split()[0])
     assert "the same command goes on from there" in sentence and "Traceback" not in said

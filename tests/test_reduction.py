@@ -8,10 +8,12 @@ import numpy as np
 import optax
 import pytest
 
+from ivx.models.definition import ModelDefinition
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Loss
 from ivx.stages.reduction import token_weights
 from ivx.training.state import init_state, make_step
+from tests.bigrams import Bigrams
 from tests.conftest import pack, small_spec
 
 # Two packs: samples of 3 and 1 trained tokens, then one of 2, then one with none; 0 is padding.
@@ -37,29 +39,30 @@ def test_reduction_equals_the_formula(reduction, power):
 
 
 @pytest.fixture(scope="module")
-def trained_once(layouts, shape):
-    """Parameters after one step on four packs, split into micro-batches of different weights."""
-    from ivx.models.definition import ModelDefinition
-
-    definition = ModelDefinition(small_spec())
-    params = definition.init(0)
+def four(layouts, shape):
+    """Packs of different weights."""
     packs = [pack(layouts[i : i + n], shape) for i, n in ((0, 1), (1, 2), (3, 1), (4, 2))]
-    batch = jax.tree.map(lambda *rows: np.concatenate(rows), *packs)
-    optimizer = optax.sgd(0.1)
-
-    def run(reduction: str, accumulation: int):
-        stage = LanguageModelStage(None, [], reduction)
-        step = jax.jit(make_step(definition, stage, optimizer, accumulation))
-        return step(init_state(params, optimizer), {}, batch)
-
-    return run
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *packs)
 
 
-@pytest.mark.parametrize("reduction", ["token", "square", "sample"])
-def test_accumulation_changes_nothing(trained_once, reduction):
+@pytest.mark.parametrize(
+    ("definition", "reduction"),
+    [
+        (Bigrams(), "token"),
+        (Bigrams(), "square"),
+        (Bigrams(), "sample"),
+        (ModelDefinition(small_spec()), "square"),
+    ],
+    ids=["token", "square", "sample", "whole model"],
+)
+def test_accumulation_changes_nothing(four, definition, reduction):
     """One batch of four packs and four micro-batches of one give the same loss and parameters."""
-    whole, whole_metrics = trained_once(reduction, 1)
-    split, split_metrics = trained_once(reduction, 4)
+    stage, optimizer = LanguageModelStage(None, [], reduction), optax.sgd(0.1)
+    start = init_state(definition.init(0), optimizer)
+    (whole, whole_metrics), (split, split_metrics) = (
+        jax.jit(make_step(definition, stage, optimizer, accumulation))(start, {}, four)
+        for accumulation in (1, 4)
+    )
     assert float(split_metrics["loss/total"]) == pytest.approx(
         float(whole_metrics["loss/total"]), rel=1e-5
     )
@@ -77,10 +80,7 @@ class PoisonedStage(LanguageModelStage):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(layouts, shape):
-    from ivx.models.definition import ModelDefinition
-
-    definition = ModelDefinition(small_spec())
-    optimizer = optax.adam(0.1)
+    definition, optimizer = Bigrams(), optax.adam(0.1)
     state = init_state(definition.init(0), optimizer)
     step = jax.jit(make_step(definition, PoisonedStage(None, [], "token"), optimizer, 1))
     good = pack(layouts[:1], shape)

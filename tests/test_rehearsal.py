@@ -6,19 +6,19 @@ import optax
 import pytest
 
 from data_pipelines.loader import Loaded
-from ivx.models.definition import ModelDefinition
 from ivx.stages.distillation import DistillationStage
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.rehearsal import RehearsalBatch, RehearsalStage
 from ivx.training.state import init_state, make_step
-from tests.conftest import pack, small_spec
+from tests.bigrams import Bigrams
+from tests.conftest import pack
 
 COEFFICIENT = 0.5
 
 
 @pytest.fixture(scope="module")
-def student() -> ModelDefinition:
-    return ModelDefinition(small_spec())
+def student() -> Bigrams:
+    return Bigrams()
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def test_the_loss_and_its_gradient_are_the_sum_of_two_means(
     stage = RehearsalStage(own, tuning, COEFFICIENT)
 
     def mean(stage, batch):
-        def of(params):
+        def of(params, batch):
             loss = stage.loss(student.bind(params), batch, teacher_params)
             return loss.total / loss.weight
 
-        return jax.value_and_grad(of)(student.init(0))
+        return jax.jit(jax.value_and_grad(of))(student.init(0), batch)
 
     (value, slope), (first, slope_1), (second, slope_2) = (
         mean(stage, batch),
@@ -68,7 +68,7 @@ def test_the_loss_and_its_gradient_are_the_sum_of_two_means(
 
 def test_what_is_rehearsed_is_learned_beside_the_stage(student, teacher_params, own, tuning, batch):
     """The teacher, which knows nothing, teaches nothing of it."""
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(0.03)
 
     def after(stage, fed) -> float:
         step = jax.jit(make_step(student, stage, optimizer, 1))

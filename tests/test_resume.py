@@ -1,18 +1,14 @@
 """A run that is killed goes on as if nothing had happened."""
 
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from ivx.training.writers import read_metrics
+from tests.command import Command
 
-ROOT = pathlib.Path(__file__).parents[1]
 SETTINGS = (
     "mesh.cpu_devices=1",
     "mesh.replica=1",
@@ -26,25 +22,18 @@ SETTINGS = (
 )
 
 
-def start(workdir: pathlib.Path, data: pathlib.Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "ivx", "train", "--config=experiments/sft_short.py:scratch"]
-    command += [f"--config.{setting}" for setting in SETTINGS]
-    command += [f"--config.data.mixture={data / 'data.json'}", f"--workdir={workdir}", "--json"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
+def start(workdir: pathlib.Path, data: pathlib.Path) -> Command:
+    return Command(
+        *("train", "--config=experiments/sft_short.py:scratch", f"--workdir={workdir}", "--json"),
+        *(f"--config.{setting}" for setting in SETTINGS),
+        f"--config.data.mixture={data / 'data.json'}",
     )
 
 
-def finish(process: subprocess.Popen) -> dict:
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return json.loads(out.splitlines()[-1])
+def finish(command: Command) -> dict:
+    ended = command.finish()
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def numbers(workdir: pathlib.Path) -> list[tuple]:
@@ -66,14 +55,14 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, data_folder, tmp_pa
     """SIGKILL in the middle, the same command again: every number of every step is equal."""
     whole, expected = uninterrupted
     workdir = tmp_path / "run"
-    process = start(workdir, data_folder)
+    command = start(workdir, data_folder)
     metrics = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 200
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 7):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        if command.exitcode is not None or time.monotonic() > deadline:
+            pytest.fail(command.finish(0).stderr)
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command.kill()
     steps = [row["step"] for row in read_metrics(metrics)]
     assert max(steps) < 12
 

@@ -6,7 +6,7 @@ import types
 import pytest
 
 from ivx.commands.compile import cells as of_pods
-from ivx.commands.compile import support
+from ivx.commands.compile import made_from, support
 from ivx.errors import UserError
 
 JUNIT = """<testsuites><testsuite>
@@ -38,15 +38,18 @@ def test_features_are_what_their_tests_are(tests):
 
 def test_steps_and_kernels_are_what_the_compiler_said():
     fits = {"refusal": "", "memory": {"peak": 61}, "capacity": 100}
+    now = {"made_from": made_from.now(of_pods.config("cpt", "v6e:16x16"))}
     cells = {
-        "cpt v6e:16x16": fits,
+        "cpt v6e:16x16": fits | now,
         "cpt v5e:16x16": fits | {"memory": {"peak": 120}},
         "sft_long v6e:16x16": {"refusal": "no"},
+        "sft_long v5e:16x16": {"refusal": "not compiled within 9 s", "answered": False},
     }
     found = support.stages(cells)
     assert found["cpt"]["v6e:16x16"] == "compiles, 61% of memory"
-    assert found["cpt"]["v5e:16x16"] == "too large, 120%"
-    assert found["sft_long"]["v6e:16x16"] == "refused"
+    assert found["cpt"]["v5e:16x16"] == "too large, 120%, of earlier sources"
+    assert found["sft_long"]["v6e:16x16"] == "refused, of earlier sources"
+    assert found["sft_long"]["v5e:16x16"] == support.UNTESTED
     assert found["opd"]["v6e:16x16"] == support.UNTESTED
     rows = [{"op": "x", "chip": "v6e", "refusal": refusal} for refusal in ("", "no")]
     assert support.kernels(rows)["x"] == {

@@ -1,10 +1,12 @@
-"""Memory and time of a training step by arithmetic: to try the likely meshes first, no more.
+"""Memory and time of a step by arithmetic: to try the likely meshes first, no more.
 
 The compiler has the last word on whether a step fits; this only orders what it is asked, and leaves
 out what cannot fit. Of a device, in bytes:
 
     state      12 a parameter: float32 master and two moments
     gradients  4 a parameter, 8 where micro-batches are summed
+    teacher    4 a parameter of it, float32: it lies there, and nothing of it is kept
+    sums       of a statistics pass, which has parameters alone as its state: whole on every device
     kept       what the remat policy keeps of every layer, and of every block of the tower
     working    the largest of what is alive in one layer: features, keys and values of a group of
                heads, and their gradients, weights gathered for it
@@ -14,10 +16,10 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
+from ivx.aot import estimate
 from ivx.aot.chips import Chip
-from ivx.aot.estimate import BACKWARD, kernel_share
 from ivx.kernels.latent_attention import GROUP
-from ivx.models.spec import ModelSpec
+from ivx.models.spec import ModelSpec, TextSpec
 
 # Policies that are worth a try: the others keep several times as much.
 POLICIES = ("attention", "latent", "layer", "offload")
@@ -55,6 +57,9 @@ class Work:
       tokens: of a pack.
       patches: of a pack.
       flops: useful ones of a step, by part, over all devices.
+      trains: False of a statistics pass, which goes forward alone.
+      teacher: sizes of a model that goes forward beside, or None.
+      teacher_parameters: how many it has.
     """
 
     spec: ModelSpec
@@ -63,75 +68,153 @@ class Work:
     tokens: int
     patches: int
     flops: dict[str, float]
+    trains: bool = True
+    teacher: ModelSpec | None = None
+    teacher_parameters: int = 0
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        return [self.spec, *([self.teacher] if self.teacher else [])]
 
 
 def settings(work: Work, devices: int) -> Iterator[Setting]:
-    """All that divide evenly: axes by powers of two, at most four packs a device at a time."""
-    text = work.spec.text
+    """All that divide evenly: axes by powers of two, at most four packs a device at a time.
+
+    A statistics pass sums over whole packs, over all of a batch at once, and has nothing to keep.
+    """
     powers = [2**n for n in range(devices.bit_length()) if devices % 2**n == 0]
     for fsdp, tensor in itertools.product(powers, powers):
         context, rest = divmod(devices, fsdp * tensor)
         micro, uneven = divmod(work.packs, fsdp)
-        if rest or uneven or text.width % (fsdp * context) or work.spec.vision.width % fsdp:
+        if rest or uneven or work.tokens % (2 * context):
             continue
-        # The vocabulary of Qwen divides by 32, heads stay whole.
-        if text.heads % tensor or text.vocab % tensor or work.tokens % (2 * context):
+        if not all(_divides(model, fsdp, tensor, context) for model in work.models):
+            continue
+        if not work.trains:
+            if context == 1:
+                yield Setting(fsdp, tensor, context, 1, "none")
             continue
         for packs, remat in itertools.product((1, 2, 4), POLICIES):
             if micro % packs == 0:
                 yield Setting(fsdp, tensor, context, micro // packs, remat)
 
 
+def _divides(model: ModelSpec, fsdp: int, tensor: int, context: int) -> bool:
+    text = model.text
+    # The vocabulary of Qwen divides by 32, heads stay whole.
+    uneven = text.width % (fsdp * context) or model.vision.width % fsdp
+    return not (uneven or text.heads % tensor or text.vocab % tensor)
+
+
 def memory(work: Work, setting: Setting) -> dict[str, float]:
-    """Bytes on a device, by what they are for."""
-    text, vision = work.spec.text, work.spec.vision
-    wide = text.heads * text.head_dim // setting.tensor
-    packs = work.packs / (setting.fsdp * setting.accumulation)
-    tokens = packs * work.tokens / setting.context
-    patches = packs * work.patches / (setting.context * setting.tensor)
+    """Bytes on a device, by what they are for; what there is none of is left out."""
     held = work.parameters / setting.devices
+    working = max(
+        _working(model, work, setting, backward=work.trains and model is work.spec)
+        for model in work.models
+    )
+    found = {"kept": _kept(work, setting), "working": working}
+    if not work.trains:
+        return found | {"state": 4 * held, "sums": statistics_bytes(work.spec.text)}
+    if work.teacher:
+        found["teacher"] = 4 * work.teacher_parameters / setting.devices
+    gradients = (8 if setting.accumulation > 1 else 4) * held
+    return found | {"state": 12 * held, "gradients": gradients}
+
+
+def statistics_bytes(text: TextSpec) -> float:
+    """Of the sums of `ivx.conversion.statistics`, float32; the few numbers of a head left out."""
+    entry, queries, keys = text.width + 1, text.heads * text.head_dim, text.kv_heads * text.head_dim
+    sums = entry * (entry + queries + 2 * keys) + queries * text.head_dim + (2 * keys) ** 2
+    return 4 * text.depth * sums
+
+
+def _tokens(work: Work, setting: Setting) -> tuple[float, float]:
+    """Packs at a time, and tokens of them on a device."""
+    packs = work.packs / (setting.fsdp * setting.accumulation)
+    return packs, packs * work.tokens / setting.context
+
+
+def _kept(work: Work, setting: Setting) -> float:
+    """For a backward pass, and what the tower gives to layers of the decoder."""
+    text, vision = work.spec.text, work.spec.vision
+    packs, tokens = _tokens(work, setting)
+    patches = packs * work.patches / (setting.context * setting.tensor)
+    taps = 2 * patches * len(vision.taps) * vision.width
+    if not work.trains:
+        return taps
     residual = 0 if setting.remat == "offload" else 2 * text.width
-    more = {"latent": 2 * (text.kv_rank + text.head_dim)}
-    more["attention"] = more["latent"] + 2 * wide + 4 * text.heads // setting.tensor
+    wide = text.heads * text.head_dim // setting.tensor
+    # Of grouped attention there is no latent to keep.
+    latent = 0 if text.attention == "gqa" else 2 * (text.kv_rank + text.head_dim)
+    more = {"latent": latent, "attention": latent + 2 * wide + 4 * text.heads // setting.tensor}
     seen = 0 if setting.remat == "offload" else 2 * vision.width
     kept = tokens * text.depth * (residual + more.get(setting.remat, 0))
-    kept += patches * (vision.depth * seen + 2 * len(vision.taps) * vision.width)
-    layer = 4 * text.width * wide + 3 * text.width * text.mlp // setting.tensor
-    features = 2 * tokens * (4 * text.width + 4 * text.mlp // setting.tensor)
-    heads = min(GROUP, text.heads // setting.tensor)
-    # Keys twice as wide as values, and the gradients of both.
-    group = 2 * 2 * packs * work.tokens * heads * 3 * text.head_dim
-    queries = 2 * 2 * tokens * 3 * wide
-    return {
-        "state": 12 * held,
-        "gradients": (8 if setting.accumulation > 1 else 4) * held,
-        "kept": kept,
-        "working": 2 * 2 * layer + max(features, group + queries),
-    }
+    return kept + patches * vision.depth * seen + taps
+
+
+def _working(model: ModelSpec, work: Work, setting: Setting, backward: bool) -> float:
+    """Of the layer of a model, going forward, and back too if it does."""
+    text, both = model.text, 2 if backward else 1
+    packs, tokens = _tokens(work, setting)
+    wide = text.heads * text.head_dim // setting.tensor
+    if text.attention == "gqa":
+        narrow = text.kv_heads * text.head_dim
+        layer = text.width * (2 * wide + 2 * narrow // setting.tensor)
+        keys, queries = 2 * narrow, 2 * wide
+    else:
+        layer = 4 * text.width * wide
+        # Keys twice as wide as values.
+        keys, queries = 3 * min(GROUP, text.heads // setting.tensor) * text.head_dim, 3 * wide
+    layer += 3 * text.width * text.mlp // setting.tensor
+    features = both * tokens * (4 * text.width + 4 * text.mlp // setting.tensor)
+    attention = 2 * both * (packs * work.tokens * keys + tokens * queries)
+    return 2 * both * layer + max(features, attention)
 
 
 def seconds(work: Work, setting: Setting, chip: Chip) -> float:
     """Of a step whose exchanges do not hide: products, attention, exchanges."""
-    peak = setting.devices * chip.peak
-    attention = ("attention", "vision attention")
-    products = sum(flops for part, flops in work.flops.items() if part not in attention)
-    # A useful pass forward and twice that back; what was not kept is made again.
-    time = products * 4 / 3 / (peak * _PRODUCTS)
-    forward, backward = (
-        kernel_share(chip, name) for name in ("dense_attention", "dense_attention_d_keys")
-    )
-    passes = 1 if setting.remat == "attention" else 2
-    done = passes / forward + BACKWARD["attention"] / backward
-    time += work.flops["attention"] / 3 * done / peak
-    time += work.flops["vision attention"] * 2 / (peak * kernel_share(chip, "vision_attention"))
-    # Weights come twice in bfloat16, and their gradient goes once in float32.
+    own = {part: n for part, n in work.flops.items() if not part.startswith("teacher's ")}
+    time = _computing(own, work.spec, setting, chip, work.trains)
+    if work.teacher:
+        taught = {part.removeprefix("teacher's "): n for part, n in work.flops.items()
+                  if part not in own}  # fmt: skip
+        time += _computing(taught, work.teacher, setting, chip, backward=False)
+    # Weights come in bfloat16, twice where layers are made again; their gradient goes in float32.
     share = 1 - 1 / (setting.fsdp * setting.context)
-    sent = setting.accumulation * work.parameters / setting.tensor * (2 + 2 + 4) * share
-    text = work.spec.text
+    each = (2 + 2 + 4) * work.parameters if work.trains else 2 * work.parameters
+    each += 2 * work.teacher_parameters
+    sent = setting.accumulation * each / setting.tensor * share
+    if not work.trains:
+        sent += 2 * statistics_bytes(work.spec.text) * (1 - 1 / setting.fsdp)
     tokens = work.packs * work.tokens / (setting.fsdp * setting.context)
     # Over `tensor`, what attention and feed-forward give is summed: forward, again, and back.
-    sent += text.depth * 6 * 2 * 2 * tokens * text.width * (1 - 1 / setting.tensor)
+    for model in work.models:
+        times = 6 if work.trains and model is work.spec else 2
+        each = model.text.depth * times * 2 * 2 * tokens * model.text.width
+        sent += each * (1 - 1 / setting.tensor)
     return time + sent / (2 * chip.link)
+
+
+def _computing(
+    flops: dict[str, float], model: ModelSpec, setting: Setting, chip: Chip, backward: bool
+) -> float:
+    """Seconds of products and attention of one model; forward alone, or a training step."""
+    peak = setting.devices * chip.peak
+    heads = "grouped" if model.text.attention == "gqa" else "latent"
+    attention, vision = flops["attention"], flops["vision attention"]
+    products = sum(flops.values()) - attention - vision
+    seen = peak * estimate.kernel_share(chip, "vision_attention")
+    forward, back = (
+        peak * estimate.kernel_share(chip, name, heads)
+        for name in ("dense_attention", "dense_attention_d_keys")
+    )
+    if not backward:
+        return products / (peak * _PRODUCTS) + attention / forward + vision / seen
+    # A useful pass forward and twice that back; what was not kept is made again.
+    passes = 1 if setting.remat == "attention" else 2
+    time = products * 4 / 3 / (peak * _PRODUCTS) + vision * 2 / seen
+    return time + attention / 3 * (passes / forward + estimate.backward("attention", heads) / back)
 
 
 def likely(work: Work, chip: Chip, devices: int, share: float) -> list[Setting]:

@@ -14,10 +14,17 @@ from ivx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a child said, or in `refusal` the sentence of why it did not."""
+    """What a child said, or in `refusal` the sentence of why it did not.
+
+    Attributes:
+      found: plain values.
+      refusal: empty where the child did its work.
+      answered: the child had its say; False where it ended without, or was ended.
+    """
 
     found: dict
     refusal: str = ""
+    answered: bool = True
 
 
 def ask(module: str, question: dict, seconds: float, dump: pathlib.Path | None = None) -> Answer:
@@ -46,9 +53,11 @@ def ask(module: str, question: dict, seconds: float, dump: pathlib.Path | None =
                 timeout=seconds,
             )
         except subprocess.TimeoutExpired:
-            return Answer({}, f"not compiled within {seconds:g} s; --timeout allows more")
+            said = f"not compiled within {seconds:g} s; --timeout allows more"
+            return Answer({}, said, answered=False)
         if not paths[1].exists():
-            return Answer({}, f"the compiler ended with {ended.returncode}: {_last(ended.stderr)}")
+            said = f"the compiler ended with {ended.returncode}: {_last(ended.stderr)}"
+            return Answer({}, said, answered=False)
         found = json.loads(paths[1].read_text())
     return Answer(found, found.pop("refusal", ""))
 

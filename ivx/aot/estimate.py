@@ -14,46 +14,80 @@ alone would need 131,072.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from ivx.aot.chips import Chip
 from ivx.aot.program import Program
 
-# For each part, the FLOPs of its kernels over those of the forward one. Queries and keys of latent
-# attention are twice as wide as values, those of the tower alike; both backward kernels make
-# weights and their slopes again. The kernel of keys runs once for every useful forward pass.
-KERNELS = {
-    "attention": {
-        "dense_attention": 1.0,
-        "dense_attention_d_keys": (2 * 2 + 2 * 1) / 3,
-        "dense_attention_d_queries": (2 * 2 + 1) / 3,
+# Heads of attention, and widths of their keys and of their values, in head_dim.
+WIDTHS = {"latent": (2, 1), "grouped": (1, 1)}
+
+# Cycles of a step, read from static schedules: forward, 2048 queries x 1024 keys of one head; and
+# backward, both kernels, 1024 x 1024. From docs/results/kernels_tpu.json, a visit without a mask.
+CYCLES = {
+    "latent": {
+        "v5e": (12_769, 23_933),
+        "v5p": (12_922, 24_302),
+        "v6e": (4_372, 8_972),
+        "tpu7x": (4_319, 9_176),
     },
-    "vision attention": {
-        "vision_attention": 1.0,
-        "vision_attention_dkv": 4 / 2,
-        "vision_attention_dq": 3 / 2,
+    "grouped": {
+        "v5e": (8_830, 15_396),
+        "v5p": (8_863, 16_087),
+        "v6e": (4_224, 8_647),
+        "tpu7x": (4_108, 8_599),
     },
 }
-# FLOPs of both backward kernels over those of the forward one.
-BACKWARD = {part: sum(list(factors.values())[1:]) for part, factors in KERNELS.items()}
-
-# Share of the peak that a kernel's static schedule leaves, over all FLOPs that it does, of a visit
-# without a mask: docs/kernels.md and docs/results/kernels_tpu.md, where five products of the seven
-# that go backward are counted (8 of 11 in widths). v5e has the units of v5p; of tpu7x no schedule
-# was read, and it is taken to be as v6e. Vision attention was read forward, of slices of 1,764.
-_FORWARD = {"v5e": 0.93, "v5p": 0.938, "v6e": 0.667, "tpu7x": 0.667}
-_BACKWARD = {"v5e": 0.935, "v5p": 0.925, "v6e": 0.628, "tpu7x": 0.628}
+_FORWARD, _BACKWARD, _HEAD_DIM = 2048 * 1024, 1024 * 1024, 128
+# Forward, most visits look at maxima besides: cycles read by hand of latent heads on v5p and v6e
+# (docs/results/kernels_tpu.md, notes), and taken to be the same on chips with their units.
+_CHECK = {"v5e": 172, "v5p": 172, "v6e": 231, "tpu7x": 231}
+# Vision attention, as a share of the peak, was read forward, of slices of 1,764 patches.
 _VISION = {"v5e": 0.38, "v5p": 0.38, "v6e": 0.12, "tpu7x": 0.12}
-
 
 # What is left of that pace for masks, for waiting, for blocks half in use.
 PACE = 0.9
 
 
-def kernel_share(chip: Chip, kernel: str, pace: float = PACE) -> float:
-    """Share of the peak of a chip at which a kernel is taken to run."""
+def factors(part: str, heads: str = "latent") -> dict[str, float]:
+    """Kernels of a part of the model, with their FLOPs over those of the forward one, the first.
+
+    Both backward kernels make scores and the slopes of weights again; the last sums over keys.
+    """
+    # Heads of the tower are alike.
+    keys, values = WIDTHS["grouped" if part == "vision attention" else heads]
+    once = keys + values
+    names = {
+        "attention": ("dense_attention", "dense_attention_d_queries", "dense_attention_d_keys"),
+        "vision attention": ("vision_attention", "vision_attention_dq", "vision_attention_dkv"),
+    }
+    done = (once, 2 * keys + values, 2 * keys + 2 * values)
+    return {name: flops / once for name, flops in zip(names[part], done, strict=True)}
+
+
+def backward(part: str, heads: str = "latent") -> float:
+    """FLOPs of both backward kernels over those of the forward one."""
+    return sum(factors(part, heads).values()) - 1
+
+
+def kernel_share(chip: Chip, kernel: str, heads: str = "latent", pace: float = PACE) -> float:
+    """Share of the peak of a chip at which a kernel is taken to run, over all FLOPs that it does.
+
+    Args:
+      chip: its generation.
+      kernel: its name.
+      heads: of dense attention: latent or grouped.
+      pace: over that of the static schedule.
+    """
     if kernel.startswith("vision"):
         return pace * _VISION[chip.name]
-    return pace * (_FORWARD if kernel == "dense_attention" else _BACKWARD)[chip.name]
+    keys, values = WIDTHS[heads]
+    forward, back = CYCLES[heads][chip.name]
+    if kernel == "dense_attention":
+        done, cycles = _FORWARD * (keys + values), forward + _CHECK[chip.name]
+    else:
+        done, cycles = _BACKWARD * (4 * keys + 3 * values), back
+    return pace * 2 * done * _HEAD_DIM / (cycles * chip.flops_a_cycle)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +121,39 @@ class Estimate:
         return self.useful / (self.peak * seconds)
 
 
-def estimate(
-    found: Program, chip: Chip, devices: int, parts: dict[str, float], pace: float = PACE
-) -> Estimate:
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a step has to do, over all devices.
+
+    Attributes:
+      parts: useful FLOPs by part, those of a teacher's forward pass as "teacher's ...".
+      heads: of the model's attention: latent or grouped.
+      taught: of "attention" and "vision attention", how often a step calls the forward kernel for
+        the teacher.
+    """
+
+    parts: Mapping[str, float]
+    heads: str = "latent"
+    taught: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelWork:
+    """FLOPs of a kernel in a step, what it makes again among them; `heads` as in `Load`."""
+
+    kernel: str
+    heads: str
+    flops: float
+
+
+def estimate(found: Program, chip: Chip, devices: int, load: Load, pace: float = PACE) -> Estimate:
     """A step's time.
 
     Args:
       found: the program of a device.
       chip: its generation.
       devices: how many.
-      parts: useful FLOPs of the step, by part, over all devices.
+      load: of the step.
       pace: of Pallas kernels, over that of their schedules.
     """
     exchange = {}
@@ -104,28 +161,40 @@ def estimate(
         # A ring goes both ways.
         seconds = one.bytes / (2 * chip.link)
         exchange[one.axes] = exchange.get(one.axes, 0.0) + seconds
-    done = kernel_flops(found.kernels, parts)
     return Estimate(
         cycles=found.cycles / chip.clock,
         kernels=sum(
-            flops / (devices * chip.peak * kernel_share(chip, name, pace))
-            for name, flops in done.items()
+            one.flops / (devices * chip.peak * kernel_share(chip, one.kernel, one.heads, pace))
+            for one in kernel_work(found.kernels, load)
         ),
         exchange=exchange,
-        useful=sum(parts.values()),
+        useful=sum(load.parts.values()),
         peak=devices * chip.peak,
     )
 
 
-def kernel_flops(kernels: dict[str, int], parts: dict[str, float]) -> dict[str, float]:
-    """FLOPs that each Pallas kernel of a step does, what they make again among them."""
-    found = {}
-    for part, factors in KERNELS.items():
-        once = kernels.get(next(name for name in factors if name.endswith(("keys", "dkv"))), 0)
-        # Useful FLOPs are a forward pass and twice that; without a backward pass, that alone.
-        forward = parts[part] / 3 if once else parts[part]
-        once = once or kernels.get(next(iter(factors)), 0)
-        for name, factor in factors.items():
-            if kernels.get(name):
-                found[name] = forward * factor * kernels[name] / once
+def kernel_work(kernels: Mapping[str, int], load: Load) -> list[KernelWork]:
+    """What each Pallas kernel of a step does.
+
+    Args:
+      kernels: how often each is called.
+      load: of the step.
+    """
+    found = []
+    for part in ("attention", "vision attention"):
+        done = factors(part, load.heads)
+        first, *_, last = done
+        calls, taught = dict(kernels), load.taught.get(part, 0)
+        if taught and calls.get(first):
+            # A teacher's pass forward is made once, and none back.
+            found.append(KernelWork(first, "grouped", load.parts[f"teacher's {part}"]))
+            calls[first] = max(calls[first] - taught, 0)
+        # The kernel of keys runs once for every useful pass forward; without one there is no more.
+        once = calls.get(last) or calls.get(first, 0)
+        forward = load.parts[part] / (3 if calls.get(last) else 1)
+        found += [
+            KernelWork(name, load.heads, forward * factor * calls[name] / once)
+            for name, factor in done.items()
+            if calls.get(name)
+        ]
     return found

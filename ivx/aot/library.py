@@ -13,6 +13,7 @@ The child needs its environment before JAX loads:
     JAX_PLATFORMS=cpu          no device but the topology's is touched
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -50,6 +51,19 @@ def pinned() -> str:
     """The version that `make libtpu` has fetched; empty where it has not."""
     found = list(FOLDER.glob("libtpu-*.dist-info"))
     return found[0].name.split("-")[1].removesuffix(".dist") if found else ""
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of those that are there; of libtpu, which is not installed where it is used, as pinned."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if "libtpu" in packages and pinned():
+        found["libtpu"] = pinned()
+    return found
 
 
 def environment(library: pathlib.Path, dump: pathlib.Path | None) -> dict[str, str]:

@@ -12,6 +12,8 @@ import re
 
 import numpy as np
 
+from ivx.aot.frames import Frames, passed
+
 _WIDTHS = {
     "pred": 1, "s8": 1, "u8": 1, "f8e4m3fn": 1, "f8e5m2": 1, "s16": 2, "u16": 2, "bf16": 2,
     "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
@@ -55,12 +57,14 @@ class Program:
       kernels: Pallas kernels by name, and how often each is called.
       cycles: the compiler's estimate for everything else that computes.
       unknown_loops: loops whose trip count the compiler does not know, counted once.
+      places: the cycles by function of ours, and by the pass they are of.
     """
 
     collectives: tuple[Collective, ...]
     kernels: dict[str, int]
     cycles: int
     unknown_loops: int
+    places: dict[str, dict[str, int]] = dataclasses.field(default_factory=dict)
 
 
 def read(text: str, axes: dict[str, int]) -> Program:
@@ -74,12 +78,16 @@ def read(text: str, axes: dict[str, int]) -> Program:
     times, unknown = _multiplicities(bodies, entry)
     groups = _groups(axes)
     found, kernels, cycles = collections.Counter(), collections.Counter(), 0
-    calls = collections.Counter()
+    calls, frames, places = collections.Counter(), Frames(text), {}
     for name, lines in bodies.items():
         if not times[name]:
             continue
         for line in lines:
-            cycles += times[name] * estimated_cycles(line)
+            spent = times[name] * estimated_cycles(line)
+            if spent:
+                cycles += spent
+                place = places.setdefault(frames.place(line), collections.Counter())
+                place[passed(line)] += spent
             if 'custom_call_target="tpu_custom_call"' in line:
                 kernels[_kernel(line)] += times[name]
             kind, size = _collective(line)
@@ -89,7 +97,7 @@ def read(text: str, axes: dict[str, int]) -> Program:
                 found[key] += times[name] * _sent(kind, size, key[1], axes)
     collectives = (Collective(*key, calls[key], found[key]) for key in calls)
     ordered = tuple(sorted(collectives, key=lambda one: -one.bytes))
-    return Program(ordered, dict(kernels), cycles, unknown)
+    return Program(ordered, dict(kernels), cycles, unknown, places)
 
 
 def estimated_cycles(text: str) -> int:

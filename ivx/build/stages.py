@@ -20,6 +20,7 @@ from ivx.stages.distillation import DistillationStage
 from ivx.stages.gspo import GspoSpec, GspoStage
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Stage
+from ivx.stages.questions import Questions
 from ivx.stages.rehearsal import RehearsalStage
 from ivx.stages.rollouts import Roller, RolloutSpec
 from ivx.training import progress
@@ -178,8 +179,12 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
     progress.note(f"{len(questions):,} questions, {stage.prompts} a rollout, {stage.group} answers")
     end = rule.tokenizer.end_of_turn
     sampler = Sampler(build.model_definition(config), {}, end, mesh, config.model.cache)
-    spec = RolloutSpec(
-        stage.prompts, stage.group, stage.temperature, stage.max_new_tokens, config.run.seed
+    prompts = Questions(
+        [runner.as_prompt(sample) for sample in questions],
+        rule,
+        stage.prompts,
+        config.run.seed,
+        build.loader_options(config),
     )
-    prompts = [runner.as_prompt(sample) for sample in questions]
-    return Roller(prompts, rule, sampler, spec, build.loader_options(config).cache_bytes)
+    spec = RolloutSpec(stage.group, stage.temperature, stage.max_new_tokens, config.run.seed)
+    return Roller(prompts, rule.tokenizer, sampler, spec)

@@ -9,8 +9,15 @@ from collections.abc import Iterator
 
 from ivx.errors import UserError
 
-# How a refusal of the compiler, or of the allocator, begins.
-_MARK = "RESOURCE_EXHAUSTED"
+# How XLA says that a device's memory does not do. Storage and network run out of other things, also
+# with RESOURCE_EXHAUSTED, and a kernel that runs out of a core's own memory is no matter of knobs.
+_WORDS = re.compile(
+    r"Ran out of memory (in memory space|on) hbm"  # libtpu, compiling
+    r"|Attempting to (allocate|reserve) .{0,200}That was not possible"  # libtpu, running
+    r"|Out of memory (while trying to allocate|allocating) "  # XLA's allocators
+    r"|Failed to allocate request for ",
+    re.IGNORECASE | re.DOTALL,
+)
 _MOST = 6
 
 
@@ -31,47 +38,116 @@ def largest(said: str) -> list[str]:
 
 
 def knobs(config, mesh: dict[str, int]) -> list[str]:
-    """What makes a step smaller, the cheapest first."""
-    found, optim, remat = [], config.optim, config.model.remat
-    share = mesh.get("replica", 1) * mesh.get("fsdp", 1)
-    context = mesh.get("context", 1)
-    if mesh.get("replica", 1) > 1:
+    """What makes a step smaller, the cheapest first; what is named divides evenly.
+
+    Args:
+      config: of the step.
+      mesh: sizes of its axes; those that are not there are 1.
+    """
+    from ivx.build import stored
+
+    sizes = {"replica": 1, "fsdp": 1, "tensor": 1, "context": 1} | mesh
+    text = stored.model_spec(config).text
+    if config.stage.name == "convert":
+        found = _of_a_pass(config, sizes)
+    else:
+        found = [*_of_packs(config, sizes), *_of_layers(config), *_of_heads(config, sizes, text)]
+    return [*found, "a larger slice, or a chip with more memory"]
+
+
+def _of_a_pass(config, sizes: dict[str, int]) -> list[str]:
+    """Of statistics, which keep nothing for a backward pass and are summed over whole packs."""
+    packs = config.data.batch_packs
+    each = packs // (sizes["replica"] * sizes["fsdp"])
+    if each < 2:
+        return []
+    part = _divisor(each)
+    return [f"data.batch_packs = {packs // part}: {_share(part)} the activations, {part} times as"
+            " many passes"]  # fmt: skip
+
+
+def _of_packs(config, sizes: dict[str, int]) -> list[str]:
+    """Fewer packs of a device at a time, then less of each."""
+    found, steps, fsdp = [], config.optim.accumulation, sizes["fsdp"]
+    if sizes["replica"] > 1:
         found.append("mesh.replica lower and mesh.fsdp higher: the state is split further")
-    if config.data.batch_packs // optim.accumulation > share:
+    each = config.data.batch_packs // (steps * sizes["replica"] * fsdp)
+    if each > 1:
+        part = _divisor(each)
         found.append(
-            f"optim.accumulation = {2 * optim.accumulation}: half the activations,"
-            " parameters are gathered twice as often"
+            f"optim.accumulation = {part * steps}: {_share(part)} the activations,"
+            f" parameters are gathered {part} times as often"
         )
-    elif mesh.get("fsdp", 1) > 1:
-        found.append(
-            f"mesh.fsdp = {mesh['fsdp'] // 2}, mesh.context = {2 * context} and"
-            f" optim.accumulation = {2 * optim.accumulation}: half the activations of a layer,"
-            " parameters are gathered twice as often, keys and values of a pack stay as large"
-        )
-    if remat in ("none", "dots", "attention"):
+    elif fsdp > 1:
+        part = _divisor(fsdp)
+        context = part * sizes["context"]
+        # A device has two runs of a pack's tokens, an early and a late one.
+        if config.data.pack_tokens % (2 * context) == 0:
+            found.append(
+                f"mesh.fsdp = {fsdp // part}, mesh.context = {context} and optim.accumulation ="
+                f" {part * steps}: {_share(part)} the activations of a layer, parameters are"
+                f" gathered {part} times as often, keys and values of a pack stay as large"
+            )
+    return found
+
+
+def _of_layers(config) -> list[str]:
+    """Less kept of every layer."""
+    found, remat = [], config.model.remat
+    # Of grouped attention there is no latent to keep.
+    if remat in ("none", "dots", "attention") and config.model.attention != "gqa":
         found.append("model.remat = latent: attention is run twice, what it gave is not kept")
-    if remat != "layer" and remat != "offload":
+    if remat not in ("layer", "offload"):
         found.append("model.remat = layer: only inputs of layers are kept, a forward pass more")
     if remat != "offload":
         found.append(
             "model.remat = offload: as layer, with those inputs in the memory of the host,"
             " at the pace of its link"
         )
-    found += [
-        f"mesh.tensor = {2 * mesh.get('tensor', 1)} instead of half of another axis: half the"
-        " heads and features a device, two exchanges of activations a layer",
-        "a larger slice, or a chip with more memory",
-    ]
     return found
+
+
+def _of_heads(config, sizes: dict[str, int], text) -> list[str]:
+    """Layers and heads split over devices that now split packs."""
+    for axis in ("context", "fsdp"):
+        if sizes[axis] == 1:
+            continue
+        part = _divisor(sizes[axis])
+        tensor = part * sizes["tensor"]
+        heads = text.kv_heads if text.attention == "gqa" else text.heads
+        if any(size % tensor for size in (heads, text.mlp, text.vocab)):
+            continue
+        more = f" and optim.accumulation = {part * config.optim.accumulation}"
+        return [
+            f"mesh.tensor = {tensor}, mesh.{axis} = {sizes[axis] // part}"
+            f"{more if axis == 'fsdp' else ''}: {_share(part)} the weights that are gathered for a"
+            " layer, two exchanges of activations a layer"
+        ]
+    return []
+
+
+def _divisor(number: int) -> int:
+    """The smallest above 1."""
+    return next(one for one in range(2, number + 1) if number % one == 0)
+
+
+def _share(part: int) -> str:
+    return "half" if part == 2 else f"1/{part} of"
 
 
 def sentence(config, mesh: dict[str, int], said: str) -> str:
     """All of it in one."""
     buffers = "; ".join(largest(said)) or "none that the compiler names"
     return (
-        f"the step does not fit into the memory of a device; the largest buffers: {buffers}; what"
-        f" would make it smaller, the cheapest first: {'; '.join(knobs(config, mesh))}"
+        "a program of this run does not fit into the memory of a device; the largest buffers:"
+        f" {buffers}; what would make its step smaller, the cheapest first:"
+        f" {'; '.join(knobs(config, mesh))}"
     )
+
+
+def is_of_memory(said: str) -> bool:
+    """Whether an error of JAX says that a device's memory is too small for a program."""
+    return "RESOURCE_EXHAUSTED" in said and bool(_WORDS.search(said))
 
 
 @contextlib.contextmanager
@@ -79,11 +155,13 @@ def told(config, mesh: dict[str, int]) -> Iterator[None]:
     """Within it a program that does not fit is an error that says what would.
 
     Raises:
-      UserError: instead of what JAX raises then.
+      UserError: instead of what JAX raises then; anything else passes.
     """
+    import jax
+
     try:
         yield
-    except RuntimeError as error:
-        if _MARK not in str(error):
+    except jax.errors.JaxRuntimeError as error:
+        if not is_of_memory(str(error)):
             raise
         raise UserError(sentence(config, mesh, str(error))) from error

@@ -7,7 +7,6 @@ gave them.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,6 @@ from ivx.models.latent_attention import LatentAttention
 from ivx.models.linear import linear
 from ivx.models.rope import Rope
 from ivx.models.spec import TextSpec
-from ivx.models.visual_tokens import place
 from ivx.parallel import remat as policies
 from ivx.parallel import zigzag
 from ivx.parallel.activations import constrain
@@ -35,13 +33,6 @@ ATTENTION = {
     "m2la_exact": ExactLatentAttention,
     "gqa": GroupedAttention,
 }
-
-
-class DeepStack(NamedTuple):
-    """Features of the taps, [taps, B, G, D], and the group at each token, int32 [B, T] or -1."""
-
-    features: Array
-    index: Array
 
 
 def rms_norm(spec: TextSpec, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.RMSNorm:
@@ -112,22 +103,30 @@ class Decoder(nnx.Module):
         x_btd: Float[Array, "b t d"],
         rope: Rope,
         segments_bt: Int[Array, "b t"],
-        deepstack: DeepStack,
+        deepstack_nbtd: Float[Array, "n b t d"],
         keep_cache: bool = False,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """Runs a whole sequence; `keep_cache` also returns the caches, stacked on a new axis 0."""
+        """Runs a whole sequence.
+
+        Args:
+          x_btd: embedded tokens.
+          rope: of the heads.
+          segments_bt: sample of each token, 0 for padding.
+          deepstack_nbtd: what is added after each of the first layers, 0 where there is text.
+          keep_cache: also return the caches, stacked on a new axis 0.
+        """
         graph, layers = nnx.split(self.layers)
         # From here to the end a pack may lie over several devices, in an order of its own.
         x_btd, segments_bt = zigzag.enter(x_btd), zigzag.enter(segments_bt)
         rope = Rope(*(zigzag.enter(a) for a in rope))
-        deepstack = deepstack._replace(index=zigzag.enter(deepstack.index))
+        deepstack_nbtd = jax.lax.map(zigzag.enter, deepstack_nbtd)
 
         @policies.remat(self.remat)
         def body(x, layer_and_number):
             layer, number = layer_and_number
             x = policies.named(constrain(x, "pack", "token", None), policies.RESIDUAL)
             x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
-            x = _inject(x, deepstack, number)
+            x = _inject(x, deepstack_nbtd, number)
             return x, jax.tree.map(
                 lambda a: zigzag.leave(a, a.ndim - 2), kept
             ) if keep_cache else None
@@ -171,14 +170,12 @@ class Decoder(nnx.Module):
         return self.norm(x_btd), tuple(kept)
 
 
-def _inject(x_btd: Array, deepstack: DeepStack, layer: Array) -> Array:
-    """Adds the features of tap `layer` where visual tokens stand; later layers add nothing."""
-    taps = deepstack.features.shape[0]
+def _inject(x_btd: Array, deepstack_nbtd: Array, layer: Array) -> Array:
+    """Adds what the tap of a layer gives; later layers add nothing."""
+    taps = len(deepstack_nbtd)
     if not taps:
         return x_btd
-    return jax.lax.cond(
-        layer < taps,
-        lambda x: x + place(deepstack.features[jnp.minimum(layer, taps - 1)], deepstack.index),
-        lambda x: x,
-        x_btd,
+    added = jax.lax.dynamic_index_in_dim(
+        deepstack_nbtd, jnp.minimum(layer, taps - 1), keepdims=False
     )
+    return x_btd + jnp.where(layer < taps, added, 0)

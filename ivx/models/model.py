@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from ivx.models.decoder import Cache, Decoder, DeepStack
+from ivx.models.decoder import Cache, Decoder
 from ivx.models.linear import linear
 from ivx.models.rope import text_rope
 from ivx.models.spec import ModelSpec
@@ -60,10 +60,10 @@ class VideoLanguageModel(nnx.Module):
         seen = self.visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
         words = self.embed_tokens(batch.tokens)
         visual = batch.visual_index[..., None] >= 0
-        x_btd = jnp.where(visual, place(seen.tokens, batch.visual_index), words)
+        placed = place(jnp.concatenate([seen.tokens[None], seen.features]), batch.visual_index)
+        x_btd = jnp.where(visual, placed[0], words)
         rope = self._rope(batch.positions)
-        deepstack = DeepStack(seen.features, batch.visual_index)
-        return Output(*self.language_model(x_btd, rope, batch.segments, deepstack, keep_cache))
+        return Output(*self.language_model(x_btd, rope, batch.segments, placed[1:], keep_cache))
 
     def decode(
         self,

@@ -32,9 +32,11 @@ class VisionSpec:
                 f"vision width {self.width} needs heads of a width that 4 divides,"
                 f" got {self.heads} heads"
             )
-        if any(not 0 <= tap < self.depth for tap in self.taps):
+        taps = set(self.taps)
+        if len(taps) < len(self.taps) or any(not 0 <= tap < self.depth for tap in taps):
             raise ValueError(
-                f"vision taps {self.taps} must be blocks of a tower of depth {self.depth}"
+                f"vision taps {self.taps} must be blocks of a tower of depth {self.depth},"
+                " each at most once"
             )
 
 

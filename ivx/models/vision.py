@@ -148,17 +148,19 @@ class VisionTower(nnx.Module):
             x, taps = carry
             x = policies.named(constrain(x, "pack", "slice_block", None), policies.RESIDUAL)
             x = nnx.merge(graph, block)(x, rope, slices_bx, slice_block)
-            # Keeps only the tapped outputs: row i of `taps` is written when block taps[i] has run.
-            hit = (jnp.array(self.spec.taps) == number)[:, None, None, None]
-            return (x, jnp.where(hit, x, taps)), None
+            # Row i is of block taps[i]; the blocks between write a last row, which nobody reads.
+            hit = tapped == number
+            row = jnp.where(hit.any(), jnp.argmax(hit), len(hit))
+            return (x, jax.lax.dynamic_update_index_in_dim(taps, x, row, 0)), None
 
-        taps = jnp.zeros((len(self.spec.taps), *x_bxd.shape), x_bxd.dtype)
+        tapped = jnp.array(self.spec.taps)
+        taps = jnp.zeros((1 + len(self.spec.taps), *x_bxd.shape), x_bxd.dtype)
         (x_bxd, taps), _ = jax.lax.scan(body, (x_bxd, taps), (blocks, jnp.arange(self.spec.depth)))
         merger_graph, mergers = nnx.split(self.deepstack_mergers)
         # Four times as wide as patches, in float32 in their norms: made again, too.
         remat = policies.remat(self.remat)
         merge = remat(lambda state, x: nnx.merge(merger_graph, state)(x))
-        features = jax.lax.map(lambda pair: merge(*pair), (mergers, taps))
+        features = jax.lax.map(lambda pair: merge(*pair), (mergers, taps[:-1]))
         main_graph, main = nnx.split(self.merger)
         tokens = remat(lambda state, x: nnx.merge(main_graph, state)(x))(main, x_bxd)
         return VisualTokens(tokens, features)

@@ -17,19 +17,25 @@ from ivx.parallel import activations
 
 
 def place(
-    features_bgd: Float[Array, "b g d"], index_bt: Int[Array, "b t"]
-) -> Float[Array, "b t d"]:
+    features_nbgd: Float[Array, "n b g d"], index_bt: Int[Array, "b t"]
+) -> Float[Array, "n b t d"]:
     """Features at the tokens where they belong, 0 elsewhere.
 
     Args:
-      features_bgd: of all groups.
+      features_nbgd: of all groups: the tokens' own, and those of every tap.
       index_bt: the group at each token, or -1.
     """
-    if activations.ways("context") == 1:
-        return _taken(features_bgd, index_bt)
-    rows = ("pack", "token", None)
-    # Groups are cut along `context` as tokens are; over `tensor`, too, they were in the tower.
-    return activations.split(_go_round, (rows, rows[:2]), rows)(features_bgd, index_bt)
+
+    # Made again backwards are masks alone, which are as large as what they mask.
+    @jax.checkpoint
+    def one(features_bgd: Array) -> Array:
+        if activations.ways("context") == 1:
+            return _taken(features_bgd, index_bt)
+        rows = ("pack", "token", None)
+        # Groups are cut along `context` as tokens are; over `tensor`, too, they were in the tower.
+        return activations.split(_go_round, (rows, rows[:2]), rows)(features_bgd, index_bt)
+
+    return jax.lax.map(one, features_nbgd)
 
 
 def _go_round(part_bgd: Array, index_bt: Array) -> Array:

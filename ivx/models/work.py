@@ -51,6 +51,14 @@ def forward(spec: ModelSpec, tokens: int, pairs: int, patches: int, slice_patche
     }
 
 
+def statistics(spec: ModelSpec, tokens: int) -> float:
+    """FLOPs of the sums that a conversion makes of a pack: `ivx.conversion.statistics`."""
+    text = spec.text
+    entry, queries, keys = text.width + 1, text.heads * text.head_dim, text.kv_heads * text.head_dim
+    sums = entry * (entry + queries + 2 * keys) + queries * text.head_dim + (2 * keys) ** 2
+    return 2 * tokens * text.depth * sums
+
+
 def training(parts: dict) -> dict:
     """FLOPs of a training step whose forward pass has these."""
     return {part: 3 * flops for part, flops in parts.items()}

@@ -1,7 +1,6 @@
 """Rollouts: the model under training answers questions, and the answers become its training batch.
 
-    questions --(permuted by seed and epoch)--> prompts of rollout k
-    prompts --(Sampler at the current parameters, `group` answers each)--> Rollout
+    questions --(Sampler at the current parameters, `group` answers each)--> Rollout
     rollouts --(filling)--> Batch whose loss falls on the answers alone
 
 Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again.
@@ -15,16 +14,16 @@ import numpy as np
 
 from data_pipelines import filling, packing
 from data_pipelines.batch import Batch
-from data_pipelines.frame_cache import FrameCache
-from data_pipelines.layout import Layout, LayoutRule
+from data_pipelines.layout import Layout
 from data_pipelines.loader import Loaded, stack
-from data_pipelines.media_error import MediaError, Skipped
+from data_pipelines.media_error import Skipped
 from data_pipelines.sources import Sample
-from ivx.errors import UserError
 from ivx.models.definition import Params
 from ivx.sampling.sampler import Answer, Sampler
+from ivx.stages.questions import Questions
+from ivx.text.tokenizer import Tokenizer
 
-_SHUFFLE, _DRAW = 2, 3
+_DRAW = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +31,12 @@ class RolloutSpec:
     """How answers are drawn.
 
     Attributes:
-      prompts: questions a rollout; the hosts and their devices share them evenly.
       group: answers to each.
       temperature: of the draw; 1 is the model's own distribution.
       limit: tokens an answer may have, the closing one among them.
-      seed: of the order of questions and of the draws.
+      seed: of the draws.
     """
 
-    prompts: int
     group: int
     temperature: float
     limit: int
@@ -62,50 +59,26 @@ class Roller:
     """Draws rollouts.
 
     Args:
-      questions: samples that end with an open question, each with one truth.
-      rule: how they are laid out.
+      questions: what is asked.
+      tokenizer: of the answers.
       sampler: with any parameters; they are replaced by those under training.
       spec: see there.
-      cache_bytes: limit of decoded patches kept in memory.
     """
 
     def __init__(
-        self,
-        questions: Sequence[Sample],
-        rule: LayoutRule,
-        sampler: Sampler,
-        spec: RolloutSpec,
-        cache_bytes: int,
+        self, questions: Questions, tokenizer: Tokenizer, sampler: Sampler, spec: RolloutSpec
     ):
-        self._questions, self._rule, self._sampler = questions, rule, sampler
-        self._spec, self._cache = spec, FrameCache(cache_bytes)
+        self._questions, self._tokenizer = questions, tokenizer
+        self._sampler, self._spec = sampler, spec
 
     def roll(self, params: Params, number: int) -> tuple[list[Rollout], list[Skipped]]:
-        """Rollout `number`: groups of answers side by side, and a sentence for each bad video.
-
-        A question whose video cannot be read gives its place to the next in order.
-        """
-        layouts, pixels, asked, skipped = [], [], [], []
-        for sample in self._in_order(number * self._spec.prompts):
-            try:
-                layout = self._rule(sample, generate=True)
-                pixels.append(self._cache.read(layout))
-            except MediaError as error:
-                skipped.append(Skipped.by(error, sample.id))
-                if len(skipped) > len(self._questions):
-                    raise UserError(
-                        f"none of {len(self._questions)} videos can be read; the last: {error}"
-                    ) from error
-                continue
-            layouts.append(layout)
-            asked.append(sample)
-            if len(asked) == self._spec.prompts:
-                break
-        key = jax.random.fold_in(jax.random.key(self._spec.seed), number)
-        spec, tokenizer = self._spec, self._rule.tokenizer
+        """Rollout `number`: groups of answers side by side, and a sentence for each bad video."""
+        asked, skipped = self._questions.of(number)
+        spec = self._spec
+        key = jax.random.fold_in(jax.random.key(spec.seed), number)
         answers = self._sampler.at(params).sample(
-            layouts,
-            pixels,
+            [one.layout for one in asked],
+            [one.pixels for one in asked],
             spec.limit,
             spec.group,
             spec.temperature,
@@ -113,20 +86,11 @@ class Roller:
         )
         rollouts = []
         for i, answer in enumerate(answers):
-            k = i // spec.group
-            ended = answer.tokens[-1] == tokenizer.end_of_turn
-            text = tokenizer.decode(answer.tokens)
-            rollouts.append(Rollout(asked[k], layouts[k], pixels[k], answer, text, ended))
+            one = asked[i // spec.group]
+            ended = answer.tokens[-1] == self._tokenizer.end_of_turn
+            text = self._tokenizer.decode(answer.tokens)
+            rollouts.append(Rollout(one.sample, one.layout, one.pixels, answer, text, ended))
         return rollouts, skipped
-
-    def _in_order(self, first: int):
-        """Questions from place `first` on, epoch after epoch, each in an order of its own."""
-        size = len(self._questions)
-        while True:
-            rng = np.random.default_rng([self._spec.seed, _SHUFFLE, first // size])
-            for index in rng.permutation(size)[first % size :]:
-                yield self._questions[index]
-            first += size - first % size
 
 
 def with_answer(rollout: Rollout) -> Layout:

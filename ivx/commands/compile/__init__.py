@@ -21,7 +21,7 @@ KINDS = ("step", "kernel", "pods", "support")
 
 
 def define_flags() -> None:
-    flags.DEFINE_float("timeout", 600.0, "Seconds that one compilation may take.", lower_bound=1.0)
+    flags.DEFINE_float("timeout", 3600.0, "Seconds that one compilation may take.", lower_bound=1.0)
     flags.DEFINE_string("out", None, "A Markdown file to write the tables to, too.")
     flags.DEFINE_bool("again", False, "Of kernels and pods: also what was compiled before.")
     for kind in KINDS:

@@ -79,6 +79,17 @@ def preset(stage: str, mesh: str, changes: list[str]):
     return config
 
 
+def key(stage: str, topology: str) -> str:
+    """By what a cell is known: stages whose programs are the same share one."""
+    return f"{SAME.get(stage, stage)} {topology}"
+
+
 def cell(known: dict, stage: str, topology: str) -> dict | None:
     """What is known of a stage on a topology."""
-    return known.get(f"{SAME.get(stage, stage)} {topology}")
+    return known.get(key(stage, topology))
+
+
+def config(stage: str, topology: str):
+    """What is compiled of a stage for a topology."""
+    mesh, *changes = CELLS[SAME.get(stage, stage)][topology]
+    return preset(SAME.get(stage, stage), mesh, changes)

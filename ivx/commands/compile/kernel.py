@@ -6,7 +6,6 @@ rows are kept in page.json, and a command that was cut off goes on where it stop
 all that is kept, also when --op, --case or --chip asks for a part of it.
 """
 
-import importlib.metadata
 import pathlib
 
 from absl import flags
@@ -40,7 +39,7 @@ def run(given) -> dict:
         raise UserError("nothing to compile: no op that is asked for has a case for these chips")
     library.find()
     out = pathlib.Path(given.out) if given.out else None
-    versions = _versions(*record.COMPILERS, *_PACKAGES[_PEERS])
+    versions = library.versions(*record.COMPILERS, *_PACKAGES[_PEERS])
     kept = record.Record(out.with_suffix(".json") if out else None, versions)
     kept.read()
     # A page shows all that is kept beside it, whatever of it is asked for this time.
@@ -51,7 +50,7 @@ def run(given) -> dict:
         row = None if given.again else kept.find(module, case.name, chip.name)
         if row is None:
             row = _row(kernel.compile_case(module, case, chip, given.timeout))
-            row["versions"] = _versions(*record.COMPILERS, *_PACKAGES.get(module, ()))
+            row["versions"] = library.versions(*record.COMPILERS, *_PACKAGES.get(module, ()))
             kept.keep(module, row)
             if out:
                 out.write_text(_page(kept, cells, notes))
@@ -69,9 +68,9 @@ def run(given) -> dict:
 
 def _page(kept, cells: list[tuple], notes: str) -> str:
     """Of what is kept of these cells."""
-    from ivx.aot import record
+    from ivx.aot import library, record
 
-    rows, versions = [], _versions(*record.COMPILERS)
+    rows, versions = [], library.versions(*record.COMPILERS)
     for module, case, chip in cells:
         row = kept.rows.get((case.name, chip.name))
         if row is None:
@@ -94,21 +93,6 @@ def _all_cells(given, kept) -> list[tuple]:
     peers = _choose([_PEERS], [], every)
     shown = given.peers or any((case.name, chip.name) in kept.rows for _, case, chip in peers)
     return ours + peers * shown
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    """Of those that are there; of libtpu, which is not installed where it is used, as pinned."""
-    from ivx.aot import library
-
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if "libtpu" in packages and library.pinned():
-        found["libtpu"] = library.pinned()
-    return found
 
 
 def _ops(names: list[str]) -> list[str]:

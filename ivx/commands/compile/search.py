@@ -38,25 +38,33 @@ def run(config, place: str, tries: int, asking) -> dict:
 
 def likely(config, place: str, asking) -> list:
     """Settings that may fit, by arithmetic the fastest first."""
-    import jax
-
     from ivx.aot import arithmetic, topology
-    from ivx.build import stored
     from ivx.commands.compile import step
-    from ivx.models.definition import ModelDefinition
 
-    spec, data = stored.model_spec(config), config.data
-    leaves = jax.tree.leaves(ModelDefinition(spec).abstract_params)
+    data = config.data
+    sizes, teacher = step.shapes(config, asking.teacher)
     work = arithmetic.Work(
-        spec=spec,
-        parameters=sum(leaf.size for leaf in leaves),
+        spec=sizes,
+        parameters=_parameters(sizes),
         packs=data.batch_packs,
         tokens=data.pack_tokens,
         patches=data.pack_patches,
-        flops=step.useful(config, asking),
+        flops=step.load(config, asking)["flops"],
+        trains=config.stage.name != "convert",
+        teacher=teacher,
+        teacher_parameters=_parameters(teacher) if teacher else 0,
     )
     chip, _ = topology.parse(place)
     return arithmetic.likely(work, chip, topology.size(place), SHARE)
+
+
+def _parameters(sizes) -> int:
+    """How many a model of these sizes has."""
+    import jax
+
+    from ivx.models.definition import ModelDefinition
+
+    return sum(leaf.size for leaf in jax.tree.leaves(ModelDefinition(sizes).abstract_params))
 
 
 def applied(config, setting):

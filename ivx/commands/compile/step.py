@@ -76,7 +76,7 @@ def ask(config, place: str, asking: Asking) -> dict:
     Raises:
       UserError: the mesh does not fit the topology or the shapes.
     """
-    from ivx.aot import child, chips, topology
+    from ivx.aot import child, topology
 
     asked = {
         "config": config.to_dict(),
@@ -87,17 +87,16 @@ def ask(config, place: str, asking: Asking) -> dict:
     answer = child.ask("ivx.commands.compile.step_child", asked, asking.timeout)
     if answer.found.get("wrong"):
         raise UserError(answer.refusal)
-    chip: chips.Chip = topology.parse(place)[0]
-    devices = topology.size(place)
     result = {
         "ok": not answer.refusal,
         "topology": place,
-        "devices": devices,
+        "devices": topology.size(place),
         "stage": config.stage.name,
         "remat": config.model.remat,
         "accumulation": config.optim.accumulation,
-        "capacity": chip.memory,
+        "capacity": topology.parse(place)[0].memory,
         "refusal": answer.refusal,
+        "answered": answer.answered,
     } | answer.found
     if answer.refusal:
         said, mesh = result.pop("said", ""), result.get("mesh", {})
@@ -105,10 +104,7 @@ def ask(config, place: str, asking: Asking) -> dict:
             "largest": too_large.largest(said),
             "knobs": too_large.knobs(config, mesh),
         }
-    result["flops"] = useful(config, asking)
-    if result["program"]:
-        result["estimate"] = _estimate(result, chip, asking.pace)
-    return result
+    return price(result | load(config, asking), asking.pace)
 
 
 def _config(given):
@@ -132,34 +128,68 @@ def _config(given):
     return config
 
 
-def useful(config, asking: Asking) -> dict[str, float]:
-    """Useful FLOPs by part: of full packs with one sample each."""
+def shapes(config, teacher: str) -> tuple:
+    """The model that a stage runs, and its teacher's, if it has one: sizes."""
     from ivx.build import stored
-    from ivx.models import spec, work
+    from ivx.models import spec
+
+    model, stage = config.model, config.stage.name
+    # What is converted has grouped attention still, and a teacher is of the family of Qwen.
+    grouped = {"convert": model.preset, "opd": teacher}.get(stage)
+    grouped = grouped and spec.PRESETS[grouped]("gqa", model.dtype)
+    return (grouped, None) if stage == "convert" else (stored.model_spec(config), grouped)
+
+
+def load(config, asking: Asking) -> dict:
+    """What a step has to do, as `ivx.aot.estimate.Load`: of full packs with one sample each."""
+    from ivx.models import work
 
     data, tokens, stage = config.data, config.data.pack_tokens, config.stage.name
-    sizes = stored.model_spec(config)
-    if stage == "convert":
-        sizes = spec.PRESETS[config.model.preset]("gqa", config.model.dtype)
+    sizes, teacher = shapes(config, asking.teacher)
+    taught = {}
 
     def forward(sizes) -> dict[str, float]:
         pairs = tokens * (tokens + 1) // 2
         return work.forward(sizes, tokens, pairs, data.pack_patches, asking.slice_patches)
 
-    parts = forward(sizes) if stage == "convert" else work.training(forward(sizes))
-    if stage == "opd":
-        taught = forward(spec.PRESETS[asking.teacher]("gqa", config.model.dtype))
-        parts |= {f"teacher's {part}": flops for part, flops in taught.items()}
-    return {part: data.batch_packs * flops for part, flops in parts.items()}
+    parts = forward(sizes)
+    if stage == "convert":
+        # No token is scored.
+        del parts["head"]
+        parts["sums for the conversion"] = work.statistics(sizes, tokens)
+    else:
+        parts = work.training(parts)
+    if teacher:
+        parts |= {f"teacher's {part}": flops for part, flops in forward(teacher).items()}
+        # All heads of a layer at once.
+        passes = {"attention": teacher.text.depth, "vision attention": teacher.vision.depth}
+        taught = {part: depth * config.optim.accumulation for part, depth in passes.items()}
+    return {
+        "flops": {part: data.batch_packs * flops for part, flops in parts.items()},
+        "heads": "grouped" if sizes.text.attention == "gqa" else "latent",
+        "taught": taught,
+    }
+
+
+def price(result: dict, pace: float) -> dict:
+    """Puts into what the compiler said of a step a modelled time, where its program is known."""
+    from ivx.aot import topology
+
+    if result.get("program"):
+        chip, _ = topology.parse(result["topology"])
+        result["estimate"] = _estimate(result, chip, pace)
+    return result
 
 
 def _estimate(result: dict, chip, pace: float) -> dict:
     from ivx.aot import estimate, program
 
-    plain, parts = result["program"], result["flops"]
+    plain = result["program"]
+    # Rows of before these were kept are of latent heads, without a teacher.
+    parts = (result["flops"], result.get("heads", "latent"), result.get("taught", {}))
     collectives = tuple(program.Collective(**one) for one in plain["collectives"])
     found = program.Program(collectives, plain["kernels"], plain["cycles"], plain["unknown_loops"])
-    time = estimate.estimate(found, chip, result["devices"], parts, pace)
+    time = estimate.estimate(found, chip, result["devices"], estimate.Load(*parts), pace)
     return {
         "cycles": time.cycles,
         "kernels": time.kernels,

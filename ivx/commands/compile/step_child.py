@@ -95,6 +95,7 @@ def _program(compiled, axes: dict[str, int], path: str) -> dict | None:
         "kernels": found.kernels,
         "cycles": found.cycles,
         "unknown_loops": found.unknown_loops,
+        "places": found.places,
     }
 
 

@@ -1,6 +1,12 @@
 """What `ivx compile --config` prints of a step: memory, exchanges, kernels, a modelled time."""
 
+from collections.abc import Iterable
+
+from ivx.aot.frames import PASSES
+
 _GIB = 2**30
+# Functions that are listed.
+_PLACES = 12
 
 
 def lines(result: dict) -> list[str]:
@@ -32,7 +38,24 @@ def lines(result: dict) -> list[str]:
         f"  {part:30s} {flops / total:6.1%}"
         for part, flops in sorted(result["flops"].items(), key=lambda one: -one[1])
     ]
-    return lines + _estimate_lines(result.get("estimate"))
+    return lines + _estimate_lines(result.get("estimate")) + _place_lines(result)
+
+
+def _place_lines(result: dict) -> list[str]:
+    """Where the estimated cycles are spent: the functions that spend most."""
+    places = (result["program"] or {}).get("places")
+    if not places or not result.get("estimate"):
+        return []
+    clock = result["program"]["cycles"] / result["estimate"]["cycles"]
+    ordered = sorted(places.items(), key=lambda one: -sum(one[1].values()))
+    lines = [f"{'estimated seconds outside Pallas kernels, by function':60s}" + _row(PASSES)]
+    for place, spent in ordered[:_PLACES]:
+        lines.append(f"  {place:58s}" + _row(f"{spent.get(one, 0) / clock:.3f}" for one in PASSES))
+    return lines
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "".join(f"{cell:>10s}" for cell in cells)
 
 
 def _program_lines(found: dict | None) -> list[str]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from ivx.commands.compile import cells as pods_cells
+from ivx.commands.compile import made_from
 from ivx.errors import UserError
 from ivx.kernels.case import CHIPS
 
@@ -79,22 +80,28 @@ def run(given) -> dict:
 
 def stages(cells: Mapping[str, dict]) -> dict[str, dict[str, str]]:
     """Stage -> topology -> what the compiler said of its step."""
+    ages = made_from.ages(cells)
     return {
         stage: {
-            topology: _cell(pods_cells.cell(cells, stage, topology))
+            topology: _cell(
+                pods_cells.cell(cells, stage, topology),
+                ages.get(pods_cells.key(stage, topology), ""),
+            )
             for topology in pods_cells.TOPOLOGIES
         }
         for stage in pods_cells.CELLS
     }
 
 
-def _cell(found: dict | None) -> str:
-    if found is None:
+def _cell(found: dict | None, age: str) -> str:
+    # What never answered vouches for nothing.
+    if found is None or not found.get("answered", True):
         return UNTESTED
+    aged = f", {age}" if age else ""
     if found["refusal"]:
-        return "refused"
+        return f"refused{aged}"
     share = found["memory"]["peak"] / found["capacity"]
-    return f"compiles, {share:.0%} of memory" if share <= 1 else f"too large, {share:.0%}"
+    return (f"compiles, {share:.0%} of memory" if share <= 1 else f"too large, {share:.0%}") + aged
 
 
 def kernels(rows: Sequence[dict]) -> dict[str, dict[str, str]]:

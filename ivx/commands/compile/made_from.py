@@ -1,0 +1,83 @@
+"""What a cell of the table of pods was made from, and whether it would be made the same way now.
+
+    config    all of it, as it was compiled
+    sources   what builds, lowers and compiles a step, and reads the compiled program
+    versions  of the packages that compile, and of Python, by whose syntax sources are told apart
+
+Arithmetic on what the compiler said, such as modelled times, is no part of it: that is done anew
+whenever the table is made.
+"""
+
+import functools
+import hashlib
+import json
+import pathlib
+import platform
+
+from ivx.commands.compile import cells
+
+SOURCES = (
+    *(f"ivx/{name}" for name in ("build", "conversion", "kernels", "models", "parallel")),
+    *(f"ivx/{name}" for name in ("stages", "training")),
+    *(f"ivx/aot/{name}.py" for name in ("child", "library", "program", "topology")),
+    "ivx/commands/compile/step_child.py",
+    "data_pipelines/batch.py",
+    "data_pipelines/packing.py",
+)
+
+
+def now(config) -> dict:
+    """What the step of a config would be made from."""
+    plain = json.dumps(config.to_dict(), sort_keys=True, default=str)
+    return {
+        "config": hashlib.sha256(plain.encode()).hexdigest()[:16],
+        "sources": _sources(),
+        "versions": _versions(),
+    }
+
+
+def age(row: dict, current: dict) -> str:
+    """In words what a row was made from that is no more so; empty where it still is.
+
+    Args:
+      row: a cell; one of before this was kept has no `made_from`.
+      current: of `now`.
+    """
+    then = row.get("made_from")
+    if not then:
+        return "of earlier sources"
+    # Where the compiler is not at hand, its version is not known.
+    known = then["versions"].keys() & current["versions"].keys()
+    if any(then["versions"][package] != current["versions"][package] for package in known):
+        return "of other versions"
+    if then["sources"] != current["sources"]:
+        return "of earlier sources"
+    return "of an earlier config" if then["config"] != current["config"] else ""
+
+
+def ages(known: dict) -> dict[str, str]:
+    """Of every cell of the table that is known and would be made otherwise now: in what."""
+    found = {}
+    for stage, row in cells.CELLS.items():
+        for topology in row:
+            key = cells.key(stage, topology)
+            if key in known:
+                found[key] = age(known[key], now(cells.config(stage, topology)))
+    return {key: words for key, words in found.items() if words}
+
+
+@functools.cache
+def _sources() -> str:
+    import ivx
+    from ivx.aot import sources
+
+    root = pathlib.Path(ivx.__file__).parents[1]
+    return sources.digest([root / name for name in SOURCES], root)
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    from ivx.aot import library
+
+    python = ".".join(platform.python_version_tuple()[:2])
+    return library.versions("jax", "jaxlib", "flax", "libtpu") | {"python": python}
