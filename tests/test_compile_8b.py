@@ -40,10 +40,9 @@ def test_what_was_compiled_and_is_published_keeps_the_promise():
     check(row, cells.preset("cpt", row["asked"]["mesh"], row["asked"]["changes"]))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
 def test_continued_pretraining_compiles_for_a_pod_and_fits():
-    """A quarter of an hour on one core."""
+    """Four to five minutes of two cores, and 6 GB."""
     asking = step.Asking(timeout=3600, pace=0.9, slice_patches=784, teacher="32b")
     config = cells.config("cpt", PLACE)
     check(step.ask(config, PLACE, asking), config)
