@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 
+from ivx.aot import frames
 from ivx.commands.compile import cells, search
 
 _GIB = 2**30
+_PLACES = 6
+# What is known of a cell that was never compiled.
+_NONE = {"refusal": "untested"}
 _INTRODUCTION = """# Training steps of 8b, compiled for pods
 
 Made by `ivx compile pods` with libtpu on a CPU. Memory, exchanges and kernels are what the
@@ -62,12 +66,38 @@ def page(known: dict, ages: Mapping[str, str] | None = None) -> str:
         " | Pallas kernels | loops counted once | compiled in |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for stage in cells.CELLS:
-        for topology in cells.TOPOLOGIES:
-            found = known.get(f"{stage} {topology}")
-            if found and not found["refusal"]:
-                lines.append(_detail(stage, topology, found))
+    compiled = [
+        (stage, topology, known[cells.key(stage, topology)])
+        for stage in cells.CELLS
+        for topology in cells.TOPOLOGIES
+        if stage not in cells.SAME and not known.get(cells.key(stage, topology), _NONE)["refusal"]
+    ]
+    lines += [_detail(*cell) for cell in compiled]
+    lines += [
+        "",
+        f"## The {_PLACES} functions that most of the cycles are put down to",
+        "",
+        "What XLA makes of each, by its estimate, in seconds forward, made again and backward.",
+        "",
+        "| stage | slice | function | forward | again | backward |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [line for cell in compiled for line in _places(*cell)]
     return "\n".join(lines) + "\n"
+
+
+def _places(stage: str, topology: str, found: dict) -> list[str]:
+    program, time = found["program"] or {}, found.get("estimate")
+    if not time or not program.get("places"):
+        return []
+    clock = program["cycles"] / time["cycles"]
+    most = sorted(program["places"].items(), key=lambda one: -sum(one[1].values()))[:_PLACES]
+    return [
+        f"{_head(stage, topology)} {place} | "
+        + " | ".join(f"{spent.get(one, 0) / clock:.2f}" for one in frames.PASSES)
+        + " |"
+        for place, spent in most
+    ]
 
 
 def _paces(heads: str) -> str:
