@@ -232,6 +232,12 @@ def test_paces_are_those_of_schedules_that_were_read():
             assert back * useful == pytest.approx(cases[1]["useful"])
             forward = share(name, "dense_attention", heads, pace=1.0)
             assert 0.9 * cases[0]["useful"] < forward < cases[0]["useful"]
+    for chip, (forward, back) in estimate.VISION_CYCLES.items():
+        fwd, grad = (read[f"vision_attention-{way}-bf16-1764x144", chip] for way in ("fwd", "grad"))
+        assert (forward, forward + back) == (fwd["cycles"], grad["cycles"])
+        assert share(chips.CHIPS[chip], "vision_attention", pace=1.0) == pytest.approx(
+            fwd["useful"]
+        )
 
 
 SAID = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 40G of 31.25G hbm.

@@ -42,8 +42,14 @@ _FORWARD, _BACKWARD, _HEAD_DIM = 2048 * 1024, 1024 * 1024, 128
 # Forward, most visits look at maxima besides: cycles read by hand of latent heads on v5p and v6e
 # (docs/results/kernels_tpu.md, notes), and taken to be the same on chips with their units.
 _CHECK = {"v5e": 172, "v5p": 172, "v6e": 231, "tpu7x": 231}
-# Vision attention, as a share of the peak, was read forward, of slices of 1,764 patches.
-_VISION = {"v5e": 0.38, "v5p": 0.38, "v6e": 0.12, "tpu7x": 0.12}
+# Of vision attention: 256 queries x 256 keys of 16 heads, forward, and backward in both kernels.
+VISION_CYCLES = {
+    "v5e": (6_042, 14_644),
+    "v5p": (6_088, 14_829),
+    "v6e": (4_920, 8_886),
+    "tpu7x": (5_076, 8_990),
+}
+_VISION = 256 * 256 * 16 * 72
 
 # What is left of that pace for masks, for waiting, for blocks half in use.
 PACE = 0.9
@@ -80,7 +86,9 @@ def kernel_share(chip: Chip, kernel: str, heads: str = "latent", pace: float = P
       pace: over that of the static schedule.
     """
     if kernel.startswith("vision"):
-        return pace * _VISION[chip.name]
+        forward, back = VISION_CYCLES[chip.name]
+        products, cycles = (2, forward) if kernel == "vision_attention" else (3 + 4, back)
+        return pace * 2 * products * _VISION / (cycles * chip.flops_a_cycle)
     keys, values = WIDTHS[heads]
     forward, back = CYCLES[heads][chip.name]
     if kernel == "dense_attention":
