@@ -4,8 +4,8 @@
 
     base -> convert -> cpt -> sft_short -> sft_long -> rl_gspo -> opd -> agent -> export
 
-tiny   on the synthetic world, which it writes first: 25 to 40 minutes on two CPU cores.
-quick  the same stages with few steps, to see that all of them run: under 5 minutes.
+tiny   on the synthetic world, which it writes first: 25 to 45 minutes on two CPU cores.
+quick  the same stages with few steps, to see that all of them run: 3 to 6 minutes.
 8b     the published sizes and numbers. Needs a pod, the vocabulary (pip install 'ivx[qwen]'), the
        folder of Qwen3-VL-8B-Instruct (--config.base), a teacher (--config.teacher), and a mixture
        (--config.mixture) with the data sets that the experiments and `evaluate.splits` name.

@@ -2,6 +2,8 @@
 
 Processes are forked off a server that has imported the libraries and nothing of this project: what
 a command imports of ours, its flags, devices, output and exit code are those of `python -m ivx`.
+Not the same: what runs `atexit`, variables that JAX reads as it is imported, and a library that a
+command forgets to import. `anew` is the plain way.
 """
 
 import multiprocessing
@@ -26,7 +28,13 @@ LIBRARIES = [
     "PIL.Image",
     "jinja2",
 ]
-_PROCESSES = multiprocessing.get_context("forkserver")
+
+
+def processes() -> multiprocessing.context.ForkServerContext:
+    """Whose processes are forked off the one server there is, which has imported `LIBRARIES`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LIBRARIES)
+    return context
 
 
 class Command:
@@ -39,8 +47,7 @@ class Command:
     def __init__(self, *arguments: str):
         self._arguments = arguments
         self._folder = tempfile.TemporaryDirectory(prefix="ivx-command-")
-        _PROCESSES.set_forkserver_preload(LIBRARIES)
-        self._process = _PROCESSES.Process(
+        self._process = processes().Process(
             target=_run, args=(arguments, _environment(), self._folder.name)
         )
         self._process.start()

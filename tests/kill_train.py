@@ -10,7 +10,6 @@ nobody killed. Prints what happened as JSON; exits with 1 if a single bit differ
 
 import argparse
 import json
-import multiprocessing
 import os
 import pathlib
 import random
@@ -21,22 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from tests import toy
+from tests import command, toy
 
 STEPS, SAVE_EVERY = 40, 4
 _PATIENCE = 600.0
 
 
 class Toy:
-    """Starts the toy in processes that are forked off one that has imported everything."""
-
-    def __init__(self):
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["tests.toy"])
+    """Starts the toy in processes that are forked off one that has imported the libraries."""
 
     def __call__(self, workdir: pathlib.Path):
         arguments = [str(workdir), f"--steps={STEPS}", f"--save_every={SAVE_EVERY}"]
-        process = self._context.Process(target=_toy, args=([*arguments, "--pause=0.02"],))
+        process = command.processes().Process(target=_toy, args=([*arguments, "--pause=0.02"],))
         process.start()
         return process
 

@@ -194,7 +194,7 @@ def test_what_a_model_wrote_cannot_run_in_the_page(tmp_path):
 
 @pytest.mark.parametrize("command", ["data", "train", "evaluate", "chat", "report"])
 def test_help_shows_an_example(command):
-    shown = ivx(command, "--help")
+    shown = anew(command, "--help")
     assert shown.returncode == 0
     flag = "--out" if command == "data" else "--workdir"
     assert f"Example:\n  ivx {command}" in shown.stdout and flag in shown.stdout

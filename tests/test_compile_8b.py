@@ -40,6 +40,7 @@ def test_what_was_compiled_and_is_published_keeps_the_promise():
     check(row, cells.preset("cpt", row["asked"]["mesh"], row["asked"]["changes"]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
 def test_continued_pretraining_compiles_for_a_pod_and_fits():
     """Four to five minutes of two cores, and 6 GB."""

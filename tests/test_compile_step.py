@@ -86,7 +86,7 @@ FileLocations
 3 {{file_name_id=2 function_name_id=2 line=9 end_line=9 column=1 end_column=2}}
 
 StackFrames
-1 {{file_location_id=1 parent_frame_id=0}}
+1 {{file_location_id=1 parent_frame_id=1}}
 2 {{file_location_id=2 parent_frame_id=2}}
 3 {{file_location_id=3 parent_frame_id=3}}
 

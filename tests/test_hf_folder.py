@@ -84,6 +84,7 @@ def test_other_spellings_are_read(words, tmp_path, rewrite):
         ("vision_config", {"out_hidden_size": 7}, "gives 7 numbers"),
         ("vision_config", {"deepstack_visual_indexes": [0, 9]}, "must be blocks of a tower"),
         ("vision_config", {"deepstack_visual_indexes": [1, 1]}, "each at most once"),
+        ("vision_config", {"deepstack_visual_indexes": []}, "a list of some blocks"),
         ("text_config", {"num_hidden_layers": "3"}, "num_hidden_layers must be a positive whole"),
         ("text_config", {"rope_theta": None}, "rope_theta must be a positive number"),
         ("text_config", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),

@@ -109,7 +109,7 @@ def test_a_step_is_made_from_its_config_and_from_sources_that_exist():
     assert made_from.now(config) == found | {"config": made_from.now(config)["config"]}
     assert made_from.now(config) != found
     # A folder that is not there would be passed over.
-    assert all((ROOT / name).exists() for name in made_from.SOURCES)
+    assert all((ROOT / name).exists() for name in made_from.SOURCES + made_from.BESIDE)
 
 
 @pytest.fixture

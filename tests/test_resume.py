@@ -60,7 +60,8 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, data_folder, tmp_pa
     deadline = time.monotonic() + 200
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 7):
         if command.exitcode is not None or time.monotonic() > deadline:
-            pytest.fail(command.finish(0).stderr)
+            command.kill()
+            pytest.fail(command.finish().stderr)
         time.sleep(0.02)
     command.kill()
     steps = [row["step"] for row in read_metrics(metrics)]

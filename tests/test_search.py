@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -60,7 +61,7 @@ ASKING = step.Asking(timeout=1.0, pace=0.9, slice_patches=784, teacher="32b")
 
 
 @pytest.fixture
-def asked(monkeypatch) -> types.SimpleNamespace:
+def asked(monkeypatch) -> Callable[[str], arithmetic.Work]:
     """What `--search` asks arithmetic for, of the 8b preset of a stage."""
     found = types.SimpleNamespace()
 
@@ -116,7 +117,7 @@ def test_sums_are_as_large_as_those_that_are_made():
     # Beside them the energies of queries and keys, and a complex number a pair of a head.
     beside = 4 * text.depth * (2 + text.heads * text.head_dim)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(made))
-    assert arithmetic.statistics_bytes(text) + beside == size
+    assert 4 * work.statistics(spec.tiny("gqa")) + beside == size
 
 
 def test_distillation_has_a_teacher_that_lies_there(asked):

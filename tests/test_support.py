@@ -51,7 +51,10 @@ def test_steps_and_kernels_are_what_the_compiler_said():
     assert found["sft_long"]["v6e:16x16"] == "refused, of earlier sources"
     assert found["sft_long"]["v5e:16x16"] == support.UNTESTED
     assert found["opd"]["v6e:16x16"] == support.UNTESTED
-    rows = [{"op": "x", "chip": "v6e", "refusal": refusal} for refusal in ("", "no")]
+    rows = [
+        {"op": "x", "case": case, "chip": "v6e", "refusal": refusal}
+        for case, refusal in (("x-forward", ""), ("x-backward", "no"), ("peer-forward", ""))
+    ]
     assert support.kernels(rows)["x"] == {
         "v5e": "untested",
         "v5p": "untested",

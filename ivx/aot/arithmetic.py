@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from ivx.aot import estimate
 from ivx.aot.chips import Chip
 from ivx.kernels.latent_attention import GROUP
-from ivx.models.spec import ModelSpec, TextSpec
+from ivx.models import work as flops
+from ivx.models.spec import ModelSpec
 
 # Policies that are worth a try: the others keep several times as much.
 POLICIES = ("attention", "latent", "layer", "offload")
@@ -115,18 +116,11 @@ def memory(work: Work, setting: Setting) -> dict[str, float]:
     )
     found = {"kept": _kept(work, setting), "working": working}
     if not work.trains:
-        return found | {"state": 4 * held, "sums": statistics_bytes(work.spec.text)}
+        return found | {"state": 4 * held, "sums": 4 * flops.statistics(work.spec)}
     if work.teacher:
         found["teacher"] = 4 * work.teacher_parameters / setting.devices
     gradients = (8 if setting.accumulation > 1 else 4) * held
     return found | {"state": 12 * held, "gradients": gradients}
-
-
-def statistics_bytes(text: TextSpec) -> float:
-    """Of the sums of `ivx.conversion.statistics`, float32; the few numbers of a head left out."""
-    entry, queries, keys = text.width + 1, text.heads * text.head_dim, text.kv_heads * text.head_dim
-    sums = entry * (entry + queries + 2 * keys) + queries * text.head_dim + (2 * keys) ** 2
-    return 4 * text.depth * sums
 
 
 def _tokens(work: Work, setting: Setting) -> tuple[float, float]:
@@ -141,6 +135,8 @@ def _kept(work: Work, setting: Setting) -> float:
     packs, tokens = _tokens(work, setting)
     patches = packs * work.patches / (setting.context * setting.tensor)
     taps = 2 * patches * len(vision.taps) * vision.width
+    # Their features at every token, and the slopes of these.
+    taps += (4 if work.trains else 2) * tokens * len(vision.taps) * text.width
     if not work.trains:
         return taps
     residual = 0 if setting.remat == "offload" else 2 * text.width
@@ -186,7 +182,7 @@ def seconds(work: Work, setting: Setting, chip: Chip) -> float:
     each += 2 * work.teacher_parameters
     sent = setting.accumulation * each / setting.tensor * share
     if not work.trains:
-        sent += 2 * statistics_bytes(work.spec.text) * (1 - 1 / setting.fsdp)
+        sent += 2 * 4 * flops.statistics(work.spec) * (1 - 1 / setting.fsdp)
     tokens = work.packs * work.tokens / (setting.fsdp * setting.context)
     # Over `tensor`, what attention and feed-forward give is summed: forward, again, and back.
     for model in work.models:

@@ -28,7 +28,7 @@ class Frames:
         functions = {number: name.strip('"') for number, name in _table(text, "FunctionNames")}
         locations = {number: _numbers(entry)[:2] for number, entry in _table(text, "FileLocations")}
         self.places: dict[str, str] = {}
-        # A frame stands below those that called it, and numbers them from 1, 0 being none.
+        # A frame stands below its caller, whose number XLA prints one too high: 1 is none.
         for number, entry in _table(text, "StackFrames"):
             location, parent = _numbers(entry)
             file, function = locations[location]
@@ -44,7 +44,10 @@ class Frames:
 
 
 def passed(instruction: str) -> str:
-    """Whether an instruction is of the forward pass, of what remat makes again, or backward."""
+    """Whether an instruction is backward, made again there by remat, or neither: "forward".
+
+    What is neither need not be of the forward pass: the optimizer's, or of no line known.
+    """
     found = re.search(r'op_name="([^"]*)"', instruction)
     if not found or "transpose(" not in found[1]:
         return FORWARD

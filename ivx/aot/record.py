@@ -7,7 +7,7 @@ A row counts for as long as nothing has changed that its numbers come from:
     the method    how the compiler is asked and its schedule read: METHOD, raised by hand
 
 Sources of the method are not compared. They change oftener than its numbers do, and all rows
-together take hours to make again. What failed is tried again.
+together take an hour or more to make again. What failed is tried again.
 """
 
 import ast

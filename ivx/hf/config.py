@@ -230,8 +230,8 @@ def _unlike(config: dict, parts: dict[str, dict]) -> list[str]:
             f"the tower gives {vision['out_hidden_size']!r} numbers, the text takes {width!r}"
         )
     taps = vision.get("deepstack_visual_indexes")
-    if not isinstance(taps, list) or any(type(tap) is not int for tap in taps):
-        wrong.append(f"deepstack_visual_indexes must be a list of blocks, not {taps!r}")
+    if not isinstance(taps, list) or not taps or any(type(tap) is not int for tap in taps):
+        wrong.append(f"deepstack_visual_indexes must be a list of some blocks, not {taps!r}")
     return wrong
 
 

@@ -26,7 +26,7 @@ def place(
       index_bt: the group at each token, or -1.
     """
 
-    # Made again backwards are masks alone, which are as large as what they mask.
+    # Backwards only the masks are made again: kept, they would be as large as the features.
     @jax.checkpoint
     def one(features_bgd: Array) -> Array:
         if activations.ways("context") == 1:

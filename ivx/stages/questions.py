@@ -94,7 +94,8 @@ class Questions:
         skipped = [one for one in read if isinstance(one, Skipped)]
         place = first + self._count
         while len(found) < self._count:
-            if len(skipped) > len(self._order.samples):
+            # One that can be read comes once an epoch.
+            if not found and len(skipped) > len(self._order.samples):
                 raise UserError(
                     f"none of {len(self._order.samples)} videos can be read; the last:"
                     f" {skipped[-1]}"

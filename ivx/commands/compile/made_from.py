@@ -19,10 +19,18 @@ from ivx.commands.compile import cells
 SOURCES = (
     *(f"ivx/{name}" for name in ("build", "conversion", "kernels", "models", "parallel")),
     *(f"ivx/{name}" for name in ("stages", "training")),
-    *(f"ivx/aot/{name}.py" for name in ("child", "library", "program", "topology")),
+    *(f"ivx/aot/{name}.py" for name in ("child", "frames", "library", "program", "topology")),
     "ivx/commands/compile/step_child.py",
     "data_pipelines/batch.py",
     "data_pipelines/packing.py",
+    *(f"data_pipelines/video/{name}.py" for name in ("patches", "resize")),
+)
+# In these folders, but not in a step: arithmetic, what makes batches, and what a run does beside.
+BESIDE = (
+    "ivx/models/work.py",
+    *(f"ivx/stages/{name}.py" for name in ("questions", "rewards")),
+    *(f"ivx/training/{name}.py" for name in ("meter", "profiler", "progress", "watchdog")),
+    "ivx/training/writers.py",
 )
 
 
@@ -37,7 +45,7 @@ def now(config) -> dict:
 
 
 def age(row: dict, current: dict) -> str:
-    """In words what a row was made from that is no more so; empty where it still is.
+    """What has changed since a row was made; empty if nothing.
 
     Args:
       row: a cell; one of before this was kept has no `made_from`.
@@ -72,7 +80,7 @@ def _sources() -> str:
     from ivx.aot import sources
 
     root = pathlib.Path(ivx.__file__).parents[1]
-    return sources.digest([root / name for name in SOURCES], root)
+    return sources.digest([root / name for name in SOURCES], root, [root / name for name in BESIDE])
 
 
 @functools.cache

@@ -77,9 +77,10 @@ def page(known: dict, ages: Mapping[str, str] | None = None) -> str:
         "",
         f"## The {_PLACES} functions that most of the cycles are put down to",
         "",
-        "What XLA makes of each, by its estimate, in seconds forward, made again and backward.",
+        "What XLA makes of each, by its estimate, in seconds: forward, with what is of the"
+        " optimizer or of no line known; made again; and backward.",
         "",
-        "| stage | slice | function | forward | again | backward |",
+        "| stage | slice | function | " + " | ".join(frames.PASSES) + " |",
         "|---|---|---|---|---|---|",
     ]
     lines += [line for cell in compiled for line in _places(*cell)]

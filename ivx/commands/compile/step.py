@@ -156,7 +156,9 @@ def load(config, asking: Asking) -> dict:
     if stage == "convert":
         # No token is scored.
         del parts["head"]
-        parts["sums for the conversion"] = work.statistics(sizes, tokens)
+        parts["sums for the conversion"] = 2 * tokens * work.statistics(sizes)
+        # Each layer attends once more, for what queries see of entries (`ivx.conversion.turns`).
+        parts["attention"] *= 2
     else:
         parts = work.training(parts)
     if teacher:

@@ -105,10 +105,12 @@ def _cell(found: dict | None, age: str) -> str:
 
 
 def kernels(rows: Sequence[dict]) -> dict[str, dict[str, str]]:
-    """Op -> chip -> how many of its cases compile."""
+    """Op -> chip -> how many of our cases compile; other libraries' have names of their own."""
     found: dict[str, dict[str, list[bool]]] = {}
     for row in rows:
-        found.setdefault(row["op"], {}).setdefault(row["chip"], []).append(not row["refusal"])
+        if row["case"].startswith(row["op"]):
+            of_chips = found.setdefault(row["op"], {})
+            of_chips.setdefault(row["chip"], []).append(not row["refusal"])
     return {
         op: {
             chip: f"{sum(of[chip])} of {len(of[chip])} cases" if chip in of else UNTESTED

@@ -121,8 +121,9 @@ def _keys(
     """[k_nope | k_rope] of each head.
 
     Where nothing comes between, by one product, [latent | k_rope] with [[W, 0], [0, 1]], which is
-    exact. A TPU's compiler takes 28% fewer cycles for it than for writing the shared key behind
-    that of every head and adding up its slopes over heads.
+    exact in the precision of products (on a TPU bfloat16, of float32 too). By the compiler's
+    estimate a layer takes 28% fewer cycles on v6e, 9% on v5p, than with the shared key written
+    behind that of every head and its slopes added up over heads.
     """
     heads, nope = w_key_rnh.shape[1:]
     rope = k_rope_bsp.shape[-1]
