@@ -5,7 +5,8 @@ import types
 
 import pytest
 
-from ivx.commands.bench import conversion, conversion_page
+from ivx.commands.bench import conversion, conversion_healing, conversion_page
+from ivx.errors import UserError
 from tests.conftest import ROOT
 
 
@@ -37,7 +38,7 @@ def test_a_share_of_the_cache_is_a_rank(share, rank):
 
 def test_a_model_is_healed_at_the_first_loss_that_is_low_enough():
     losses = [(0, 0.9), (5, 0.31), (10, 0.3), (12, 0.2)]
-    assert [conversion._reached(losses, goal) for goal in (1.0, 0.3, 0.25, 0.1)] == [
+    assert [conversion_healing.reached(losses, goal) for goal in (1.0, 0.3, 0.25, 0.1)] == [
         0,
         10,
         12,
@@ -45,9 +46,15 @@ def test_a_model_is_healed_at_the_first_loss_that_is_low_enough():
     ]
 
 
+@pytest.mark.parametrize(("flag", "name"), [("methods", "exact"), ("shares", "0.6")])
+def test_a_row_that_is_not_known_is_an_error_that_names_those_that_are(flag, name, tmp_path):
+    given = {"out": str(tmp_path), "methods": [], "shares": ["0.5"]} | {flag: [name]}
+    with pytest.raises(UserError, match=rf"--{flag}: there is no '{name}'; there are .*, "):
+        conversion.run(types.SimpleNamespace(**given))
+
+
 @pytest.mark.slow
 def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(conversion, "SHARES", (0.5,))
     monkeypatch.setattr(conversion, "BALANCES", (1.0,))
     given = types.SimpleNamespace(
         base=str(ROOT / "assets/tiny-base"),
@@ -55,6 +62,7 @@ def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch):
         mixture=str(data_folder / "data.json"),
         out=str(tmp_path),
         methods=["exact norm"],
+        shares=["0.5"],
         packs=24,
         questions=4,
         heal=2,

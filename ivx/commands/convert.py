@@ -119,10 +119,28 @@ def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict
 
 
 def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> dict:
-    """Trains the attention; what the result says of it.
+    """Trains the attention; what the result says of it."""
+    from ivx import build
+
+    definition = build.model_definition(config)
+    trained, run = match(config, workdir, matching, params, mesh)
+    losses = _read(workdir)["losses"]
+    loss = _loss(config, definition.bind, trained, mesh)
+    return {
+        "losses": losses | ({MATCHED: loss} if loss is not None else {}),
+        MATCHED: {"steps": run.steps, "tokens": run.tokens, "error": run.loss},
+    }
+
+
+def match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> tuple:
+    """Trains the attention, from where an earlier start was stopped; parameters and RunResult.
 
     Args:
+      config: of the conversion.
+      workdir: where checkpoints and metrics go.
+      matching: the stage, of `ivx.build.stages.attention_matching`.
       params: to begin with; None where a checkpoint holds them.
+      mesh: devices.
     """
     import jax
 
@@ -150,12 +168,7 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
     trained, _ = checkpoint.load_params(
         workdir, definition.abstract_params, shardings, averaged=config.optim.ema > 0
     )
-    losses = _read(workdir)["losses"]
-    loss = _loss(config, definition.bind, trained, mesh)
-    return {
-        "losses": losses | ({MATCHED: loss} if loss is not None else {}),
-        MATCHED: {"steps": run.steps, "tokens": run.tokens, "error": run.loss},
-    }
+    return trained, run
 
 
 def _read(workdir: pathlib.Path) -> dict | None:

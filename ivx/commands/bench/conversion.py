@@ -2,12 +2,15 @@
 
 One calibration pass of the source; from its sums every method at every rank. Each is compared with
 the source on held-out packs: KL, loss, the error of each layer's attention after each of the
-approximations. At `HEALED` of the cache it is also asked questions, and trained on the calibration
-data set until its loss is within 1% of the source's.
+approximations. Where the attention of the layers is then matched, as `ivx convert` does by default,
+that is done by the experiment's rate and steps, before anything is measured. At `HEALED` of the
+cache a model is also asked questions, and trained on the calibration data set until its loss is
+within 1% of the source's.
 
 Rows are written as they are found, so that a bench that is started again goes on:
 
     OUT/data            synthetic data, if no mixture is given
+    OUT/matched         runs that match attention, one a method and size
     OUT/rows.jsonl      a row a method and size
     OUT/report.md       the tables
 """
@@ -19,7 +22,8 @@ import pathlib
 from absl import flags
 
 from ivx.commands import config_flag
-from ivx.commands.bench import conversion_page
+from ivx.commands.bench import conversion_healing, conversion_page
+from ivx.errors import UserError
 
 SHARES = (1.0, 0.75, 0.5, 0.375)
 HEALED = 0.5
@@ -33,6 +37,7 @@ TRANSMLA = {
     "mean_rank": False,
     "sequential": False,
     "polish": False,
+    "match": False,
 }
 _OUTPUT = {
     "norm": "affine",
@@ -41,6 +46,7 @@ _OUTPUT = {
     "weighting": "output",
     "balances": True,
 }
+_SEQUENTIAL = _OUTPUT | {"sequential": True, "polish": True}
 # Name -> attention and what it does otherwise; each row adds something to the one before.
 METHODS = {
     "norms dropped": ("m2la", {"norm": "drop"}),
@@ -51,7 +57,9 @@ METHODS = {
     "mean turn": ("m2la", {"norm": "affine", "rotation": "weighted", "turn": "mean"}),
     "output weighting": ("m2la", _OUTPUT),
     "ranks by layer": ("m2la", _OUTPUT | {"mean_rank": True}),
-    "sequential, polished": ("m2la", _OUTPUT | {"sequential": True, "polish": True}),
+    "sequential polished": ("m2la", _SEQUENTIAL),
+    "output weighting and matched": ("m2la", _OUTPUT | {"match": True}),
+    "sequential polished and matched": ("m2la", _SEQUENTIAL | {"match": True}),
     "exact norm": ("m2la_exact", {"weighting": "output", "balances": True}),
 }
 BALANCES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -72,6 +80,7 @@ class Setting:
     mesh: object
     questions: int
     steps: int
+    out: pathlib.Path
 
 
 def define_flags() -> None:
@@ -80,6 +89,7 @@ def define_flags() -> None:
     flags.DEFINE_string("mixture", "", "bench conversion: data; else synthetic ones are written.")
     flags.DEFINE_string("out", "/tmp/ivx/conversion", "bench conversion: folder of the result.")
     flags.DEFINE_list("methods", [], "bench conversion: names of rows; all if not given.")
+    flags.DEFINE_list("shares", list(map(str, SHARES)), "bench conversion: sizes of the cache.")
     flags.DEFINE_integer(
         "packs", 0, "bench conversion: to calibrate on and to compare on; 0: as the experiment."
     )
@@ -91,11 +101,12 @@ def run(given) -> dict:
     out = pathlib.Path(given.out)
     path = out / "rows.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    setting = _setting(given, out)
     source = ("source", 1.0)
     done = {(row["method"], row["share"]) for row in rows}
-    names = [name for name in METHODS if not given.methods or name in given.methods]
-    jobs = [source] + [(name, share) for share in SHARES for name in names]
+    names = _chosen(given.methods, list(METHODS), "methods") or list(METHODS)
+    shares = [float(share) for share in _chosen(given.shares, list(map(str, SHARES)), "shares")]
+    jobs = [source] + [(name, share) for share in shares for name in names]
+    setting = _setting(given, out)
     for name, share in sorted(jobs, key=lambda job: (job != source, job[1] != HEALED)):
         if (name, share) in done:
             continue
@@ -108,6 +119,14 @@ def run(given) -> dict:
     (out / "report.md").write_text(page)
     print(f"{page}\nwritten to {out / 'report.md'}")
     return {"rows": rows}
+
+
+def _chosen(asked: list[str], known: list[str], flag: str) -> list[str]:
+    """What is asked for, in the order in which it is known."""
+    for name in asked:
+        if name not in known:
+            raise UserError(f"--{flag}: there is no {name!r}; there are {', '.join(known)}")
+    return [name for name in known if name in asked]
 
 
 def rank_of(text, share: float) -> int:
@@ -146,7 +165,9 @@ def _setting(given, out: pathlib.Path) -> Setting:
     first, found = list(calibration.first(0)), calibration.more()
     calibration = conversion.Calibration(lambda start: iter(first[start:]), lambda: found)
     held = build.validation_batches(config)
-    return Setting(config, base, params, sums, calibration, held, mesh, given.questions, given.heal)
+    return Setting(
+        config, base, params, sums, calibration, held, mesh, given.questions, given.heal, out
+    )
 
 
 def _source_row(setting: Setting) -> dict:
@@ -192,16 +213,31 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
             row |= compared
     row["balance"] = min(balances, key=balances.get) if balances else None
     row["ranks"] = [layer.rank for layer in result.report]
+    definition, params = build.model_definition(config), result.params
+    if config.stage.match:
+        params = _matched(setting, config, params, f"{name} {share:g}")
+        compared = _compared(setting, (definition.bind, params))
+        row["layers_matched"] = compared.pop("layers")
+        row |= compared
     if share == HEALED:
-        definition = build.model_definition(config)
-        row["accuracy"] = _accuracy(setting, definition, result.params)
+        row["accuracy"] = _accuracy(setting, definition, params)
         [source] = [row for row in rows if row["method"] == "source"]
         goal = 1.01 * source["loss"]
         # "": not asked for.
         asked = setting.steps > 0
-        row["healing"] = _healed(setting, definition, result.params, goal) if asked else []
-        row["steps"] = _reached(row["healing"], goal) if asked else ""
+        row["healing"] = conversion_healing.heal(setting, definition, params, goal) if asked else []
+        row["steps"] = conversion_healing.reached(row["healing"], goal) if asked else ""
     return row
+
+
+def _matched(setting: Setting, config, params, name: str):
+    """The parameters after the attention of every layer is matched to that of the source."""
+    from ivx.build import stages
+    from ivx.commands import convert
+
+    folder = setting.out / "matched" / name.replace(" ", "_")
+    matching = stages.attention_matching(config, setting.base)
+    return convert.match(config, folder, matching, params, setting.mesh)[0]
 
 
 def _compared(setting: Setting, other) -> dict:
@@ -230,46 +266,3 @@ def _accuracy(setting: Setting, definition, params) -> float | None:
     outcome = runner.run(sampler, rule, chosen, 24, most, None)
     scores = [scoring.score(prediction) for prediction in outcome.predictions]
     return sum(scores) / len(scores)
-
-
-def _healed(setting: Setting, definition, params, goal: float) -> list[tuple[int, float]]:
-    """Steps of continued pretraining and the held-out loss after them, every five until `goal`."""
-    import jax
-
-    from ivx import build
-    from ivx.evaluation import held_out
-    from ivx.parallel import ambient, rules
-    from ivx.stages.language_model import LanguageModelStage
-    from ivx.training.optimizer import make_optimizer
-    from ivx.training.state import init_state, make_step
-
-    stage = LanguageModelStage(lambda first: iter(()), [], "token")
-    spec = dataclasses.replace(
-        build.optimizer_spec(setting.config),
-        learning_rate=2.5e-4,
-        floor=2.5e-4,
-        warmup=0.0,
-        steps=setting.steps,
-        weight_decay=0.05,
-    )
-    optimizer = make_optimizer(spec)
-    step = jax.jit(
-        ambient.under(setting.mesh, make_step(definition, stage, optimizer, 1)), donate_argnums=0
-    )
-    state = init_state(jax.tree.map(jax.numpy.array, params), optimizer)
-    measure = held_out.measure(definition.bind, setting.held, setting.mesh, "token")
-    names = tuple(setting.config.data.train)
-    _, opened = build.openable_batches(setting.config, names, setting.steps)
-    losses = [(0, measure(state.params))]
-    for number, batch in enumerate(opened(0), 1):
-        if losses[-1][1] <= goal:
-            break
-        state, _ = step(state, {}, rules.put_batch(batch, setting.mesh))
-        if number % 5 == 0 or number == setting.steps:
-            losses.append((number, measure(state.params)))
-    return losses
-
-
-def _reached(losses: list[tuple[int, float]], goal: float) -> int | None:
-    """Steps until the loss was at `goal`; None: not within them."""
-    return next((steps for steps, loss in losses if loss <= goal), None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-_STEPS = {"qk_norm": "norm", "rope": "rope", "latent": "latent"}
+_STEPS = {"qk_norm": "norm", "rope": "rope", "latent": "latent", "matched": "matched"}
 
 
 def line(row: dict) -> str:
