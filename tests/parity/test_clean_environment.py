@@ -91,7 +91,7 @@ def required(*names: str) -> set[str]:
     return found
 
 
-@pytest.fixture(params=["m2la", "gqa"])
+@pytest.fixture(params=["m2la", "m2la_exact", "gqa"])
 def run(request, tmp_path) -> pathlib.Path:
     """A workdir of the tiny preset whose parameters are noise."""
     mine = config.tiny()
