@@ -20,7 +20,7 @@ from ivx.aot import estimate
 from ivx.aot.chips import Chip
 from ivx.kernels.latent_attention import GROUP
 from ivx.models import work as flops
-from ivx.models.spec import ModelSpec
+from ivx.models.spec import ModelSpec, TextSpec
 
 # Policies that are worth a try: the others keep several times as much.
 POLICIES = ("attention", "latent", "layer", "offload")
@@ -101,10 +101,13 @@ def settings(work: Work, devices: int) -> Iterator[Setting]:
 
 
 def _divides(model: ModelSpec, fsdp: int, tensor: int, context: int) -> bool:
-    text = model.text
-    # The vocabulary of Qwen divides by 32, heads stay whole.
-    uneven = text.width % (fsdp * context) or model.vision.width % fsdp
-    return not (uneven or text.heads % tensor or text.vocab % tensor)
+    uneven = model.text.width % (fsdp * context) or model.vision.width % fsdp
+    return not uneven and splits(model.text, tensor)
+
+
+def splits(text: TextSpec, tensor: int) -> bool:
+    """Whether layers split evenly over so many devices; heads of keys may be on all of them."""
+    return not any(size % tensor for size in (text.heads, text.mlp, text.vocab))
 
 
 def memory(work: Work, setting: Setting) -> dict[str, float]:

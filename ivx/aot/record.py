@@ -20,6 +20,7 @@ import pathlib
 from collections.abc import Mapping
 
 from ivx import kernels
+from ivx.aot import sources
 
 # To be raised with every change that gives a kept row other numbers, were it made again: in what
 # the compiler is asked (kernel.py, child.py, library.py, topology.py), in how its files are read
@@ -88,9 +89,4 @@ def made_from(module: str) -> str:
 @functools.cache
 def _program(text: str) -> str:
     """A source without its comments, docstrings and layout, as this version of Python writes it."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
-            del node.body[0]
-    return ast.unparse(tree)
+    return ast.unparse(sources.without_docstrings(text))

@@ -36,8 +36,13 @@ def digest(
 
 def meaning(text: str) -> str:
     """The syntax of a source, without docstrings."""
+    return ast.dump(without_docstrings(text))
+
+
+def without_docstrings(text: str) -> ast.Module:
+    """The syntax tree of a source, in which comments never are."""
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return tree

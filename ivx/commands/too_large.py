@@ -109,13 +109,14 @@ def _of_layers(config) -> list[str]:
 
 def _of_heads(config, sizes: dict[str, int], text) -> list[str]:
     """Layers and heads split over devices that now split packs."""
+    from ivx.aot import arithmetic
+
     for axis in ("context", "fsdp"):
         if sizes[axis] == 1:
             continue
         part = _divisor(sizes[axis])
         tensor = part * sizes["tensor"]
-        heads = text.kv_heads if text.attention == "gqa" else text.heads
-        if any(size % tensor for size in (heads, text.mlp, text.vocab)):
+        if not arithmetic.splits(text, tensor):
             continue
         more = f" and optim.accumulation = {part * config.optim.accumulation}"
         return [
