@@ -49,6 +49,8 @@ EXTRAS = {
     "peers": ["tokamax==0.0.12"],
     "hf": ["torch==2.13.0", "transformers==5.23.0"],
     "parquet": [PARQUET],
+    # Shows the numbers of runs at Weights & Biases, where WANDB_PROJECT names a project.
+    "wandb": ["wandb==0.31.0"],
     # Reads gs:// where a mixture names it.
     "gcs": ["gcsfs==2026.8.2"],
     "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],

@@ -1,9 +1,13 @@
 """Metrics files: clu's interface, exact numbers, no step twice after a resume."""
 
+import json
 import pathlib
+import sys
+import types
 
-from clu import metric_writers
+import pytest
 
+from ivx.errors import UserError
 from ivx.reporting import curves
 from ivx.training import writers
 
@@ -24,13 +28,81 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
 
 
 def test_both_writers_are_clus(tmp_path: pathlib.Path):
-    assert issubclass(writers.JsonLinesWriter, metric_writers.MetricWriter)
+    assert issubclass(writers.JsonLinesWriter, writers.metric_writers.MetricWriter)
     board = writers.TensorBoardWriter(tmp_path, 0)
-    assert isinstance(board, metric_writers.MetricWriter)
+    assert isinstance(board, writers.metric_writers.MetricWriter)
     board.write_scalars(1, {"loss/total": 1.0})
     board.write_texts(1, {"note": "hello"})
     board.close()
     assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+class FakeWandb(types.ModuleType):
+    """What a writer asks of wandb, kept."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.asked, self.logged, self.refusal = [], [], None
+        self.finished = 0
+
+    def init(self, **how):
+        if self.refusal:
+            raise self.Error(self.refusal)
+        self.asked.append(how)
+        return self
+
+    def define_metric(self, name, step_metric):
+        self.steps = {name: step_metric}
+
+    def log(self, numbers):
+        self.logged.append(numbers)
+
+    def finish(self):
+        self.finished += 1
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_PROJECT", "videos")
+    return fake
+
+
+def test_a_project_of_wandb_has_one_run_however_often_it_is_started(wandb, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"optim": {"learning_rate": 1e-4}}))
+    for start in (0, 1):
+        writer = writers.make_writer(tmp_path, start)
+        # The second start goes back a step, which W&B's own steps may not.
+        for step in (start + 1, start + 2):
+            writer.write_scalars(step, {"loss/total": 1 / step})
+        writer.close()
+    first, second = wandb.asked
+    assert first["project"] == "videos" and first["config"]["optim"] == {"learning_rate": 1e-4}
+    assert first["id"] == second["id"] and second["resume"] == "allow"
+    assert wandb.steps == {"*": "step"} and wandb.finished == 2
+    assert [row["step"] for row in wandb.logged] == [1, 2, 2, 3]
+    assert [row["loss/total"] for row in wandb.logged] == [1.0, 1 / 2, 1 / 2, 1 / 3]
+
+
+def test_nothing_goes_to_wandb_unless_a_project_is_named(wandb, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_PROJECT")
+    writers.make_writer(tmp_path, 0).close()
+    assert not wandb.asked and not (tmp_path / "wandb_id").exists()
+
+
+def test_a_project_that_cannot_be_written_is_told_before_a_step_is_made(
+    wandb, monkeypatch, tmp_path
+):
+    wandb.refusal = "api_key not configured"
+    with pytest.raises(UserError, match=r"refuses the project videos: api_key not.*wandb login"):
+        writers.make_writer(tmp_path, 0)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"WANDB_PROJECT=videos asks for W&B.*ivx\[wandb\]"):
+        writers.make_writer(tmp_path, 0)
 
 
 def test_curves_are_drawn_for_what_there_is():

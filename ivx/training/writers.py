@@ -1,8 +1,15 @@
-"""Metrics to files by clu's MetricWriter interface: JSON lines, TensorBoard without TensorFlow."""
+"""Metrics by clu's MetricWriter interface: JSON lines, TensorBoard without TensorFlow, W&B.
+
+W&B has them where the environment names a project, WANDB_PROJECT, and by its own other variables:
+WANDB_MODE=offline keeps them in the workdir, WANDB_ENTITY names a team. A run is one run there,
+however often it is started; steps that were lost with a kill and made again are there twice.
+"""
 
 import importlib.util
 import json
+import os
 import pathlib
+import secrets
 import sys
 import types
 from collections.abc import Mapping
@@ -19,6 +26,8 @@ if importlib.util.find_spec("tensorflow") is None:
     )
 
 from clu import metric_writers
+
+from ivx.errors import UserError
 
 METRICS = "metrics.jsonl"
 
@@ -97,12 +106,78 @@ class TensorBoardWriter(metric_writers.MetricWriter):
         self._writer.close()
 
 
+class WandbWriter(metric_writers.MetricWriter):
+    """Numbers to Weights & Biases.
+
+    Args:
+      workdir: of the run; what W&B keeps on disk is here too, and the id of its run.
+      project: of W&B.
+
+    Raises:
+      UserError: wandb is not installed, or refuses.
+    """
+
+    def __init__(self, workdir: pathlib.Path, project: str):
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                f"WANDB_PROJECT={project} asks for W&B, and wandb is not installed;"
+                " install ivx[wandb], or unset WANDB_PROJECT"
+            ) from error
+        known, config = workdir / "wandb_id", workdir / "config.json"
+        if not known.exists():
+            known.write_text(secrets.token_hex(8))
+        try:
+            self._run = wandb.init(
+                project=project,
+                id=known.read_text(),
+                resume="allow",
+                name=workdir.name,
+                dir=workdir,
+                config=json.loads(config.read_text()) if config.exists() else None,
+            )
+        except wandb.Error as error:
+            raise UserError(
+                f"W&B refuses the project {project}: {error}; log in with `wandb login`, set"
+                " WANDB_MODE=offline, or unset WANDB_PROJECT"
+            ) from error
+        # W&B takes its own steps in order alone; a resumed run goes back some.
+        self._run.define_metric("*", step_metric="step")
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        self._run.log({"step": step} | {name: float(value) for name, value in scalars.items()})
+
+    def _leave_out(self, *args, **kwargs) -> None:
+        """Numbers alone are shown."""
+
+    write_hparams = write_summaries = write_images = write_videos = write_audios = write_texts = (
+        _leave_out
+    )
+    write_histograms = _leave_out
+
+    def flush(self) -> None:
+        """W&B sends by itself."""
+
+    def close(self) -> None:
+        self._run.finish()
+
+
 def make_writer(workdir: pathlib.Path, resume_step: int) -> metric_writers.MetricWriter:
-    """metrics.jsonl and TensorBoard events of a workdir, which the first process alone writes."""
+    """metrics.jsonl, TensorBoard events and W&B's run, which the first process alone writes.
+
+    Raises:
+      UserError: as `WandbWriter`, where a project is named.
+    """
     if jax.process_index():
         return metric_writers.MultiWriter([])
+    project = os.environ.get("WANDB_PROJECT")
     return metric_writers.MultiWriter(
-        [JsonLinesWriter(workdir / METRICS, resume_step), TensorBoardWriter(workdir, resume_step)]
+        [
+            JsonLinesWriter(workdir / METRICS, resume_step),
+            TensorBoardWriter(workdir, resume_step),
+            *([WandbWriter(workdir, project)] if project else []),
+        ]
     )
 
 
