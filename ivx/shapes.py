@@ -15,5 +15,6 @@ V   vocabulary
 L   layers
 X   patches of a pack
 G   merged patch groups of a pack, X / 4
+J   taps of the vision tower (DeepStack)
 F_  frames
 """

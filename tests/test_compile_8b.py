@@ -23,7 +23,7 @@ def check(found: dict, config) -> None:
     # Attention is the kernels', and what it gave is kept: it runs forward once, for every layer,
     # group of heads and micro-batch.
     kernels, micro = found["program"]["kernels"], config.optim.accumulation
-    assert kernels["dense_attention"] == kernels["dense_attention_d_keys"] == 36 * 4 * micro
+    assert kernels["dense_attention"] == kernels["dense_attention_backward"] == 36 * 4 * micro
     assert {"vision_attention", "vision_attention_dkv"} <= kernels.keys()
     # Arithmetic, by which settings are tried, is not far off.
     sizes = config.mesh

@@ -55,6 +55,47 @@ def test_values_and_gradients(small_blocks, segments, heads, kv_heads, width, dt
     assert max(found.values()) < TOLERANCE[dtype], found
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_gradients_of_parts_of_the_queries_add_up_to_those_of_all(
+    small_blocks, monkeypatch, kv_heads
+):
+    """Slopes of more queries than are held at a time: three parts, of which the last is padded."""
+    segments = packs((1100, 100), (700,), length=1280)
+    given, arrays = {"segments_bt": segments, "scale": 0.1}, inputs(1280, 2, kv_heads, 128)
+
+    def gradients():
+        def loss(arrays):
+            return (dense_attention.causal_attention(**arrays, **given) ** 2).sum()
+
+        with choice.force("tpu", True):
+            return jax.jit(lambda a: jax.grad(loss)(a), compiler_options=QUICKLY)(arrays)
+
+    whole = gradients()
+    # Float32, and two windows of it, of two blocks of 256.
+    monkeypatch.setattr(tpu_backward, "RESIDENT", 2 // kv_heads * 2 * 256 * 128 * 12)
+    assert tpu_backward._part(jnp.zeros((2, kv_heads, 2 // kv_heads, 1280, 128))) == 512
+    for a, b in zip(jax.tree.leaves(gradients()), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_that_are_all_padding_get_no_gradient(small_blocks):
+    """Nor may what was in their memory come near one: 0 times NaN is NaN."""
+    length = 1024
+    segments = packs((300,), (), length=length)
+    q, k, v = (jnp.asarray(a.swapaxes(1, 2)) for a in inputs(length, 1, 1, 128).values())
+    seen = earlier_in_sample(segments)
+    real = (segments > 0)[:, None, None]
+    # As the forward kernel leaves rows that it never came by.
+    lse, delta = (jnp.where(real, a, jnp.nan) for a in (jnp.ones(real.shape), jnp.ones(real.shape)))
+    d_out = jnp.where(real[..., None], v[:, :, None], 0)
+    with choice.force("tpu", True):
+        found = tpu_backward.backward(q[:, :, None], k, v, seen, 0.1, lse, delta, d_out)
+    for gradient in found:
+        padding = gradient.reshape(2, length, 128)[segments == 0]
+        np.testing.assert_array_equal(padding, jnp.zeros_like(padding))
+        assert jnp.isfinite(gradient).all()
+
+
 def test_padding_does_not_leak(small_blocks):
     segments = packs((140,), (20,), length=300)
     clean = {name: jnp.asarray(a) for name, a in inputs(300, 1, 1, 128).items()}

@@ -206,7 +206,7 @@ def _computing(
     seen = peak * estimate.kernel_share(chip, "vision_attention")
     forward, back = (
         peak * estimate.kernel_share(chip, name, heads)
-        for name in ("dense_attention", "dense_attention_d_keys")
+        for name in ("dense_attention", "dense_attention_backward")
     )
     if not backward:
         return products / (peak * _PRODUCTS) + attention / forward + vision / seen

@@ -23,19 +23,19 @@ from ivx.aot.program import Program
 WIDTHS = {"latent": (2, 1), "grouped": (1, 1)}
 
 # Cycles of a step, read from static schedules: forward, 2048 queries x 1024 keys of one head; and
-# backward, both kernels, 1024 x 1024. From docs/results/kernels_tpu.json, a visit without a mask.
+# backward, 1024 x 1024. From docs/results/kernels_tpu.json, a visit without a mask.
 CYCLES = {
     "latent": {
-        "v5e": (12_769, 23_933),
-        "v5p": (12_922, 24_302),
-        "v6e": (4_372, 8_972),
-        "tpu7x": (4_319, 9_176),
+        "v5e": (12_769, 16_892),
+        "v5p": (12_922, 17_090),
+        "v6e": (4_372, 5_892),
+        "tpu7x": (4_319, 6_458),
     },
     "grouped": {
-        "v5e": (8_830, 15_396),
-        "v5p": (8_863, 16_087),
-        "v6e": (4_224, 8_647),
-        "tpu7x": (4_108, 8_599),
+        "v5e": (8_830, 10_870),
+        "v5p": (8_863, 11_067),
+        "v6e": (4_224, 5_558),
+        "tpu7x": (4_108, 5_537),
     },
 }
 _FORWARD, _BACKWARD, _HEAD_DIM = 2048 * 1024, 1024 * 1024, 128
@@ -58,21 +58,17 @@ PACE = 0.9
 def factors(part: str, heads: str = "latent") -> dict[str, float]:
     """Kernels of a part of the model, with their FLOPs over those of the forward one, the first.
 
-    Both backward kernels make scores and the slopes of weights again; the last sums over keys.
+    Backward, scores and the slopes of weights are made again; by both kernels of the tower.
     """
-    # Heads of the tower are alike.
-    keys, values = WIDTHS["grouped" if part == "vision attention" else heads]
-    once = keys + values
-    names = {
-        "attention": ("dense_attention", "dense_attention_d_queries", "dense_attention_d_keys"),
-        "vision attention": ("vision_attention", "vision_attention_dq", "vision_attention_dkv"),
-    }
-    done = (once, 2 * keys + values, 2 * keys + 2 * values)
-    return {name: flops / once for name, flops in zip(names[part], done, strict=True)}
+    if part == "attention":
+        keys, values = WIDTHS[heads]
+        back = (3 * keys + 2 * values) / (keys + values)
+        return {"dense_attention": 1.0, "dense_attention_backward": back}
+    return {"vision_attention": 1.0, "vision_attention_dq": 3 / 2, "vision_attention_dkv": 4 / 2}
 
 
 def backward(part: str, heads: str = "latent") -> float:
-    """FLOPs of both backward kernels over those of the forward one."""
+    """FLOPs of the backward kernels over those of the forward one."""
     return sum(factors(part, heads).values()) - 1
 
 
@@ -94,7 +90,7 @@ def kernel_share(chip: Chip, kernel: str, heads: str = "latent", pace: float = P
     if kernel == "dense_attention":
         done, cycles = _FORWARD * (keys + values), forward + _CHECK[chip.name]
     else:
-        done, cycles = _BACKWARD * (4 * keys + 3 * values), back
+        done, cycles = _BACKWARD * (3 * keys + 2 * values), back
     return pace * 2 * done * _HEAD_DIM / (cycles * chip.flops_a_cycle)
 
 
@@ -197,7 +193,7 @@ def kernel_work(kernels: Mapping[str, int], load: Load) -> list[KernelWork]:
             # A teacher's pass forward is made once, and none back.
             found.append(KernelWork(first, "grouped", load.parts[f"teacher's {part}"]))
             calls[first] = max(calls[first] - taught, 0)
-        # The kernel of keys runs once for every useful pass forward; without one there is no more.
+        # The last runs once for every useful pass forward; where it does not there is no more.
         once = calls.get(last) or calls.get(first, 0)
         forward = load.parts[part] / (3 if calls.get(last) else 1)
         found += [

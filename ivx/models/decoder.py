@@ -103,7 +103,7 @@ class Decoder(nnx.Module):
         x_btd: Float[Array, "b t d"],
         rope: Rope,
         segments_bt: Int[Array, "b t"],
-        deepstack_nbtd: Float[Array, "n b t d"],
+        deepstack_jbtd: Float[Array, "j b t d"],
         keep_cache: bool = False,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Runs a whole sequence.
@@ -112,21 +112,21 @@ class Decoder(nnx.Module):
           x_btd: embedded tokens.
           rope: of the heads.
           segments_bt: sample of each token, 0 for padding.
-          deepstack_nbtd: what is added after each of the first layers, 0 where there is text.
+          deepstack_jbtd: what is added after each of the first layers, 0 where there is text.
           keep_cache: also return the caches, stacked on a new axis 0.
         """
         graph, layers = nnx.split(self.layers)
         # From here to the end a pack may lie over several devices, in an order of its own.
         x_btd, segments_bt = zigzag.enter(x_btd), zigzag.enter(segments_bt)
         rope = Rope(*(zigzag.enter(a) for a in rope))
-        deepstack_nbtd = jax.lax.map(zigzag.enter, deepstack_nbtd)
+        deepstack_jbtd = jax.lax.map(zigzag.enter, deepstack_jbtd)
 
         @policies.remat(self.remat)
         def body(x, layer_and_number):
             layer, number = layer_and_number
             x = policies.named(constrain(x, "pack", "token", None), policies.RESIDUAL)
             x, kept = nnx.merge(graph, layer)(x, rope, segments_bt)
-            x = _inject(x, deepstack_nbtd, number)
+            x = _inject(x, deepstack_jbtd, number)
             return x, jax.tree.map(
                 lambda a: zigzag.leave(a, a.ndim - 2), kept
             ) if keep_cache else None
@@ -170,12 +170,10 @@ class Decoder(nnx.Module):
         return self.norm(x_btd), tuple(kept)
 
 
-def _inject(x_btd: Array, deepstack_nbtd: Array, layer: Array) -> Array:
+def _inject(x_btd: Array, deepstack_jbtd: Array, layer: Array) -> Array:
     """Adds what the tap of a layer gives; later layers add nothing."""
-    taps = len(deepstack_nbtd)
-    if not taps:
-        return x_btd
+    taps = len(deepstack_jbtd)
     added = jax.lax.dynamic_index_in_dim(
-        deepstack_nbtd, jnp.minimum(layer, taps - 1), keepdims=False
+        deepstack_jbtd, jnp.minimum(layer, taps - 1), keepdims=False
     )
     return x_btd + jnp.where(layer < taps, added, 0)

@@ -17,12 +17,12 @@ from ivx.parallel import activations
 
 
 def place(
-    features_nbgd: Float[Array, "n b g d"], index_bt: Int[Array, "b t"]
-) -> Float[Array, "n b t d"]:
+    features_jbgd: Float[Array, "j b g d"], index_bt: Int[Array, "b t"]
+) -> Float[Array, "j b t d"]:
     """Features at the tokens where they belong, 0 elsewhere.
 
     Args:
-      features_nbgd: of all groups: the tokens' own, and those of every tap.
+      features_jbgd: of all groups: the tokens' own, and those of every tap.
       index_bt: the group at each token, or -1.
     """
 
@@ -35,7 +35,7 @@ def place(
         # Groups are cut along `context` as tokens are; over `tensor`, too, they were in the tower.
         return activations.split(_go_round, (rows, rows[:2]), rows)(features_bgd, index_bt)
 
-    return jax.lax.map(one, features_nbgd)
+    return jax.lax.map(one, features_jbgd)
 
 
 def _go_round(part_bgd: Array, index_bt: Array) -> Array:

@@ -105,7 +105,7 @@ def _paces(heads: str) -> str:
     """What schedules leave of the peak of every chip."""
     from ivx.aot import chips, estimate
 
-    kernels = ("dense_attention", "dense_attention_d_keys")
+    kernels = ("dense_attention", "dense_attention_backward")
     return ", ".join(
         " and ".join(f"{estimate.kernel_share(chip, one, heads, pace=1.0):.0%}" for one in kernels)
         + f" on {chip.name}"

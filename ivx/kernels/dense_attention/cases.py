@@ -67,8 +67,7 @@ def _backward(name: str, heads: int, kv_heads: int, width: int, wanted: dict) ->
     q, k, v = _arrays(heads, kv_heads, width)
     row = jax.ShapeDtypeStruct(q.shape[:4], jnp.float32)
     d_out = jax.ShapeDtypeStruct((*q.shape[:4], VALUES), jnp.bfloat16)
-    # What the gradients ask for: scores and dout v^T once, and three products with them. The two
-    # kernels each make the first two.
+    # What the gradients ask for: scores and dout v^T, and three products with them.
     pair = 2 * (3 * width + 2 * VALUES)
     return KernelCase(
         name=f"dense_attention-bf16-{name}-backward-{TOKENS}",
@@ -77,10 +76,10 @@ def _backward(name: str, heads: int, kv_heads: int, width: int, wanted: dict) ->
         arguments=(q, k, v, *_seen(), row, row, d_out),
         flops=pair * heads * TOKENS * (TOKENS + 1) / 2,
         hbm_bytes=2 * TOKENS * (2 * (heads + kv_heads) * width + 3 * (heads + kv_heads) * VALUES),
-        per_block=f"{_block()} queries x {_block()} keys of one head, in both kernels",
+        per_block=f"{_block()} queries x {_block()} keys of one head",
         block_flops=pair * _block() ** 2,
         block_bytes=2 * _block() * (3 * width + 2 * VALUES),
-        kernels=("dense_attention_d_queries", "dense_attention_d_keys"),
+        kernels=("dense_attention_backward",),
         wanted=wanted,
     )
 

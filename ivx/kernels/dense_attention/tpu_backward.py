@@ -1,15 +1,19 @@
-"""Attention over intervals of keys on a TPU: the backward kernels.
+"""Attention over intervals of keys on a TPU: the backward kernel.
 
-Both make weights and their slopes again, keys as rows as in the forward kernel, from the log of
-each softmax's sum and from delta_t = dout_t . out_t, which are rows:
+Weights and their slopes are made again, keys as rows as in the forward kernel, from the log of each
+softmax's sum and from delta_t = dout_t . out_t, which are rows:
 
     p^T  = exp2(k q^T - lse)            ds^T = p^T (v dout^T - delta)          [S, T]
     dv^T = dout^T p,  dk = ds^T q       a block of keys stays, queries come by
-    dq^T = k^T ds^T                     a block of queries stays, keys come by
+    dq^T = k^T ds^T                     all queries stay: their slopes wait in VMEM
 
-Grid and blocks as in the forward kernel, visits by key for dk and dv; with grouped heads the
-queries of all heads of a group come by. FLOPs of a visit: 2 T S (2 H + 2 V) for keys and values,
-2 T S (2 H + V) for queries, of which 2 T S (H + V) are made twice.
+So weights are made once for all three gradients. Grid and blocks as in the forward kernel, visits
+by key; with grouped heads the queries of all heads of a group come by. FLOPs of a visit:
+2 T S (3 H + 2 V). Queries whose slopes do not fit into RESIDENT are taken part by part, and the
+gradients of keys and values added up from part to part in float32.
+
+VMEM, with 16,384 queries and H = 256: 16 MiB of slopes in float32, two windows of 8 MiB that they
+leave by, 5 MiB of other windows, 2 MiB of sums, and what the compiler spills.
 """
 
 import functools
@@ -32,7 +36,10 @@ from ivx.kernels.dense_attention.blocks import (
     tiles,
     visible,
 )
-from ivx.kernels.dense_attention.visits import Seen, visits
+from ivx.kernels.dense_attention.visits import Seen, pad, visits
+
+# Bytes of VMEM for slopes of queries: float32, and two windows to leave by.
+RESIDENT = 32 * 2**20
 
 
 def backward(
@@ -47,72 +54,73 @@ def backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of q, k and v, summed in float32, in the dtypes of these.
 
-    Blocks that see nothing, or that nothing sees, are whatever was in memory.
+    What sees nothing, or is not seen, gets 0, whatever lse, delta and d_out hold there.
     """
-    batch, kv_heads, shared, length, width = q_bkgth.shape
-    keys, values = v_bksv.shape[2:]
-    heads = kv_heads * shared
-    q = scaled(q_bkgth, scale).reshape(batch, heads, length, width)
-    d_out_t = d_out_bkgtv.reshape(batch, heads, length, values).swapaxes(2, 3)
-    lse = (lse_bkgt * LOG2E).reshape(batch, heads, 1, length)
-    delta = delta_bkgt.reshape(batch, heads, 1, length)
-    blocks = block_for(length), block_for(keys)
-    packs = seen.first[:, None, None], seen.last[:, None, None]
-    d_q = _d_queries(q, k_bksh, v_bksv, packs, seen, lse, delta, d_out_t, blocks, scale)
-    d_k, d_v = _d_keys(q, k_bksh, v_bksv, packs, seen, lse, delta, d_out_t, blocks)
-    return d_q.reshape(q_bkgth.shape), d_k, d_v
+    q = scaled(q_bkgth, scale)
+    rows = (lse_bkgt * LOG2E, delta_bkgt, d_out_bkgtv.swapaxes(3, 4))
+    length, size = q.shape[3], _part(q_bkgth)
+    if size == length:
+        return _visit_all(q, k_bksh, v_bksv, seen, *rows, scale)
+    count = -(-length // size)
+
+    def parts(array: Array, axis: int) -> Array:
+        """Queries in parts of the same size, parts first."""
+        room = [(0, 0)] * array.ndim
+        room[axis] = (0, count * size - array.shape[axis])
+        shape = (*array.shape[:axis], count, size, *array.shape[axis + 1 :])
+        return jnp.moveaxis(jnp.pad(array, room).reshape(shape), axis, 0)
+
+    def one(sums: tuple[Array, Array], part: tuple) -> tuple[tuple[Array, Array], Array]:
+        q, first, last, *rows = part
+        d_q, *sums = _visit_all(q, k_bksh, v_bksv, Seen(first, last), *rows, scale, sums)
+        return tuple(sums), d_q
+
+    seen = pad(seen, count * size)
+    of_parts = (parts(q, 3), *(parts(a, 1) for a in seen), *map(parts, rows, (3, 3, 4)))
+    zeros = tuple(jnp.zeros(a.shape, jnp.float32) for a in (k_bksh, v_bksv))
+    (d_k, d_v), d_q = jax.lax.scan(one, zeros, of_parts)
+    d_q = jnp.moveaxis(d_q, 0, 3).reshape(*q.shape[:3], count * size, q.shape[4])
+    return d_q[:, :, :, :length], d_k.astype(k_bksh.dtype), d_v.astype(v_bksv.dtype)
 
 
-def _d_queries(q, k, v, packs, seen, lse, delta, d_out_t, blocks, scale):
-    """dq, block of queries by block of queries."""
-    heads, width, values, keys = q.shape[1], q.shape[3], v.shape[3], k.shape[2]
-    shared = heads // k.shape[1]
-    pairs = visits(seen, keys, *blocks)
-    q_block, k_block = blocks
-    shared_head = (lambda n: n) if shared == 1 else (lambda n: jax.lax.div(n, shared))
-    row = schedule.window((1, q_block), 1, schedule.query_of)
-    pack = schedule.window((1, q_block), 1, schedule.query_of, lambda n: 0)
-    return pl.pallas_call(
-        functools.partial(_d_queries_kernel, scale=scale),
-        grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=1,
-            grid=(heads, pairs.count),
-            in_specs=[
-                schedule.window((q_block, width), 0, schedule.query_of),
-                schedule.window((k_block, width), 0, schedule.key_of, shared_head),
-                schedule.window((width, k_block), 1, schedule.key_of, shared_head),
-                schedule.window((k_block, values), 0, schedule.key_of, shared_head),
-                pack,
-                pack,
-                row,
-                row,
-                schedule.window((values, q_block), 1, schedule.query_of),
-            ],
-            out_specs=schedule.window((q_block, width), 0, schedule.query_of),
-            scratch_shapes=[pltpu.VMEM((width, q_block), jnp.float32)],
-        ),
-        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
-        ),
-        interpret=choice.interpret(),
-        name="dense_attention_d_queries",
-    )(schedule.encode(pairs), q, k, k.swapaxes(2, 3), v, *packs, lse, delta, d_out_t)
+def _part(q_bkgth: Array) -> int:
+    """Queries that are taken at a time: all, or parts of nearly the same size, in whole blocks."""
+    shared, length, width = q_bkgth.shape[2:]
+    block = block_for(length)
+    held = shared * block * width * (4 + 2 * q_bkgth.dtype.itemsize)
+    count = -(-length // (max(1, RESIDENT // held) * block))
+    return -(-length // (count * block)) * block
 
 
-def _d_keys(q, k, v, packs, seen, lse, delta, d_out_t, blocks):
-    """dk and dv, block of keys by block of keys; heads of a group follow each other."""
-    kv_heads, keys, width, values = *k.shape[1:], v.shape[3]
-    shared = q.shape[1] // kv_heads
-    pairs = visits(seen, keys, *blocks, by_key=True)
-    q_block, k_block = blocks
+def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
+    """dq, dk and dv; where there are sums of parts before, dk and dv are added to these."""
+    (batch, kv_heads, shared, length, width), keys, values = q.shape, k.shape[2], v.shape[3]
+    heads, q_block, k_block = kv_heads * shared, block_for(length), block_for(keys)
+    pairs = visits(seen, keys, q_block, k_block, by_key=True)
     stays, passes = (lambda n, g: n), (lambda n, g: n * shared + g)
     row = schedule.window((1, q_block), 1, schedule.query_of, passes)
     pack = schedule.window((1, q_block), 1, schedule.query_of, lambda n, g: 0)
     d_k = schedule.window((k_block, width), 0, schedule.key_of, stays)
     d_v = schedule.window((k_block, values), 0, schedule.key_of, stays)
+    # All queries of a head and of those that share its keys.
+    d_q = pl.BlockSpec(
+        (None, None, shared, length, width),
+        lambda n, visit, g, code: (schedule.batch_of(code[visit]), n, 0, 0, 0),
+    )
+    arguments = (
+        schedule.encode(pairs),
+        q.reshape(batch, heads, length, width),
+        k,
+        v,
+        seen.first[:, None, None],
+        seen.last[:, None, None],
+        lse.reshape(batch, heads, 1, length),
+        delta.reshape(batch, heads, 1, length),
+        d_out_t.reshape(batch, heads, values, length),
+        *sums,
+    )
     return pl.pallas_call(
-        _d_keys_kernel,
+        functools.partial(_kernel, scale=scale, adds=bool(sums)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(kv_heads, pairs.count, shared),
@@ -125,131 +133,97 @@ def _d_keys(q, k, v, packs, seen, lse, delta, d_out_t, blocks):
                 row,
                 row,
                 schedule.window((values, q_block), 1, schedule.query_of, passes),
+                *([d_k, d_v] if sums else []),
             ],
-            out_specs=[d_k, d_v],
+            out_specs=[d_q, d_k, d_v],
             scratch_shapes=[
+                pltpu.VMEM((shared, length // q_block, width, q_block), jnp.float32),
+                pltpu.VMEM((width, k_block), k.dtype),
                 pltpu.VMEM((k_block, width), jnp.float32),
                 pltpu.VMEM((values, k_block), jnp.float32),
             ],
         ),
-        out_shape=[jax.ShapeDtypeStruct(k.shape, k.dtype), jax.ShapeDtypeStruct(v.shape, v.dtype)],
+        out_shape=[
+            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (sums or (k, v))),
+        ],
+        # Counted with the visits.
+        input_output_aliases={9: 1, 10: 2} if sums else {},
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
         ),
         interpret=choice.interpret(),
-        name="dense_attention_d_keys",
-    )(schedule.encode(pairs), q, k, v, *packs, lse, delta, d_out_t)
+        name="dense_attention_backward",
+    )(*arguments)
 
 
-def _slopes(q, k, v, d_out_t, lse, delta, seen) -> tuple[Array, Array]:
-    """p^T and ds^T [S, T] of some keys; what is not seen has weight 0."""
-    scores = product(k, q, (1, 1))
-    weights = jnp.exp2(scores - lse)
-    if seen is not None:
-        weights = jnp.where(seen, weights, 0)
-    return weights, weights * (product(v, d_out_t, (1, 0)) - delta)
-
-
-def _d_queries_kernel(
+def _kernel(
     code_ref,
     q_ref,
     k_ref,
-    kt_ref,
     v_ref,
     first_ref,
     last_ref,
     lse_ref,
     delta_ref,
     d_out_t_ref,
-    d_q_ref,
-    acc,
-    *,
+    *more,
     scale,
+    adds,
 ):
     """One visit of one head."""
-    code = code_ref[pl.program_id(1)]
-    block = k_ref.shape[0]
-
-    @pl.when(schedule.opens(code))
-    def _():
-        acc[...] = jnp.zeros_like(acc)
-
-    def visit(masked: bool) -> None:
-        for tile in tiles(q_ref.shape[0], BACKWARD_TILE):
-            seen = None
-            if masked:
-                key = schedule.key_of(code) * block
-                seen = visible(first_ref[:, tile], last_ref[:, tile], key, block)
-            _, slopes = _slopes(
-                q_ref[tile],
-                k_ref[...],
-                v_ref[...],
-                d_out_t_ref[:, tile],
-                lse_ref[:, tile],
-                delta_ref[:, tile],
-                seen,
-            )
-            acc[:, tile] += product(kt_ref[...], slopes.astype(kt_ref.dtype), (1, 0))
-
-    masked = schedule.is_masked(code)
-    pl.when(masked)(lambda: visit(True))
-    pl.when(jnp.logical_not(masked))(lambda: visit(False))
-
-    @pl.when(schedule.closes(code))
-    def _():
-        d_q_ref[...] = (acc[...] * scale).T.astype(d_q_ref.dtype)
-
-
-def _d_keys_kernel(
-    code_ref,
-    q_ref,
-    k_ref,
-    v_ref,
-    first_ref,
-    last_ref,
-    lse_ref,
-    delta_ref,
-    d_out_t_ref,
-    d_k_ref,
-    d_v_ref,
-    acc_k,
-    acc_v,
-):
-    """One visit of one head."""
-    code = code_ref[pl.program_id(1)]
-    block = k_ref.shape[0]
+    before, (d_q_ref, d_k_ref, d_v_ref, acc_q, k_t, acc_k, acc_v) = more[:-7], more[-7:]
+    visit, visits_count = pl.program_id(1), pl.num_programs(1)
     head, heads = pl.program_id(2), pl.num_programs(2)
+    code = code_ref[visit]
+    pack = schedule.batch_of(code)
+    earlier = schedule.batch_of(code_ref[jnp.maximum(visit - 1, 0)])
+    later = schedule.batch_of(code_ref[jnp.minimum(visit + 1, visits_count - 1)])
+    block = k_ref.shape[0]
+
+    @pl.when(((visit == 0) | (earlier != pack)) & (head == 0))
+    def _():
+        acc_q[...] = jnp.zeros_like(acc_q)
 
     @pl.when(schedule.opens(code) & (head == 0))
     def _():
+        k_t[...] = k_ref[...].T
         acc_k[...] = jnp.zeros_like(acc_k)
         acc_v[...] = jnp.zeros_like(acc_v)
 
-    def visit(masked: bool) -> None:
+    def attend(masked: bool) -> None:
         for part in tiles(block, BACKWARD_TILE):
-            seen = None
+            weights = jnp.exp2(product(k_ref[part], q_ref[...], (1, 1)) - lse_ref[...])
+            slopes = product(v_ref[part], d_out_t_ref[...], (1, 0)) - delta_ref[...]
             if masked:
                 key = schedule.key_of(code) * block + part.start
                 seen = visible(first_ref[...], last_ref[...], key, part.size)
-            weights, slopes = _slopes(
-                q_ref[...],
-                k_ref[part],
-                v_ref[part],
-                d_out_t_ref[...],
-                lse_ref[...],
-                delta_ref[...],
-                seen,
-            )
-            acc_k[part] += product(slopes.astype(q_ref.dtype), q_ref[...], (1, 0))
+                # Rows that see nothing were never made: they may hold anything, NaN as well.
+                weights, slopes = (jnp.where(seen, a, 0) for a in (weights, slopes))
+            slopes = (weights * slopes).astype(q_ref.dtype)
+            acc_k[part] += product(slopes, q_ref[...], (1, 0))
+            acc_q[head, schedule.query_of(code)] += product(k_t[:, part], slopes, (1, 0))
             weights = weights.astype(d_out_t_ref.dtype)
             acc_v[:, part] += product(d_out_t_ref[...], weights, (1, 1))
 
     masked = schedule.is_masked(code)
-    pl.when(masked)(lambda: visit(True))
-    pl.when(jnp.logical_not(masked))(lambda: visit(False))
+    pl.when(masked)(lambda: attend(True))
+    pl.when(jnp.logical_not(masked))(lambda: attend(False))
 
     @pl.when(schedule.closes(code) & (head == heads - 1))
     def _():
         # Queries came multiplied by log2(e) beside the scale.
-        d_k_ref[...] = (acc_k[...] / LOG2E).astype(d_k_ref.dtype)
-        d_v_ref[...] = acc_v[...].T.astype(d_v_ref.dtype)
+        d_k, d_v = acc_k[...] / LOG2E, acc_v[...].T
+        if adds:
+            d_k, d_v = before[0][...] + d_k, before[1][...] + d_v
+        d_k_ref[...], d_v_ref[...] = d_k.astype(d_k_ref.dtype), d_v.astype(d_v_ref.dtype)
+
+    @pl.when(((visit == visits_count - 1) | (later != pack)) & (head == heads - 1))
+    def _():
+        count, _, size = acc_q.shape[1:]
+
+        @pl.loop(0, count)
+        def _(number):
+            for one in range(acc_q.shape[0]):
+                d_q = (acc_q[one, number] * scale).T
+                d_q_ref[one, pl.ds(number * size, size)] = d_q.astype(d_q_ref.dtype)

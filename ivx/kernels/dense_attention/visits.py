@@ -74,7 +74,7 @@ def visits(
       query_block: queries a block.
       key_block: keys a block.
       by_key: visit all queries of a block of keys in a row, instead of all keys of a block of
-        queries.
+        queries; a block of keys that nothing sees is visited once, so that something is made of it.
     """
     batch, length = seen.first.shape
     rows, columns = length // query_block, keys // key_block
@@ -93,6 +93,8 @@ def visits(
     )
     if by_key:
         visited, whole = visited.swapaxes(1, 2), whole.swapaxes(1, 2)
+        alone = ~visited.any(-1)
+        visited = visited.at[..., 0].set(visited[..., 0] | alone)
     sizes = visited.shape
     [place] = jnp.nonzero(visited.ravel(), size=visited.size, fill_value=0)
     stays, moves = place // sizes[2], place % sizes[2]
