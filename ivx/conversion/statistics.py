@@ -30,7 +30,7 @@ from ivx.models.definition import ModelDefinition, Params
 from ivx.models.grouped_attention import GroupedAttention
 from ivx.models.model import VideoLanguageModel
 from ivx.models.rope import Rope, rotate
-from ivx.parallel import ambient, rules
+from ivx.parallel import ambient, compiler, rules
 
 # For each unknown of the affine fit. It falls back on the fold by its ridge, but not on noise.
 LEAST_TOKENS = 4
@@ -115,7 +115,11 @@ def jit_watched(definition: ModelDefinition, mesh: Mesh) -> Callable:
     def watched(params: Params, batch: Batch) -> dict[str, Array]:
         return watch(definition.bind(params))(batch, keep_cache=True).cache
 
-    return jax.jit(ambient.under(mesh, watched), out_shardings=rules.replicated(mesh))
+    return jax.jit(
+        ambient.under(mesh, watched),
+        out_shardings=rules.replicated(mesh),
+        compiler_options=compiler.options(mesh),
+    )
 
 
 def check_tokens(tokens: float, width: int, norm: str) -> None:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import ambient, rules
+from ivx.parallel import ambient, compiler, rules
 from ivx.stages.protocol import Stage
 from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_step
 
@@ -63,4 +63,5 @@ def jit_step(
         ambient.under(mesh, make_step(definition, stage, optimizer, accumulation, options)),
         donate_argnums=0,
         out_shardings=(shardings, rules.replicated(mesh)),
+        compiler_options=compiler.options(mesh),
     )

@@ -12,17 +12,7 @@ import numpy as np
 from ivx.aot.chips import CHIPS
 from ivx.models import work
 from ivx.models.spec import ModelSpec
-
-# What JAX calls a device -> what topologies call its generation.
-KINDS = {
-    "TPU v5 lite": "v5e",
-    "TPU v5e": "v5e",
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v6 lite": "v6e",
-    "TPU v6e": "v6e",
-    "TPU7x": "tpu7x",
-}
+from ivx.parallel.compiler import KINDS
 
 
 def peak(device: jax.Device) -> float | None:

@@ -7,7 +7,7 @@ import jax
 
 from ivx.aot.chips import CHIPS
 from ivx.commands.bench import timing
-from ivx.training.utilisation import KINDS
+from ivx.parallel.compiler import KINDS
 
 # Bytes a second, of NVIDIA's data sheets ("H100 Tensor Core GPU", SXM; "H200 Tensor Core GPU").
 _GPUS = {"NVIDIA H100 80GB HBM3": 3.35e12, "NVIDIA H200": 4.8e12}
