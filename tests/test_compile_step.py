@@ -72,6 +72,18 @@ def test_without_a_backward_pass_kernels_do_what_is_useful():
     ]
 
 
+def test_queries_that_go_back_in_parts_do_no_more():
+    kernels = {"dense_attention": 8, "dense_attention_backward": 4 * 8}
+    parts = {"attention": 3.0, "vision attention": 0.0}
+    found = estimate.kernel_work(kernels, estimate.Load(parts, backward_calls=4))
+    assert [work.flops for work in found] == [1.0, pytest.approx(8 / 3)]
+    # 65,536 tokens, of a group of heads with keys of 256, and as many shared by 8 devices.
+    config, asking = a_config(), step.Asking(1.0, 0.9, 784, "32b")
+    assert step.load(config, asking)["backward_calls"] == 4
+    config.mesh.context = 8
+    assert step.load(config, asking)["backward_calls"] == 1
+
+
 def test_a_teacher_runs_its_own_attention_once():
     """Of 8 calls 4 are the teacher's, whose heads are grouped and whose layers are larger."""
     parts = {"attention": 3.0, "teacher's attention": 50.0, "vision attention": 0.0}

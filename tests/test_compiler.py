@@ -16,11 +16,11 @@ def a_mesh(kind: str):
 
 
 @pytest.mark.parametrize("kind", compiler.KINDS)
-def test_an_operation_leaves_a_quarter_of_a_cores_memory(kind):
+def test_an_operation_leaves_a_quarter_of_a_cores_memory_at_least(kind):
     chip = chips.chip(compiler.KINDS[kind])
     [(name, room)] = compiler.options(a_mesh(kind)).items()
     assert name == "xla_tpu_scoped_vmem_limit_kib"
-    assert 1024 * int(room) == chip.vmem * 3 / 4
+    assert 1024 * int(room) <= chip.vmem * 3 / 4
 
 
 def test_nothing_is_said_to_other_compilers():

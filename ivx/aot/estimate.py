@@ -134,11 +134,13 @@ class Load:
       heads: of the model's attention: latent or grouped.
       taught: of "attention" and "vision attention", how often a step calls the forward kernel for
         the teacher.
+      backward_calls: of dense attention's backward kernel, for one pass back: parts of the queries.
     """
 
     parts: Mapping[str, float]
     heads: str = "latent"
     taught: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    backward_calls: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +195,8 @@ def kernel_work(kernels: Mapping[str, int], load: Load) -> list[KernelWork]:
             # A teacher's pass forward is made once, and none back.
             found.append(KernelWork(first, "grouped", load.parts[f"teacher's {part}"]))
             calls[first] = max(calls[first] - taught, 0)
+        if part == "attention" and last in calls:
+            calls[last] //= load.backward_calls
         # The last runs once for every useful pass forward; where it does not there is no more.
         once = calls.get(last) or calls.get(first, 0)
         forward = load.parts[part] / (3 if calls.get(last) else 1)

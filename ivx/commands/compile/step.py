@@ -170,7 +170,19 @@ def load(config, asking: Asking) -> dict:
         "flops": {part: data.batch_packs * flops for part, flops in parts.items()},
         "heads": "grouped" if sizes.text.attention == "gqa" else "latent",
         "taught": taught,
+        "backward_calls": _backward_calls(config, sizes.text),
     }
+
+
+def _backward_calls(config, text) -> int:
+    """Parts in which a device's queries of a group of heads, or of all grouped ones, go back."""
+    from ivx.kernels.dense_attention import tpu_backward
+
+    grouped = text.attention == "gqa"
+    shared = text.heads // text.kv_heads if grouped else 1
+    width = text.head_dim * (1 if grouped else 2)
+    length = config.data.pack_tokens // max(1, config.mesh.context)
+    return tpu_backward.parts((1, 1, shared, length, width), 2)
 
 
 def price(result: dict, pace: float) -> dict:
@@ -189,9 +201,10 @@ def _estimate(result: dict, chip, pace: float) -> dict:
     plain = result["program"]
     # Rows of before these were kept are of latent heads, without a teacher.
     parts = (result["flops"], result.get("heads", "latent"), result.get("taught", {}))
+    calls = result.get("backward_calls", 1)
     collectives = tuple(program.Collective(**one) for one in plain["collectives"])
     found = program.Program(collectives, plain["kernels"], plain["cycles"], plain["unknown_loops"])
-    time = estimate.estimate(found, chip, result["devices"], estimate.Load(*parts), pace)
+    time = estimate.estimate(found, chip, result["devices"], estimate.Load(*parts, calls), pace)
     return {
         "cycles": time.cycles,
         "kernels": time.kernels,

@@ -17,6 +17,7 @@ leave by, 5 MiB of other windows, 2 MiB of sums, and what the compiler spills.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -58,12 +59,13 @@ def backward(
     """
     q = scaled(q_bkgth, scale)
     rows = (lse_bkgt * LOG2E, delta_bkgt, d_out_bkgtv.swapaxes(3, 4))
-    length, size = q.shape[3], _part(q_bkgth)
-    if size == length:
+    length, count = q.shape[3], parts(q.shape, q.dtype.itemsize)
+    if count == 1:
         return _visit_all(q, k_bksh, v_bksv, seen, *rows, scale)
-    count = -(-length // size)
+    block = block_for(length)
+    size = -(-length // (count * block)) * block
 
-    def parts(array: Array, axis: int) -> Array:
+    def cut(array: Array, axis: int) -> Array:
         """Queries in parts of the same size, parts first."""
         room = [(0, 0)] * array.ndim
         room[axis] = (0, count * size - array.shape[axis])
@@ -76,20 +78,19 @@ def backward(
         return tuple(sums), d_q
 
     seen = pad(seen, count * size)
-    of_parts = (parts(q, 3), *(parts(a, 1) for a in seen), *map(parts, rows, (3, 3, 4)))
+    of_parts = (cut(q, 3), *(cut(a, 1) for a in seen), *map(cut, rows, (3, 3, 4)))
     zeros = tuple(jnp.zeros(a.shape, jnp.float32) for a in (k_bksh, v_bksv))
     (d_k, d_v), d_q = jax.lax.scan(one, zeros, of_parts)
     d_q = jnp.moveaxis(d_q, 0, 3).reshape(*q.shape[:3], count * size, q.shape[4])
     return d_q[:, :, :, :length], d_k.astype(k_bksh.dtype), d_v.astype(v_bksv.dtype)
 
 
-def _part(q_bkgth: Array) -> int:
-    """Queries that are taken at a time: all, or parts of nearly the same size, in whole blocks."""
-    shared, length, width = q_bkgth.shape[2:]
+def parts(shape: Sequence[int], itemsize: int) -> int:
+    """How many parts queries of this shape [B, K, G, T, H] are taken in."""
+    shared, length, width = shape[2:]
     block = block_for(length)
-    held = shared * block * width * (4 + 2 * q_bkgth.dtype.itemsize)
-    count = -(-length // (max(1, RESIDENT // held) * block))
-    return -(-length // (count * block)) * block
+    held = shared * block * width * (4 + 2 * itemsize)
+    return -(-length // (max(1, RESIDENT // held) * block))
 
 
 def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
