@@ -23,7 +23,7 @@ FITS = {
     "topology": "v5p:4x4x4", "devices": 64,
     "program": {
         "collectives": [{"kind": "all-gather", "axes": "fsdp", "times": 1, "bytes": 2**31}],
-        "kernels": {"one": 36},
+        "kernels": {"dense_attention": 36},
         "cycles": 7,
         "unknown_loops": 2,
     },
@@ -48,14 +48,15 @@ def test_cells_that_were_not_compiled_are_untested():
     assert "does not compile: Ran out" in rows[1]
     assert rows[2] == "| cpt | v5e-256 | | | | untested | | |"
     assert rows[4] == (
-        "| cpt | v5p-128 | 8.00 | 23.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | one x36 | 2 | 66 s |"
+        "| cpt | v5p-128 | 8.00 | 23.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | dense_attention x36 | 2"
+        " | 66 s |"
     )
     # What is said of one is said of the other, whose program is the same.
     assert rows[0].removeprefix("| cpt") in text.split("| sft_short")[1].splitlines()[0]
     assert "60.0 of 64.0 (94%), **too much**" in text
     assert text.count("untested") == 4 * 6 - 5
     # As they were read, of all four chips.
-    assert "with latent heads 95% and 94% on v5e, 94% and 93% on v5p, 67% and 63% on v6e" in text
+    assert "with latent heads 95% and 97% on v5e, 94% and 96% on v5p, 67% and 70% on v6e" in text
 
 
 def test_rows_and_refusals_say_of_what_they_are():
@@ -164,6 +165,12 @@ def test_times_are_modelled_anew_without_compiling(compiled):
     assert found["estimate"]["kernel_pace"] == 0.5
     asking = step.Asking(1.0, 0.5, 4, "32b")
     assert found["flops"] == step.load(cells.config("cpt", "v5p:4x4x4"), asking)["flops"]
+
+
+def test_kernels_whose_pace_is_not_known_leave_the_time_unknown():
+    row = FITS | {"program": FITS["program"] | {"kernels": {"of_earlier_sources": 36}}}
+    text = pods_page.page({"cpt v5p:4x4x4": step.price(dict(row), 0.9)})
+    assert "32.0 of 64.0 (50%) | unknown | unknown |" in text
 
 
 def test_the_page_alone_is_made_with_no_topology_asked_for(compiled):

@@ -67,6 +67,11 @@ def factors(part: str, heads: str = "latent") -> dict[str, float]:
     return {"vision_attention": 1.0, "vision_attention_dq": 3 / 2, "vision_attention_dkv": 4 / 2}
 
 
+def kernels() -> set[str]:
+    """Those whose pace is known."""
+    return {name for part in ("attention", "vision attention") for name in factors(part)}
+
+
 def backward(part: str, heads: str = "latent") -> float:
     """FLOPs of the backward kernels over those of the forward one."""
     return sum(factors(part, heads).values()) - 1

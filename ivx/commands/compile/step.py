@@ -186,10 +186,14 @@ def _backward_calls(config, text) -> int:
 
 
 def price(result: dict, pace: float) -> dict:
-    """Puts into what the compiler said of a step a modelled time, where its program is known."""
-    from ivx.aot import topology
+    """Puts into what the compiler said of a step a modelled time, where its program is known.
 
-    if result.get("program"):
+    A program with kernels of earlier sources, whose pace is not known any more, gets none.
+    """
+    from ivx.aot import estimate, topology
+
+    result.pop("estimate", None)
+    if result.get("program") and result["program"]["kernels"].keys() <= estimate.kernels():
         chip, _ = topology.parse(result["topology"])
         result["estimate"] = _estimate(result, chip, pace)
     return result
