@@ -39,11 +39,19 @@ def run(config, place: str, tries: int, asking) -> dict:
 def likely(config, place: str, asking) -> list:
     """Settings that may fit, by arithmetic the fastest first."""
     from ivx.aot import arithmetic, topology
+
+    chip, _ = topology.parse(place)
+    return arithmetic.likely(work(config, asking), chip, topology.size(place), SHARE)
+
+
+def work(config, asking):
+    """What a step has to do, as `ivx.aot.arithmetic.Work`."""
+    from ivx.aot import arithmetic
     from ivx.commands.compile import step
 
     data = config.data
     sizes, teacher = step.shapes(config, asking.teacher)
-    work = arithmetic.Work(
+    return arithmetic.Work(
         spec=sizes,
         parameters=_parameters(sizes),
         packs=data.batch_packs,
@@ -54,8 +62,6 @@ def likely(config, place: str, asking) -> list:
         teacher=teacher,
         teacher_parameters=_parameters(teacher) if teacher else 0,
     )
-    chip, _ = topology.parse(place)
-    return arithmetic.likely(work, chip, topology.size(place), SHARE)
 
 
 def _parameters(sizes) -> int:
