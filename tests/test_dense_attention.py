@@ -90,6 +90,8 @@ def test_visits_are_the_pairs_of_blocks_with_something_seen():
         new = np.r_[True, (np.diff(stays, axis=0) != 0).any(1)]
         np.testing.assert_array_equal(found.opens[:count], new)
         np.testing.assert_array_equal(found.closes[:count], np.r_[new[1:], True])
+        something = blocks.any((2, 4))[tuple(expected.T)]
+        np.testing.assert_array_equal(found.empty[:count], ~something)
 
 
 def test_memory_of_a_long_sequence_is_bounded():

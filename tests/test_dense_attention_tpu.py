@@ -143,6 +143,7 @@ def test_a_visit_is_one_number():
         batch=found.batch.at[0].set(schedule.MOST_BATCH - 1),
         query=found.query.at[0].set(last),
         key=found.key.at[0].set(last),
+        empty=found.empty.at[0].set(True),
     )
     code = schedule.encode(found)
     for read, written in (
@@ -152,6 +153,7 @@ def test_a_visit_is_one_number():
         (schedule.is_masked, found.masked),
         (schedule.opens, found.opens),
         (schedule.closes, found.closes),
+        (schedule.is_empty, found.empty),
     ):
         np.testing.assert_array_equal(read(code), written)
 

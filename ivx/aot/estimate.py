@@ -201,7 +201,7 @@ def kernel_work(kernels: Mapping[str, int], load: Load) -> list[KernelWork]:
             found.append(KernelWork(first, "grouped", load.parts[f"teacher's {part}"]))
             calls[first] = max(calls[first] - taught, 0)
         if part == "attention" and last in calls:
-            calls[last] //= load.backward_calls
+            calls[last] = max(1, calls[last] // load.backward_calls)
         # The last runs once for every useful pass forward; where it does not there is no more.
         once = calls.get(last) or calls.get(first, 0)
         forward = load.parts[part] / (3 if calls.get(last) else 1)

@@ -3,7 +3,7 @@
 
 Keys and queries of 256 numbers, values of 128, one causal sample, tiles of 1024 x 1024. Backward
 there are three forms: JAX's in one kernel, which writes the gradient of queries once for each tile
-of keys and leaves their sum to XLA; JAX's in two kernels, as ours; tokamax's in one.
+of keys and leaves their sum to XLA; JAX's in two kernels; tokamax's in one.
 """
 
 from collections.abc import Callable

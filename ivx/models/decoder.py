@@ -173,6 +173,8 @@ class Decoder(nnx.Module):
 def _inject(x_btd: Array, deepstack_jbtd: Array, layer: Array) -> Array:
     """Adds what the tap of a layer gives; later layers add nothing."""
     taps = len(deepstack_jbtd)
+    if not taps:
+        return x_btd
     added = jax.lax.dynamic_index_in_dim(
         deepstack_jbtd, jnp.minimum(layer, taps - 1), keepdims=False
     )

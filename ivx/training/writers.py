@@ -2,7 +2,8 @@
 
 W&B has them where the environment names a project, WANDB_PROJECT, and by its own other variables:
 WANDB_MODE=offline keeps them in the workdir, WANDB_ENTITY names a team. A run is one run there,
-however often it is started; steps that were lost with a kill and made again are there twice.
+by the id that the workdir keeps, however often it is started; steps that were lost with a kill and
+made again are there twice. Offline, every start leaves a folder of its own.
 """
 
 import importlib.util
@@ -127,7 +128,9 @@ class WandbWriter(metric_writers.MetricWriter):
             ) from error
         known, config = workdir / "wandb_id", workdir / "config.json"
         if not known.exists():
-            known.write_text(secrets.token_hex(8))
+            partial = workdir / ".wandb_id.partial"
+            partial.write_text(secrets.token_hex(8))
+            partial.replace(known)
         try:
             self._run = wandb.init(
                 project=project,

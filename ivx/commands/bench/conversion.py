@@ -3,7 +3,7 @@
 One calibration pass of the source; from its sums every method at every rank. Each is compared with
 the source on held-out packs: KL, loss, the error of each layer's attention after each of the
 approximations. Where the attention of the layers is then matched, as `ivx convert` does by default,
-that is done by the experiment's rate and steps, before anything is measured. At `HEALED` of the
+that is done by the experiment's rate and steps, and then compared. At `HEALED` of the
 cache a model is also asked questions, and trained on the calibration data set until its loss is
 within 1% of the source's.
 
@@ -47,7 +47,7 @@ _OUTPUT = {
     "balances": True,
 }
 _SEQUENTIAL = _OUTPUT | {"sequential": True, "polish": True}
-# Name -> attention and what it does otherwise; each row adds something to the one before.
+# Name -> attention and what it does otherwise; to "mean turn", each row adds to the one before.
 METHODS = {
     "norms dropped": ("m2la", {"norm": "drop"}),
     "TransMLA style": ("m2la", {}),
@@ -89,7 +89,7 @@ def define_flags() -> None:
     flags.DEFINE_string("mixture", "", "bench conversion: data; else synthetic ones are written.")
     flags.DEFINE_string("out", "/tmp/ivx/conversion", "bench conversion: folder of the result.")
     flags.DEFINE_list("methods", [], "bench conversion: names of rows; all if not given.")
-    flags.DEFINE_list("shares", list(map(str, SHARES)), "bench conversion: sizes of the cache.")
+    flags.DEFINE_list("shares", [], "bench conversion: sizes of the cache; all if not given.")
     flags.DEFINE_integer(
         "packs", 0, "bench conversion: to calibrate on and to compare on; 0: as the experiment."
     )
@@ -103,8 +103,8 @@ def run(given) -> dict:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     source = ("source", 1.0)
     done = {(row["method"], row["share"]) for row in rows}
-    names = _chosen(given.methods, list(METHODS), "methods") or list(METHODS)
-    shares = [float(share) for share in _chosen(given.shares, list(map(str, SHARES)), "shares")]
+    names = _chosen(given.methods, {name: name for name in METHODS}, "methods")
+    shares = _chosen(given.shares, {f"{share:g}": share for share in SHARES}, "shares")
     jobs = [source] + [(name, share) for share in shares for name in names]
     setting = _setting(given, out)
     for name, share in sorted(jobs, key=lambda job: (job != source, job[1] != HEALED)):
@@ -121,12 +121,12 @@ def run(given) -> dict:
     return {"rows": rows}
 
 
-def _chosen(asked: list[str], known: list[str], flag: str) -> list[str]:
-    """What is asked for, in the order in which it is known."""
+def _chosen(asked: list[str], known: dict[str, object], flag: str) -> list:
+    """What is asked for, in the order in which it is known; all, if nothing is."""
     for name in asked:
         if name not in known:
             raise UserError(f"--{flag}: there is no {name!r}; there are {', '.join(known)}")
-    return [name for name in known if name in asked]
+    return [one for name, one in known.items() if not asked or name in asked]
 
 
 def rank_of(text, share: float) -> int:
@@ -232,10 +232,12 @@ def _row(setting: Setting, name: str, share: float, rows: list[dict]) -> dict:
 
 def _matched(setting: Setting, config, params, name: str):
     """The parameters after the attention of every layer is matched to that of the source."""
+    from ivx import config as configs
     from ivx.build import stages
     from ivx.commands import convert
 
     folder = setting.out / "matched" / name.replace(" ", "_")
+    configs.claim_workdir(folder, config)
     matching = stages.attention_matching(config, setting.base)
     return convert.match(config, folder, matching, params, setting.mesh)[0]
 

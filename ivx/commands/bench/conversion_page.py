@@ -8,7 +8,7 @@ _STEPS = {"qk_norm": "norm", "rope": "rope", "latent": "latent", "matched": "mat
 def line(row: dict) -> str:
     """One row while the bench runs."""
     told = (
-        f"{row['method']:18s} cache {row['share']:6.1%}  KL {row['words']:.5f}"
+        f"{row['method']:31s} cache {row['share']:6.1%}  KL {row['words']:.5f}"
         f"  loss {row['loss']:.4f}"
     )
     if row.get("accuracy") is not None:
@@ -35,7 +35,7 @@ def page(rows: Sequence[dict], base: str, tokens: int) -> str:
     healed = {n: row for (n, _), row in at.items() if "steps" in row and n != "source"}
     if healed:
         parts += [
-            "At half of the cache, before any training; steps until the loss is within 1% of the"
+            "At half of the cache, before any healing; steps until the loss is within 1% of the"
             " source's:",
             _table(
                 list(healed),

@@ -62,7 +62,11 @@ def compile_cell(stage: str, topology: str, known: dict, given) -> None:
         age = made_from.age(row, current)
         if not (_tried_again(row, age) if row["refusal"] else age and given.outdated):
             if row["ok"] and row.get("made_from", {}).get("config") == current["config"]:
-                row.update(step.load(config, asking))
+                known_calls = row.get("backward_calls", 1)
+                row.update(step.load(config, asking, row["mesh"]))
+                if age:
+                    # Of the kernel as it was then.
+                    row["backward_calls"] = known_calls
                 step.price(row, asking.pace)
             return
     print(f"{stage} on {place}, mesh {mesh} {' '.join(changes)}", flush=True)

@@ -1,7 +1,9 @@
 """`ivx compile --config=...`: the training step of an experiment, compiled for a TPU topology."""
 
 import dataclasses
+import math
 import re
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -104,7 +106,7 @@ def ask(config, place: str, asking: Asking) -> dict:
             "largest": too_large.largest(said),
             "knobs": too_large.knobs(config, mesh),
         }
-    return price(result | load(config, asking), asking.pace)
+    return price(result | load(config, asking, result["mesh"]), asking.pace)
 
 
 def _config(given):
@@ -140,8 +142,14 @@ def shapes(config, teacher: str) -> tuple:
     return (grouped, None) if stage == "convert" else (stored.model_spec(config), grouped)
 
 
-def load(config, asking: Asking) -> dict:
-    """What a step has to do, as `ivx.aot.estimate.Load`: of full packs with one sample each."""
+def load(config, asking: Asking, mesh: dict[str, int] | None = None) -> dict:
+    """What a step has to do, as `ivx.aot.estimate.Load`: of full packs with one sample each.
+
+    Args:
+      config: of the step.
+      asking: how it is asked for.
+      mesh: the sizes that the axes have; None: those of the config, 1 where it leaves one open.
+    """
     from ivx.models import work
 
     data, tokens, stage = config.data, config.data.pack_tokens, config.stage.name
@@ -170,19 +178,21 @@ def load(config, asking: Asking) -> dict:
         "flops": {part: data.batch_packs * flops for part, flops in parts.items()},
         "heads": "grouped" if sizes.text.attention == "gqa" else "latent",
         "taught": taught,
-        "backward_calls": _backward_calls(config, sizes.text),
+        "backward_calls": _backward_calls(tokens, mesh or config.mesh, sizes.text),
     }
 
 
-def _backward_calls(config, text) -> int:
-    """Parts in which a device's queries of a group of heads, or of all grouped ones, go back."""
+def _backward_calls(tokens: int, mesh: Mapping[str, int], text) -> int:
+    """Parts in which a device's queries go back, of as many heads as share a key."""
     from ivx.kernels.dense_attention import tpu_backward
 
     grouped = text.attention == "gqa"
-    shared = text.heads // text.kv_heads if grouped else 1
+    # Where devices along `tensor` part those that share a key, fewer do.
+    tensor, context = (max(1, mesh.get(axis, 1)) for axis in ("tensor", "context"))
+    heads = text.heads // tensor
+    shared = math.gcd(heads, text.heads // text.kv_heads) if grouped else 1
     width = text.head_dim * (1 if grouped else 2)
-    length = config.data.pack_tokens // max(1, config.mesh.context)
-    return tpu_backward.parts((1, 1, shared, length, width), 2)
+    return tpu_backward.parts((1, 1, shared, tokens // context, width), 2)
 
 
 def price(result: dict, pace: float) -> dict:

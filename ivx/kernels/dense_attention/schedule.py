@@ -1,6 +1,7 @@
 """Visits as the kernels read them: one number each, ahead of the grid, and windows that follow.
 
     bits 0..2 masked, opens, closes | 3..13 block of keys | 14..24 block of queries | 25..30 batch
+    bit 31 empty
 
 A grid runs over heads and then over visits, of which there are as many as the segments ask for:
 the last bound of the grid is known on the device only.
@@ -16,7 +17,7 @@ from jaxtyping import Array, Int
 from ivx.kernels.dense_attention.visits import Visits
 
 _MASKED, _OPENS, _CLOSES = 1, 2, 4
-_KEY, _QUERY, _BATCH = 3, 14, 25
+_KEY, _QUERY, _BATCH, _EMPTY = 3, 14, 25, 31
 # Most blocks of one axis, and most packs of a batch on one device.
 MOST_BLOCKS, MOST_BATCH = 1 << 11, 1 << 6
 
@@ -30,12 +31,13 @@ def encode(visits: Visits) -> Int[Array, " v"]:
         | visits.key << _KEY
         | visits.query << _QUERY
         | visits.batch << _BATCH
+        | visits.empty.astype(jnp.int32) << _EMPTY
     ).astype(jnp.int32)
 
 
 def batch_of(code: Array) -> Array:
     """Row of the batch."""
-    return jax.lax.shift_right_logical(code, _BATCH)
+    return jax.lax.shift_right_logical(code, _BATCH) & (MOST_BATCH - 1)
 
 
 def query_of(code: Array) -> Array:
@@ -51,6 +53,11 @@ def key_of(code: Array) -> Array:
 def is_masked(code: Array) -> Array:
     """Whether the pair of blocks holds something that is not seen."""
     return (code & _MASKED) != 0
+
+
+def is_empty(code: Array) -> Array:
+    """Whether nothing is seen: the visit is there for a block that would have none."""
+    return code < 0
 
 
 def opens(code: Array) -> Array:

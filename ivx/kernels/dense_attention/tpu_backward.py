@@ -7,13 +7,14 @@ softmax's sum and from delta_t = dout_t . out_t, which are rows:
     dv^T = dout^T p,  dk = ds^T q       a block of keys stays, queries come by
     dq^T = k^T ds^T                     all queries stay: their slopes wait in VMEM
 
-So weights are made once for all three gradients. Grid and blocks as in the forward kernel, visits
-by key; with grouped heads the queries of all heads of a group come by. FLOPs of a visit:
+So weights are made once for all three gradients. Grid: key heads, visits by key (`visits.py`,
+`schedule.py`), heads of a group; blocks of 1,024 queries and keys. FLOPs of a visit:
 2 T S (3 H + 2 V). Queries whose slopes do not fit into RESIDENT are taken part by part, and the
 gradients of keys and values added up from part to part in float32.
 
 VMEM, with 16,384 queries and H = 256: 16 MiB of slopes in float32, two windows of 8 MiB that they
-leave by, 5 MiB of other windows, 2 MiB of sums, and what the compiler spills.
+leave by, 5 MiB of other windows and of parts 9, 2 MiB of sums, a turned block of keys, and what the
+compiler spills.
 """
 
 import functools
@@ -55,7 +56,8 @@ def backward(
 ) -> tuple[Array, Array, Array]:
     """Gradients of q, k and v, summed in float32, in the dtypes of these.
 
-    What sees nothing, or is not seen, gets 0, whatever lse, delta and d_out hold there.
+    What sees nothing, or is not seen, gets 0, whatever lse and delta hold there; the rest has to
+    be finite.
     """
     q = scaled(q_bkgth, scale)
     rows = (lse_bkgt * LOG2E, delta_bkgt, d_out_bkgtv.swapaxes(3, 4))
@@ -208,7 +210,8 @@ def _kernel(
             acc_v[:, part] += product(d_out_t_ref[...], weights, (1, 1))
 
     masked = schedule.is_masked(code)
-    pl.when(masked)(lambda: attend(True))
+    # Of a block that no query sees, that of a pack's share on another device say, 0 is made alone.
+    pl.when(masked & jnp.logical_not(schedule.is_empty(code)))(lambda: attend(True))
     pl.when(jnp.logical_not(masked))(lambda: attend(False))
 
     @pl.when(schedule.closes(code) & (head == heads - 1))

@@ -34,6 +34,7 @@ class Visits(NamedTuple):
       masked: whether some query of the block does not see some key of the block, bool [V].
       opens: whether the block that stays (queries, or keys if `by_key`) is new, bool [V].
       closes: whether it will not be visited again, bool [V].
+      empty: whether nothing is seen, and the visit is there to make 0 of the block, bool [V].
       count: int32 [].
     """
 
@@ -43,6 +44,7 @@ class Visits(NamedTuple):
     masked: Bool[Array, " v"]
     opens: Bool[Array, " v"]
     closes: Bool[Array, " v"]
+    empty: Bool[Array, " v"]
     count: Int[Array, ""]
 
 
@@ -91,10 +93,12 @@ def visits(
         & (begin >= first.max(-1)[..., None])
         & (end <= last.min(-1)[..., None])
     )
+    empty = jnp.zeros_like(visited)
     if by_key:
+        empty = empty.swapaxes(1, 2)
         visited, whole = visited.swapaxes(1, 2), whole.swapaxes(1, 2)
-        alone = ~visited.any(-1)
-        visited = visited.at[..., 0].set(visited[..., 0] | alone)
+        empty = empty.at[..., 0].set(~visited.any(-1))
+        visited = visited | empty
     sizes = visited.shape
     [place] = jnp.nonzero(visited.ravel(), size=visited.size, fill_value=0)
     stays, moves = place // sizes[2], place % sizes[2]
@@ -105,4 +109,5 @@ def visits(
     one, other = (stays % sizes[1]).astype(jnp.int32), moves.astype(jnp.int32)
     query, key = (other, one) if by_key else (one, other)
     row = (stays // sizes[1]).astype(jnp.int32)
-    return Visits(row, query, key, ~whole.ravel()[place], opens, closes, count)
+    masked, empty = ~whole.ravel()[place], empty.ravel()[place]
+    return Visits(row, query, key, masked, opens, closes, empty, count)
