@@ -53,30 +53,51 @@ def test_a_row_that_is_not_known_is_an_error_that_names_those_that_are(flag, nam
         conversion.run(types.SimpleNamespace(**given))
 
 
+EXPERIMENT = """
+from experiments import convert
+
+def get_config(preset):
+    config = convert.get_config(preset)
+    # A pack for each of the devices that tests have, and two steps of matching.
+    config.data.batch_packs = 8
+    config.run.update(steps=2, save_every=1)
+    return config
+"""
+
+
 @pytest.mark.slow
-def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "after", "most"),
+    [("exact norm", "layers_latent", 0.1), ("output weighting and matched", "layers_matched", 3.0)],
+)
+def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch, method, after, most):
     monkeypatch.setattr(conversion, "BALANCES", (1.0,))
+    experiment = tmp_path / "experiment.py"
+    experiment.write_text(EXPERIMENT)
     given = types.SimpleNamespace(
         base=str(ROOT / "assets/tiny-base"),
-        experiment=str(ROOT / "experiments/convert.py:tiny"),
+        experiment=f"{experiment}:tiny",
         mixture=str(data_folder / "data.json"),
         out=str(tmp_path),
-        methods=["exact norm"],
+        methods=[method],
         shares=["0.5"],
         packs=24,
         questions=4,
         heal=2,
     )
-    [source, exact] = conversion.run(given)["rows"]
+    [source, row] = conversion.run(given)["rows"]
     assert source["words"] == pytest.approx(0, abs=1e-5)
-    assert exact["words"] < 0.1 and len(exact["layers_latent"]) == 4
+    assert row["words"] < most and len(row[after]) == 4
     # Until it is healed, or for the two steps that it may take.
-    assert exact["healing"][0][0] == 0 and exact["healing"][-1][0] == (
-        2 if exact["steps"] is None else exact["steps"]
+    assert row["healing"][0][0] == 0 and row["healing"][-1][0] == (
+        2 if row["steps"] is None else row["steps"]
     )
     written = (tmp_path / "rows.jsonl").read_text()
-    assert [json.loads(line)["method"] for line in written.splitlines()] == ["source", "exact norm"]
-    given.methods = ["exact norm"]
+    assert [json.loads(line)["method"] for line in written.splitlines()] == ["source", method]
     conversion.run(given)
     assert (tmp_path / "rows.jsonl").read_text() == written
-    assert "| exact norm |" in (tmp_path / "report.md").read_text()
+    assert f"| {method} |" in (tmp_path / "report.md").read_text()
+    # A row that is lost is made again, of the matching that is kept.
+    (tmp_path / "rows.jsonl").write_text(written.splitlines()[0] + "\n")
+    again = conversion.run(given)["rows"][1]
+    assert again["words"] == pytest.approx(row["words"], rel=1e-4)
