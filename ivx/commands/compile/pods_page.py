@@ -26,9 +26,10 @@ compiler plans. **Nothing was run on a TPU**, and times and MFU are modelled:
 v5p counts cores: v5p-128 has 64 chips. A device of tpu7x is half a chip. A step fits if its peak
 leaves a tenth of the memory that the compiler has. `rl_gspo` and `opd` draw answers on one host so
 far; their update steps are compiled here as if they did not. The teacher of `opd` has the sizes of
-Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one host. `sft_short`
-runs the program of `cpt` with another schedule of the rate, and is not compiled apart. A row *of
-earlier sources* was compiled before something changed that a step is built from, comments apart;
+Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one host; on v5e these
+have 8,192 tokens, and not 65,536, which do not fit there. `sft_short` runs the program of `cpt`
+with another schedule of the rate, and is not compiled apart. A row *of earlier sources* was
+compiled before something changed that a step is built from, comments apart;
 `ivx compile pods --outdated` compiles it again.
 """
 
