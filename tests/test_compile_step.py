@@ -55,10 +55,10 @@ def test_a_step_is_modelled_between_hidden_and_exposed_exchange():
     assert time.cycles == pytest.approx(1.0, rel=1e-3)
     assert time.exchange == {"fsdp": pytest.approx(1.0)}
     # Two forward passes, and gradients that take 8/3 of one; four chips, and half of what schedules
-    # leave: 12,935 cycles and 172 of a check, and 17,109 for 8 products.
-    forward = 2048 * 1024 * 384 / ((12_935 + 172) * 4 * 128**2)
-    back = 1024 * 1024 * 1024 / (17_109 * 4 * 128**2)
-    assert (round(forward, 3), round(back, 3)) == (0.938, 0.958)
+    # leave: 12,892 cycles and 172 of a check, and 17,096 for 8 products.
+    forward = 2048 * 1024 * 384 / ((12_892 + 172) * 4 * 128**2)
+    back = 1024 * 1024 * 1024 / (17_096 * 4 * 128**2)
+    assert (round(forward, 3), round(back, 3)) == (0.941, 0.958)
     assert time.kernels == pytest.approx((2 / forward + 8 / 3 / back) / 4 / 0.5)
     assert time.hidden == pytest.approx(time.cycles + time.kernels)
     assert time.exposed == pytest.approx(time.hidden + 1)

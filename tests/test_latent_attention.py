@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ivx.kernels.latent_attention import GROUP, _group, latent_attention, reference
+from ivx.kernels.latent_attention import ALIVE, at_a_time, latent_attention, reference
 from tests.attention import TOLERANCE, errors, normal, packs
 
 B, N, H, P, R = 2, 6, 8, 4, 10
@@ -64,7 +64,10 @@ def test_groups_change_nothing():
 
 
 def test_groups_divide_the_heads():
-    assert [_group(heads, GROUP) for heads in (1, 4, 6, 8, 12, 32, 7 * 3)] == [1, 4, 6, 8, 6, 8, 7]
+    heads = (1, 4, 6, 8, 12, 32, 7 * 3)
+    assert [at_a_time(n, 262_144) for n in heads] == [1, 4, 6, 8, 6, 8, 7]
+    assert [at_a_time(32, tokens) for tokens in (64, 65_536, 131_072, 2 * ALIVE)] == [32, 32, 16, 1]
+    assert at_a_time(12, 64, 5) == 4
 
 
 def test_padding_does_not_leak():

@@ -26,16 +26,16 @@ WIDTHS = {"latent": (2, 1), "grouped": (1, 1)}
 # backward, 1024 x 1024. From docs/results/kernels_tpu.json, a visit without a mask.
 CYCLES = {
     "latent": {
-        "v5e": (12_778, 16_896),
-        "v5p": (12_935, 17_109),
-        "v6e": (4_375, 5_897),
-        "tpu7x": (4_323, 6_472),
+        "v5e": (12_734, 17_116),
+        "v5p": (12_892, 17_096),
+        "v6e": (4_216, 5_717),
+        "tpu7x": (4_186, 6_492),
     },
     "grouped": {
-        "v5e": (8_836, 10_877),
-        "v5p": (8_871, 11_088),
-        "v6e": (4_228, 5_566),
-        "tpu7x": (4_120, 5_557),
+        "v5e": (8_854, 10_948),
+        "v5p": (8_835, 11_065),
+        "v6e": (4_241, 5_540),
+        "tpu7x": (4_087, 5_530),
     },
 }
 _FORWARD, _BACKWARD, _HEAD_DIM = 2048 * 1024, 1024 * 1024, 128
@@ -44,10 +44,10 @@ _FORWARD, _BACKWARD, _HEAD_DIM = 2048 * 1024, 1024 * 1024, 128
 _CHECK = {"v5e": 172, "v5p": 172, "v6e": 231, "tpu7x": 231}
 # Of vision attention: 256 queries x 256 keys of 16 heads, forward, and backward in both kernels.
 VISION_CYCLES = {
-    "v5e": (6_042, 14_644),
-    "v5p": (6_088, 14_829),
-    "v6e": (4_920, 8_886),
-    "tpu7x": (5_076, 8_990),
+    "v5e": (6_118, 13_465),
+    "v5p": (6_195, 13_784),
+    "v6e": (4_811, 8_601),
+    "tpu7x": (4_696, 8_308),
 }
 _VISION = 256 * 256 * 16 * 72
 

@@ -2,7 +2,8 @@
 
 Scores are made with keys as rows, so that what belongs to a query (maximum, sum, first and last key
 seen) is a row vector, one register for 1024 queries, and weights come out as the matrix unit wants
-its stationary operand. Of one head and one pair of blocks:
+its stationary operand. Queries come and results leave with tokens as lanes, too, which is how XLA
+lays what products with weights give and take. Of one head and one pair of blocks:
 
       k [S, H]          scores [S, T]           v^T [V, S]
      +--------+        +-------------+        +-----------+       +-------------+
@@ -12,7 +13,7 @@ its stationary operand. Of one head and one pair of blocks:
       streams           max, sum down          streams             accumulates
 
 Grid: heads, then visits (`visits.py`, `schedule.py`). Blocks in VMEM, bfloat16, two of each for
-the pipeline: q [T, H], k [S, H], v^T [V, S], out [T, V]; float32 scratch [V, T] and three rows.
+the pipeline: q^T [H, T], k [S, H], v^T [V, S], out^T [V, T]; float32 scratch [V, T] and three rows.
 With T = 2048, S = 1024, H = 256, V = 128: 4.5 MiB of windows, 1 MiB of scratch, and what the
 compiler spills of 12 MiB of scores and weights. FLOPs of a visit: 2 T S (H + V).
 """
@@ -48,7 +49,8 @@ def forward(
     keys, values = v_bksv.shape[2:]
     q_block, k_block = blocks.forward_block(length), block_for(keys)
     pairs = visits(seen, keys, q_block, k_block)
-    q_bnth = blocks.scaled(q_bkgth, scale).reshape(batch, kv_heads * shared, length, width)
+    heads = kv_heads * shared
+    q_bnht = blocks.scaled(q_bkgth, scale).swapaxes(3, 4).reshape(batch, heads, width, length)
 
     shared_head = (lambda n: n) if shared == 1 else (lambda n: jax.lax.div(n, shared))
     of_pack = schedule.window((1, q_block), 1, schedule.query_of, lambda n: 0)
@@ -56,16 +58,16 @@ def forward(
         _kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
-            grid=(kv_heads * shared, pairs.count),
+            grid=(heads, pairs.count),
             in_specs=[
-                schedule.window((q_block, width), 0, schedule.query_of),
+                schedule.window((width, q_block), 1, schedule.query_of),
                 schedule.window((k_block, width), 0, schedule.key_of, shared_head),
                 schedule.window((values, k_block), 1, schedule.key_of, shared_head),
                 of_pack,
                 of_pack,
             ],
             out_specs=[
-                schedule.window((q_block, values), 0, schedule.query_of),
+                schedule.window((values, q_block), 1, schedule.query_of),
                 schedule.window((1, q_block), 1, schedule.query_of),
             ],
             scratch_shapes=[
@@ -76,8 +78,8 @@ def forward(
             ],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct((*q_bnth.shape[:3], values), v_bksv.dtype),
-            jax.ShapeDtypeStruct((*q_bnth.shape[:2], 1, length), jnp.float32),
+            jax.ShapeDtypeStruct((batch, heads, values, length), v_bksv.dtype),
+            jax.ShapeDtypeStruct((batch, heads, 1, length), jnp.float32),
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=blocks.VMEM_LIMIT
@@ -86,17 +88,29 @@ def forward(
         name="dense_attention",
     )(
         schedule.encode(pairs),
-        q_bnth,
+        q_bnht,
         k_bksh,
         v_bksv.swapaxes(2, 3),
         seen.first[:, None, None],
         seen.last[:, None, None],
     )
-    return out.reshape(*q_bkgth.shape[:4], values), lse.reshape(q_bkgth.shape[:4])
+    out_bkgvt = out.reshape(batch, kv_heads, shared, values, length)
+    return out_bkgvt.swapaxes(3, 4), lse.reshape(q_bkgth.shape[:4])
 
 
 def _kernel(
-    code_ref, q_ref, k_ref, vt_ref, first_ref, last_ref, out_ref, lse_ref, acc, top, total, pending
+    code_ref,
+    q_t_ref,
+    k_ref,
+    v_t_ref,
+    first_ref,
+    last_ref,
+    out_t_ref,
+    lse_ref,
+    acc,
+    top,
+    total,
+    pending,
 ):
     """One visit of one head.
 
@@ -115,7 +129,7 @@ def _kernel(
         total[...] = jnp.zeros_like(total)
 
     def attend(tile: pl.Slice, careful: bool) -> None:
-        scores = blocks.product(k_ref[...], q_ref[tile], (1, 1))
+        scores = blocks.product(k_ref[...], q_t_ref[:, tile], (1, 0))
         if careful:
             key = schedule.key_of(code) * block
             seen = blocks.visible(first_ref[:, tile], last_ref[:, tile], key, block)
@@ -126,7 +140,7 @@ def _kernel(
         # them to 0.
         weights = jnp.exp2(scores - (now if careful else before))
         sums = blocks.strips(jnp.add, weights).sum(0, keepdims=True)
-        part = blocks.product(vt_ref[...], weights.astype(vt_ref.dtype), (1, 0))
+        part = blocks.product(v_t_ref[...], weights.astype(v_t_ref.dtype), (1, 0))
         shrink = jnp.exp2(before - now)
         if careful:
             done = pending[:, tile] > 0
@@ -140,7 +154,7 @@ def _kernel(
         top[:, tile] = jnp.where(done, now, before)
 
     def with_care() -> None:
-        for tile in blocks.tiles(q_ref.shape[0], blocks.TILE):
+        for tile in blocks.tiles(q_t_ref.shape[1], blocks.TILE):
             attend(tile, careful=True)
 
     # The first visit has no maxima to go by.
@@ -152,12 +166,12 @@ def _kernel(
 
     @pl.when(jnp.logical_not(slow))
     def _():
-        for tile in blocks.tiles(q_ref.shape[0], blocks.TILE):
+        for tile in blocks.tiles(q_t_ref.shape[1], blocks.TILE):
             attend(tile, careful=False)
 
     pl.when(jnp.max(pending[...]) > 0)(with_care)
 
     @pl.when(schedule.closes(code))
     def _():
-        out_ref[...] = (acc[...] / total[...]).T.astype(out_ref.dtype)
+        out_t_ref[...] = (acc[...] / total[...]).astype(out_t_ref.dtype)
         lse_ref[...] = (top[...] + jnp.log2(total[...])) / blocks.LOG2E

@@ -59,11 +59,12 @@ def backward(
     What sees nothing, or is not seen, gets 0, whatever lse and delta hold there; the rest has to
     be finite.
     """
-    q = scaled(q_bkgth, scale)
+    q = scaled(q_bkgth, scale).swapaxes(3, 4)
     rows = (lse_bkgt * LOG2E, delta_bkgt, d_out_bkgtv.swapaxes(3, 4))
-    length, count = q.shape[3], parts(q.shape, q.dtype.itemsize)
+    length, count = q_bkgth.shape[3], parts(q_bkgth.shape, q.dtype.itemsize)
     if count == 1:
-        return _visit_all(q, k_bksh, v_bksv, seen, *rows, scale)
+        d_q, d_k, d_v = _visit_all(q, k_bksh, v_bksv, seen, *rows, scale)
+        return d_q.swapaxes(3, 4), d_k, d_v
     block = block_for(length)
     size = -(-length // (count * block)) * block
 
@@ -80,10 +81,11 @@ def backward(
         return tuple(sums), d_q
 
     seen = pad(seen, count * size)
-    of_parts = (cut(q, 3), *(cut(a, 1) for a in seen), *map(cut, rows, (3, 3, 4)))
+    of_parts = (cut(q, 4), *(cut(a, 1) for a in seen), *map(cut, rows, (3, 3, 4)))
     zeros = tuple(jnp.zeros(a.shape, jnp.float32) for a in (k_bksh, v_bksv))
     (d_k, d_v), d_q = jax.lax.scan(one, zeros, of_parts)
-    d_q = jnp.moveaxis(d_q, 0, 3).reshape(*q.shape[:3], count * size, q.shape[4])
+    d_q = jnp.moveaxis(d_q.swapaxes(4, 5), 0, 3)
+    d_q = d_q.reshape(*q_bkgth.shape[:3], count * size, q_bkgth.shape[4])
     return d_q[:, :, :, :length], d_k.astype(k_bksh.dtype), d_v.astype(v_bksv.dtype)
 
 
@@ -95,9 +97,9 @@ def parts(shape: Sequence[int], itemsize: int) -> int:
     return -(-length // (max(1, RESIDENT // held) * block))
 
 
-def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
+def _visit_all(q_t, k, v, seen, lse, delta, d_out_t, scale, sums=()):
     """dq, dk and dv; where there are sums of parts before, dk and dv are added to these."""
-    (batch, kv_heads, shared, length, width), keys, values = q.shape, k.shape[2], v.shape[3]
+    (batch, kv_heads, shared, width, length), keys, values = q_t.shape, k.shape[2], v.shape[3]
     heads, q_block, k_block = kv_heads * shared, block_for(length), block_for(keys)
     pairs = visits(seen, keys, q_block, k_block, by_key=True)
     stays, passes = (lambda n, g: n), (lambda n, g: n * shared + g)
@@ -107,12 +109,12 @@ def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
     d_v = schedule.window((k_block, values), 0, schedule.key_of, stays)
     # All queries of a head and of those that share its keys.
     d_q = pl.BlockSpec(
-        (None, None, shared, length, width),
+        (None, None, shared, width, length),
         lambda n, visit, g, code: (schedule.batch_of(code[visit]), n, 0, 0, 0),
     )
     arguments = (
         schedule.encode(pairs),
-        q.reshape(batch, heads, length, width),
+        q_t.reshape(batch, heads, width, length),
         k,
         v,
         seen.first[:, None, None],
@@ -128,7 +130,7 @@ def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
             num_scalar_prefetch=1,
             grid=(kv_heads, pairs.count, shared),
             in_specs=[
-                schedule.window((q_block, width), 0, schedule.query_of, passes),
+                schedule.window((width, q_block), 1, schedule.query_of, passes),
                 d_k,
                 d_v,
                 pack,
@@ -147,7 +149,7 @@ def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
             ],
         ),
         out_shape=[
-            jax.ShapeDtypeStruct(q.shape, q.dtype),
+            jax.ShapeDtypeStruct(q_t.shape, q_t.dtype),
             *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (sums or (k, v))),
         ],
         # Counted with the visits.
@@ -162,7 +164,7 @@ def _visit_all(q, k, v, seen, lse, delta, d_out_t, scale, sums=()):
 
 def _kernel(
     code_ref,
-    q_ref,
+    q_t_ref,
     k_ref,
     v_ref,
     first_ref,
@@ -175,7 +177,7 @@ def _kernel(
     adds,
 ):
     """One visit of one head."""
-    before, (d_q_ref, d_k_ref, d_v_ref, acc_q, k_t, acc_k, acc_v) = more[:-7], more[-7:]
+    before, (d_q_t_ref, d_k_ref, d_v_ref, acc_q, k_t, acc_k, acc_v) = more[:-7], more[-7:]
     visit, visits_count = pl.program_id(1), pl.num_programs(1)
     head, heads = pl.program_id(2), pl.num_programs(2)
     code = code_ref[visit]
@@ -196,15 +198,15 @@ def _kernel(
 
     def attend(masked: bool) -> None:
         for part in tiles(block, BACKWARD_TILE):
-            weights = jnp.exp2(product(k_ref[part], q_ref[...], (1, 1)) - lse_ref[...])
+            weights = jnp.exp2(product(k_ref[part], q_t_ref[...], (1, 0)) - lse_ref[...])
             slopes = product(v_ref[part], d_out_t_ref[...], (1, 0)) - delta_ref[...]
             if masked:
                 key = schedule.key_of(code) * block + part.start
                 seen = visible(first_ref[...], last_ref[...], key, part.size)
                 # Rows that see nothing were never made: they may hold anything, NaN as well.
                 weights, slopes = (jnp.where(seen, a, 0) for a in (weights, slopes))
-            slopes = (weights * slopes).astype(q_ref.dtype)
-            acc_k[part] += product(slopes, q_ref[...], (1, 0))
+            slopes = (weights * slopes).astype(q_t_ref.dtype)
+            acc_k[part] += product(slopes, q_t_ref[...], (1, 1))
             acc_q[head, schedule.query_of(code)] += product(k_t[:, part], slopes, (1, 0))
             weights = weights.astype(d_out_t_ref.dtype)
             acc_v[:, part] += product(d_out_t_ref[...], weights, (1, 1))
@@ -228,6 +230,6 @@ def _kernel(
 
         @pl.loop(0, count)
         def _(number):
+            place = pl.ds(pl.multiple_of(number * size, size), size)
             for one in range(acc_q.shape[0]):
-                d_q = (acc_q[one, number] * scale).T
-                d_q_ref[one, pl.ds(number * size, size)] = d_q.astype(d_q_ref.dtype)
+                d_q_t_ref[one, :, place] = (acc_q[one, number] * scale).astype(d_q_t_ref.dtype)

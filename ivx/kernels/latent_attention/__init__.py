@@ -25,8 +25,9 @@ from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample
 from ivx.kernels.latent_attention.context import spread_latent_attention
 from ivx.parallel import zigzag
 
-# Heads whose keys and values are alive at a time: 1.6 GB in bfloat16 for 262,144 tokens.
-GROUP = 8
+# Tokens times heads whose keys and values are alive at a time, 1.6 GB in bfloat16: all 32 heads of
+# 65,536 tokens, 8 of 262,144. Fewer heads at a time are more copies of queries and of results.
+ALIVE = 8 * 262_144
 
 
 def latent_attention(
@@ -37,7 +38,7 @@ def latent_attention(
     w_up_rnk: Float[Array, "r n k"],
     segments_bt: Int[Array, "b t"],
     key_norm: Callable[[Float[Array, "b n s h"]], Float[Array, "b n s h"]] | None = None,
-    group: int = GROUP,
+    group: int | None = None,
 ) -> Float[Array, "b t n h"]:
     """Attention of every token over the earlier tokens of its segment.
 
@@ -54,7 +55,7 @@ def latent_attention(
         tokens are in the order of `ivx.parallel.zigzag`.
       key_norm: applied to each head's k_nope, on the last axis; exact QK-norm needs it.
       group: heads whose keys and values are alive at a time; the largest divisor of N up to it is
-        taken.
+        taken. By default as many as ALIVE has room for.
     """
     real_bt1 = (segments_bt > 0)[..., None]
     # What padding holds, NaN perhaps, is not to come near a product.
@@ -78,7 +79,7 @@ def attend_latent(
     w_up_rnk: Float[Array, "r n k"],
     seen: Seen,
     key_norm: Callable | None = None,
-    group: int = GROUP,
+    group: int | None = None,
 ) -> Float[Array, "b t n h"]:
     """As `latent_attention`, over the intervals of S latents that T queries see.
 
@@ -97,19 +98,18 @@ def attend_latent(
     # values again, not scores' maxima.
     kept = jax.checkpoint_policies.save_only_these_names(*dense_attention.KEPT)
     attend_group = jax.checkpoint(attend_group, policy=kept)
-    heads = q_nope_btnh.shape[2]
-    count = heads // _group(heads, group)
+    heads, (packs, tokens) = q_nope_btnh.shape[2], latent_bsr.shape[:2]
+    count = heads // at_a_time(heads, packs * tokens, group)
     if count == 1:
         return einops.rearrange(
             attend_group(q_nope_btnh, q_rope_btnp, w_up_rnk), "b n t h -> b t n h"
         )
-    # Group c has heads c, c + count, ...: heads split over devices stay so in every group.
     groups = [
-        einops.rearrange(array, "... (n c) h -> c ... n h", c=count)
+        einops.rearrange(array, "... (c n) h -> c ... n h", c=count)
         for array in (q_nope_btnh, q_rope_btnp, w_up_rnk)
     ]
     _, out = jax.lax.scan(lambda _, part: (None, attend_group(*part)), None, groups)
-    return einops.rearrange(out, "c b n t h -> b t (n c) h")
+    return einops.rearrange(out, "c b n t h -> b t (c n) h")
 
 
 def _keys(
@@ -137,6 +137,7 @@ def _keys(
     return jnp.concatenate([k_nope, jnp.broadcast_to(k_rope_bsp[:, None], shape)], -1)
 
 
-def _group(heads: int, most: int) -> int:
-    """The largest divisor of `heads` that is at most `most`."""
-    return max(size for size in range(1, min(heads, most) + 1) if heads % size == 0)
+def at_a_time(heads: int, tokens: int, most: int | None = None) -> int:
+    """The largest divisor of `heads` up to `most`, or up to what ALIVE has room for."""
+    most = ALIVE // tokens if most is None else most
+    return max(size for size in range(1, max(1, min(heads, most)) + 1) if heads % size == 0)

@@ -15,7 +15,7 @@ Heads are 72 wide in the model and stay so in HBM; registers and VMEM pad them t
     VMEM       16 heads of bf16, two buffers each: 7.5 MiB, o^T in float32 1.1 MiB
     FLOPs      4 TILE^2 H a head and visit
 
-Shapes: q_nrh, k_nrh, v_nhr, out_nhr with R = B X rows, padded to whole tiles; x queries, y keys.
+Shapes: q_nhr, k_nhr, v_nhr, out_nhr with R = B X rows, padded to whole tiles; x queries, y keys.
 """
 
 import functools
@@ -73,7 +73,7 @@ def vision_attention(
     padding = -len(slices_r) % tpu_tiles.TILE
     slices_r = jnp.pad(slices_r, (0, padding))
     q, k, v = (
-        jnp.pad(einops.rearrange(a, "b x n h -> n (b x) h"), ((0, 0), (0, padding), (0, 0)))
+        jnp.pad(einops.rearrange(a, "b x n h -> n h (b x)"), ((0, 0), (0, 0), (0, padding)))
         for a in (q_bxnh, k_bxnh, v_bxnh)
     )
     pairs = visits.visits(slices_r, tpu_tiles.TILE, block)
@@ -84,31 +84,31 @@ def vision_attention(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q_nrh, k_nrh, v_nrh, slices, pairs, interpret):
-    return _forward(q_nrh, k_nrh, v_nrh, slices, pairs, interpret)[0]
+def _attend(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
+    return _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret)[0]
 
 
-def _forward(q_nrh, k_nrh, v_nrh, slices, pairs, interpret):
-    steps = Steps(*q_nrh.shape, interpret)
+def _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
+    steps = Steps(*q_nhr.shape, interpret)
     out_nhr, lse_nr = steps.run(
-        functools.partial(_kernel, heads=steps.heads, scale=_LOG2E * q_nrh.shape[-1] ** -0.5),
+        functools.partial(_kernel, heads=steps.heads, scale=_LOG2E * q_nhr.shape[1] ** -0.5),
         "vision_attention",
         pairs,
         [
-            steps.rows("own", q_nrh),
-            steps.rows("other", k_nrh),
-            steps.columns("other", v_nrh.swapaxes(1, 2)),
+            steps.patches("own", q_nhr),
+            steps.patches("other", k_nhr),
+            steps.patches("other", v_nhr),
             steps.slices("own", slices),
             steps.slices("other", slices),
         ],
-        [steps.columns_out(q_nrh.dtype), steps.numbers_out()],
+        [steps.patches_out(q_nhr.dtype), steps.numbers_out()],
         [
             pltpu.VMEM((steps.heads, tpu_tiles.TILE), jnp.float32),
             pltpu.VMEM((steps.heads, tpu_tiles.TILE), jnp.float32),
-            pltpu.VMEM((steps.heads, q_nrh.shape[-1], tpu_tiles.TILE), jnp.float32),
+            pltpu.VMEM((steps.heads, q_nhr.shape[1], tpu_tiles.TILE), jnp.float32),
         ],
     )
-    return out_nhr, (q_nrh, k_nrh, v_nrh, slices, pairs, out_nhr, lse_nr)
+    return out_nhr, (q_nhr, k_nhr, v_nhr, slices, pairs, out_nhr, lse_nr)
 
 
 def _kernel(pairs, q, k, v, mine, theirs, out, lse, top, total, sums, *, heads, scale):

@@ -4,16 +4,16 @@ Scores are made again, transposed as in the forward kernel, from the log-sum-exp
 
     p^T = 2^(c s^T - lse)    dp^T = v do^T    ds^T = p^T (dp^T - rowsum(do o))
 
-    keys       a tile of keys visits queries:    dv += p^T do    dk += ds^T q
+    keys       a tile of keys visits queries:    dv^T += do^T p    dk^T += q^T ds
     queries    a tile of queries visits keys:    dq^T += k^T ds^T
 
 One kernel for all three would save two products of seven, and would need the sums of a whole block
 of queries in VMEM, or in HBM to read and write at each visit.
 
-    blocks     q, k, v, do, dk, dv [heads, TILE, H]; k^T, dq^T [heads, H, TILE]; lse [heads, TILE]
+    blocks     q^T, k^T, v^T, do^T and their gradients [heads, H, TILE]; lse [heads, TILE]
     FLOPs      8 TILE^2 H (keys) and 6 TILE^2 H (queries) a head and visit
 
-Shapes: q_nrh, k_nrh, v_nrh, out_nhr, lse_nr (base 2); gradients like what they are of.
+Shapes: q_nhr, k_nhr, v_nhr, out_nhr, lse_nr (base 2); gradients like what they are of.
 """
 
 import functools
@@ -30,6 +30,7 @@ from ivx.kernels.vision_attention.tpu_tiles import (
     Steps,
     borders,
     contract,
+    contract_rows,
     one_ahead,
     same_slice,
     scores,
@@ -39,55 +40,51 @@ _LOG2E = math.log2(math.e)
 
 
 def gradients(
-    q_nrh: Array, k_nrh: Array, v_nrh: Array, slices, pairs, out_nhr, lse_nr, d_out_nhr, interpret
+    q_nhr: Array, k_nhr: Array, v_nhr: Array, slices, pairs, out_nhr, lse_nr, d_out_nhr, interpret
 ) -> tuple[Array, Array, Array]:
     """Gradients of queries, keys and values."""
     slope_nr = (out_nhr.astype(jnp.float32) * d_out_nhr).sum(1)
-    d_out_nrh = d_out_nhr.swapaxes(1, 2)
-    steps = Steps(*q_nrh.shape, interpret)
-    options = {"heads": steps.heads, "scale": q_nrh.shape[-1] ** -0.5}
+    steps = Steps(*q_nhr.shape, interpret)
+    options = {"heads": steps.heads, "scale": q_nhr.shape[1] ** -0.5}
+    sums = pltpu.VMEM((steps.heads, q_nhr.shape[1], tpu_tiles.TILE), jnp.float32)
     [dq_nhr] = steps.run(
         functools.partial(_queries_kernel, **options),
         "vision_attention_dq",
         pairs,
         [
-            steps.rows("own", q_nrh),
-            steps.rows("own", d_out_nrh),
+            steps.patches("own", q_nhr),
+            steps.patches("own", d_out_nhr),
             steps.numbers("own", lse_nr),
             steps.numbers("own", slope_nr),
             steps.slices("own", slices),
-            steps.rows("other", k_nrh),
-            steps.rows("other", v_nrh),
-            steps.columns("other", k_nrh.swapaxes(1, 2)),
+            steps.patches("other", k_nhr),
+            steps.patches("other", v_nhr),
             steps.slices("other", slices),
         ],
-        [steps.columns_out(q_nrh.dtype)],
-        [pltpu.VMEM((steps.heads, q_nrh.shape[-1], tpu_tiles.TILE), jnp.float32)],
+        [steps.patches_out(q_nhr.dtype)],
+        [sums],
     )
-    sums = pltpu.VMEM((steps.heads, tpu_tiles.TILE, q_nrh.shape[-1]), jnp.float32)
-    dk_nrh, dv_nrh = steps.run(
+    dk_nhr, dv_nhr = steps.run(
         functools.partial(_keys_kernel, **options),
         "vision_attention_dkv",
         pairs,
         [
-            steps.rows("own", k_nrh),
-            steps.rows("own", v_nrh),
+            steps.patches("own", k_nhr),
+            steps.patches("own", v_nhr),
             steps.slices("own", slices),
-            steps.rows("other", q_nrh),
-            steps.rows("other", d_out_nrh),
+            steps.patches("other", q_nhr),
+            steps.patches("other", d_out_nhr),
             steps.numbers("other", lse_nr),
             steps.numbers("other", slope_nr),
             steps.slices("other", slices),
         ],
-        [steps.rows_out(k_nrh.dtype), steps.rows_out(v_nrh.dtype)],
+        [steps.patches_out(k_nhr.dtype), steps.patches_out(v_nhr.dtype)],
         [sums, sums],
     )
-    return dq_nhr.swapaxes(1, 2), dk_nrh, dv_nrh
+    return dq_nhr, dk_nhr, dv_nhr
 
 
-def _queries_kernel(
-    pairs, q, d_out, lse, slope, mine, k, v, k_turned, theirs, dq, sums, *, heads, scale
-):
+def _queries_kernel(pairs, q, d_out, lse, slope, mine, k, v, theirs, dq, sums, *, heads, scale):
     begins, ends = borders(pairs)
 
     @pl.when(begins)
@@ -97,7 +94,7 @@ def _queries_kernel(
     bias = jnp.where(same_slice(mine, theirs), 0.0, MASKED)
     for head, products in one_ahead(heads, _products(q, k, v, d_out)):
         _, ds = _slopes(products, lse, slope, bias, head, scale)
-        sums[head] += contract(k_turned[head], ds.astype(q.dtype))
+        sums[head] += contract(k[head], ds.astype(q.dtype))
 
     @pl.when(ends)
     def _():
@@ -118,8 +115,8 @@ def _keys_kernel(
     for head, products in one_ahead(heads, _products(q, k, v, d_out)):
         p, ds = _slopes(products, lse, slope, bias, head, scale)
         p, ds = p.astype(q.dtype), ds.astype(q.dtype)
-        v_sums[head] += contract(p, d_out[head])
-        k_sums[head] += contract(ds, q[head])
+        v_sums[head] += contract_rows(d_out[head], p)
+        k_sums[head] += contract_rows(q[head], ds)
 
     @pl.when(ends)
     def _():

@@ -19,14 +19,14 @@ HEADS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """A grid of visits for arrays of `n` heads, `rows` rows and width `width`.
+    """A grid of visits for arrays [n, width, r]: heads, numbers of a head, rows.
 
     A block of an array is a pair (its spec, the array); that of a result (its spec, its shape).
     """
 
     n: int
-    r: int
     width: int
+    r: int
     interpret: object
 
     @property
@@ -36,14 +36,8 @@ class Steps:
             return self.n
         return max((heads for heads in (16, 8) if self.n % heads == 0), default=self.n)
 
-    def rows(self, whose: str, array: jax.Array):
-        """A tile of [N, R, H]: of the tile that visits (`own`), or of the one visited (`other`)."""
-        return self._block(
-            (self.heads, TILE, self.width), whose, lambda h, tile: (h, tile, 0)
-        ), array
-
-    def columns(self, whose: str, array: jax.Array):
-        """A tile of [N, H, R]."""
+    def patches(self, whose: str, array: jax.Array):
+        """A tile of [N, H, R]: of the tile that visits (`own`), or of the one visited (`other`)."""
         return self._block(
             (self.heads, self.width, TILE), whose, lambda h, tile: (h, 0, tile)
         ), array
@@ -56,13 +50,9 @@ class Steps:
         """The slices of a tile, of [R / TILE, 1, TILE]."""
         return self._block((None, 1, TILE), whose, lambda h, tile: (tile, 0, 0)), array
 
-    def rows_out(self, dtype: jnp.dtype):
-        """[N, R, H], written after the last visit of a tile."""
-        return self.rows("own", jax.ShapeDtypeStruct((self.n, self.r, self.width), dtype))
-
-    def columns_out(self, dtype: jnp.dtype):
-        """[N, H, R], likewise."""
-        return self.columns("own", jax.ShapeDtypeStruct((self.n, self.width, self.r), dtype))
+    def patches_out(self, dtype: jnp.dtype):
+        """[N, H, R], written after the last visit of a tile."""
+        return self.patches("own", jax.ShapeDtypeStruct((self.n, self.width, self.r), dtype))
 
     def numbers_out(self):
         """[N, R], float32."""
@@ -113,9 +103,14 @@ def one_ahead(heads: int, make: Callable) -> Iterator[tuple]:
         yield head, current
 
 
-def scores(left_th: jax.Array, right_th: jax.Array) -> jax.Array:
-    """left right^T: products of rows, [left rows, right rows] in float32."""
-    return _product(left_th, right_th, 1, 1)
+def scores(left_ht: jax.Array, right_ht: jax.Array) -> jax.Array:
+    """left^T right: products of columns, [left columns, right columns] in float32."""
+    return _product(left_ht, right_ht, 0, 0)
+
+
+def contract_rows(left: jax.Array, right: jax.Array) -> jax.Array:
+    """left right^T, float32."""
+    return _product(left, right, 1, 1)
 
 
 def contract(left: jax.Array, right: jax.Array) -> jax.Array:
