@@ -18,17 +18,11 @@ def cases(chip: str) -> list[KernelCase]:
     pair = TILE * TILE * WIDTH * HEADS
     tile = 2 * TILE * HEADS
     laid = ROWS * HEADS * WIDTH * 2
+    # What a visit fetches: keys and values, or queries and slopes; the rest stays.
     return [
         _case("fwd", _forward, 4, 4 * laid, 4 * pair, tile * 2 * WIDTH),
         # The forward kernel and the two of the backward pass: two products and seven.
-        _case(
-            "grad",
-            _gradients,
-            18,
-            16 * laid,
-            18 * pair,
-            3 * tile * 2 * WIDTH,
-        ),
+        _case("grad", _gradients, 18, 16 * laid, 18 * pair, 3 * tile * 2 * WIDTH),
     ]
 
 

@@ -8,11 +8,12 @@ across, so that maxima and sums of the softmax run over sublanes and its statist
     s^T = k q^T      [y, x]  float32              p^T = 2^(c s^T - m)     c = log2(e) / sqrt(H)
     o^T += v^T p^T   [h, x]  float32              l  += sum_y p^T
 
-Heads are 72 wide in the model and stay so in HBM; registers and VMEM pad them to 128 lanes.
+Heads are 72 wide, and rows are lanes: so nothing is padded to 128, and products before and after
+give and take arrays as XLA lays them. Keys are turned in the core, once a visit.
 
     grid       (N / heads, visits)
-    blocks     q, k [heads, TILE, H]; v^T, o^T [heads, H, TILE]; slices [1, TILE]; lse [heads, TILE]
-    VMEM       16 heads of bf16, two buffers each: 7.5 MiB, o^T in float32 1.1 MiB
+    blocks     q^T, k^T, v^T, o^T [heads, H, TILE]; slices [1, TILE]; lse [heads, TILE]
+    VMEM       16 heads of bf16, two buffers each: 4.5 MiB, o^T in float32 1.1 MiB
     FLOPs      4 TILE^2 H a head and visit
 
 Shapes: q_nhr, k_nhr, v_nhr, out_nhr with R = B X rows, padded to whole tiles; x queries, y keys.
