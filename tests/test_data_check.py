@@ -8,8 +8,8 @@ import pytest
 from ivx import build, config
 from ivx.commands import data_check
 from ivx.errors import UserError
+from tests.annotations import WORDS, shown
 from tests.command import ivx, refused
-from tests.test_sources import WORDS, shown
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from data_pipelines import annotation_error, formats, sources
 from data_pipelines.sources.entries import entries
 from ivx.evaluation import answers, scoring, text_only
 from ivx.stages import rewards
-from tests.test_sources import WORDS, data_set
+from tests.annotations import WORDS, data_set
 
 
 def read(folder, name: str, text, form: str, **changes) -> sources.Found:

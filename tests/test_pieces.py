@@ -16,7 +16,7 @@ from data_pipelines.prepared.media_shards import MediaFile, MediaJob
 from data_pipelines.video import decode
 from data_pipelines.video.limits import Limits, Meter
 from tests import odd_videos
-from tests.test_sources import frames_of
+from tests.annotations import frames_of
 
 
 def job(stem: pathlib.Path, *paths: pathlib.Path, proxy_fps: float = 0.0) -> MediaJob:

@@ -19,7 +19,7 @@ from PIL import Image
 from data_pipelines import loader, nearby, packing, plan, sources
 from data_pipelines.prepared import proxy, read, shards, write
 from data_pipelines.video import decode
-from tests.test_sources import frames_of
+from tests.annotations import frames_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ("synthetic_train", "pictures")

@@ -11,8 +11,8 @@ from PIL import Image
 from data_pipelines import loader, nearby, plan, sources
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import decode
+from tests.annotations import WORDS, data_set, frames_of, mixture, shown
 from tests.test_image import gradient
-from tests.test_sources import WORDS, data_set, frames_of, mixture, shown
 
 
 def test_videos_in_a_bucket_are_read_like_those_beside(tmp_path, bucket, data_folder, rule, shape):
