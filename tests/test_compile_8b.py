@@ -6,6 +6,7 @@ import pytest
 
 from ivx.aot import arithmetic, topology
 from ivx.commands.compile import cells, search, step
+from ivx.kernels.latent_attention import ALIVE, heads_at_a_time
 from tests.conftest import ROOT
 from tests.test_aot import libtpu
 
@@ -23,7 +24,9 @@ def check(found: dict, config, place: str) -> None:
     # Attention is the kernels', and what it gave is kept: it runs forward once, for every layer,
     # group of heads and micro-batch.
     kernels, micro = found["program"]["kernels"], config.optim.accumulation
-    assert kernels["dense_attention"] == kernels["dense_attention_backward"] == 36 * 4 * micro
+    tokens = work.packs * work.tokens // (config.mesh.fsdp * micro)
+    groups = 32 // heads_at_a_time(32, ALIVE // tokens)
+    assert kernels["dense_attention"] == kernels["dense_attention_backward"] == 36 * groups * micro
     assert {"vision_attention", "vision_attention_dkv"} <= kernels.keys()
     # Arithmetic, by which settings are tried, is not far off.
     sizes = config.mesh

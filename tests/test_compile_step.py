@@ -172,6 +172,7 @@ def test_a_tiny_step_compiles_for_four_chips():
     config.mesh.update(replica=1, fsdp=2, tensor=2)
     config.data.update(batch_packs=4, pack_tokens=128, pack_patches=48)
     asked = {"config": config.to_dict(), "topology": "v5e:2x2", "text": "", "teacher": "small"}
+    asked["known"] = ""
     answer = child.ask("ivx.commands.compile.step_child", asked, 900)
     assert not answer.refusal, answer.refusal
     found, held = answer.found, answer.found["bytes"]
@@ -179,3 +180,7 @@ def test_a_tiny_step_compiles_for_four_chips():
     assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.01)
     assert found["memory"]["arguments"] == pytest.approx(sum(held.values()), rel=0.25)
     assert {one["axes"] for one in found["program"]["collectives"]} & {"fsdp", "tensor"}
+    # A program that is known is lowered, to the same in another process, and not compiled.
+    asked["known"] = found["lowered"]
+    again = child.ask("ivx.commands.compile.step_child", asked, 900).found
+    assert again["lowered"] == found["lowered"] and "memory" not in again

@@ -1,5 +1,7 @@
 """Packs cut along `context`: the zigzag order, its work, and attention over it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from tests.attention import normal, packs, relative
 
 CONTEXT_4 = {"replica": 1, "fsdp": 1, "tensor": 2, "context": 4}
 CONTEXT_2 = {"replica": 2, "fsdp": 1, "tensor": 2, "context": 2}
+CONTEXT_1 = {"replica": 2, "fsdp": 2, "tensor": 2, "context": 1}
 
 
 @pytest.mark.parametrize("context", [1, 2, 8])
@@ -61,9 +64,10 @@ def test_shards_have_equal_work():
     assert natural[-1] > 10 * natural[0]
 
 
-@pytest.mark.parametrize("sizes", [CONTEXT_4, CONTEXT_2])
-def test_latent_attention_equals_a_single_device(sizes):
-    """Values and gradients; packs of samples that straddle chunks, and padding."""
+@pytest.mark.parametrize("group", [None, 1])
+@pytest.mark.parametrize("sizes", [CONTEXT_4, CONTEXT_2, CONTEXT_1])
+def test_latent_attention_equals_a_single_device(sizes, group):
+    """Values and gradients; packs of samples that straddle chunks, and padding; head by head."""
     length = 64
     segments = packs((20, 30), (64,), length=length)
     arrays = normal(
@@ -74,7 +78,8 @@ def test_latent_attention_equals_a_single_device(sizes):
         k_rope_btp=(2, length, 4),
         w_up_rnk=(10, 4, 16),
     )
-    _same_on_a_mesh(sizes, latent_attention, arrays, segments)
+    attend = functools.partial(latent_attention, group=group)
+    _same_on_a_mesh(sizes, attend, arrays, segments)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "tensor"), [(4, 2, 2), (6, 3, 2), (8, 2, 4)])

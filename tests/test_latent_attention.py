@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ivx.kernels.latent_attention import ALIVE, at_a_time, latent_attention, reference
+from ivx.kernels.latent_attention import GROUP, heads_at_a_time, latent_attention, reference
 from tests.attention import TOLERANCE, errors, normal, packs
 
 B, N, H, P, R = 2, 6, 8, 4, 10
@@ -65,9 +65,8 @@ def test_groups_change_nothing():
 
 def test_groups_divide_the_heads():
     heads = (1, 4, 6, 8, 12, 32, 7 * 3)
-    assert [at_a_time(n, 262_144) for n in heads] == [1, 4, 6, 8, 6, 8, 7]
-    assert [at_a_time(32, tokens) for tokens in (64, 65_536, 131_072, 2 * ALIVE)] == [32, 32, 16, 1]
-    assert at_a_time(12, 64, 5) == 4
+    assert [heads_at_a_time(n, GROUP) for n in heads] == [1, 4, 6, 8, 6, 8, 7]
+    assert [heads_at_a_time(12, most) for most in (0, 1, 5, 100)] == [1, 1, 4, 12]
 
 
 def test_padding_does_not_leak():

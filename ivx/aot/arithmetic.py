@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from ivx.aot import estimate
 from ivx.aot.chips import Chip
-from ivx.kernels.latent_attention import at_a_time
+from ivx.kernels.latent_attention import ALIVE, heads_at_a_time
 from ivx.models import work as flops
 from ivx.models.spec import ModelSpec, TextSpec
 
@@ -164,7 +164,8 @@ def _working(model: ModelSpec, work: Work, setting: Setting, backward: bool) -> 
     else:
         layer = 4 * text.width * wide
         # Keys twice as wide as values.
-        together = at_a_time(text.heads // setting.tensor, int(packs * work.tokens))
+        most = int(ALIVE / (packs * work.tokens))
+        together = heads_at_a_time(text.heads // setting.tensor, most)
         keys, queries = 3 * together * text.head_dim, 3 * wide
     layer += 3 * text.width * text.mlp // setting.tensor
     features = both * tokens * (4 * text.width + 4 * text.mlp // setting.tensor)

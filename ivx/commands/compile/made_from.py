@@ -2,6 +2,8 @@
 
     config    all of it, as it was compiled
     sources   what builds, lowers and compiles a step, and reads the compiled program
+    reader    of these what compiles and reads: with the same, a program that is lowered to what it
+              was lowered to before need not be compiled again
     versions  of the packages that compile, and of Python, by whose syntax sources are told apart
 
 Arithmetic on what the compiler said, such as modelled times, is no part of it: that is done anew
@@ -16,11 +18,15 @@ import platform
 
 from ivx.commands.compile import cells
 
+READER = (
+    *(f"ivx/aot/{name}.py" for name in ("child", "frames", "library", "lowered", "program")),
+    "ivx/aot/topology.py",
+    "ivx/commands/compile/step_child.py",
+)
 SOURCES = (
+    *READER,
     *(f"ivx/{name}" for name in ("build", "conversion", "kernels", "models", "parallel")),
     *(f"ivx/{name}" for name in ("stages", "training")),
-    *(f"ivx/aot/{name}.py" for name in ("child", "frames", "library", "program", "topology")),
-    "ivx/commands/compile/step_child.py",
     "data_pipelines/batch.py",
     "data_pipelines/packing.py",
     *(f"data_pipelines/video/{name}.py" for name in ("patches", "resize")),
@@ -39,7 +45,8 @@ def now(config) -> dict:
     plain = json.dumps(config.to_dict(), sort_keys=True, default=str)
     return {
         "config": hashlib.sha256(plain.encode()).hexdigest()[:16],
-        "sources": _sources(),
+        "sources": _digest(SOURCES),
+        "reader": _digest(READER),
         "versions": _versions(),
     }
 
@@ -63,6 +70,12 @@ def age(row: dict, current: dict) -> str:
     return "of an earlier config" if then["config"] != current["config"] else ""
 
 
+def is_read_alike(row: dict, current: dict) -> bool:
+    """Whether a program that is the same now as that of a row would be read the same way."""
+    then = row.get("made_from", {})
+    return all(then.get(part) == current[part] for part in ("config", "reader", "versions"))
+
+
 def ages(known: dict) -> dict[str, str]:
     """Of every cell of the table that is known and would be made otherwise now: in what."""
     found = {}
@@ -75,12 +88,12 @@ def ages(known: dict) -> dict[str, str]:
 
 
 @functools.cache
-def _sources() -> str:
+def _digest(names: tuple[str, ...]) -> str:
     import ivx
     from ivx.aot import sources
 
     root = pathlib.Path(ivx.__file__).parents[1]
-    return sources.digest([root / name for name in SOURCES], root, [root / name for name in BESIDE])
+    return sources.digest([root / name for name in names], root, [root / name for name in BESIDE])
 
 
 @functools.cache

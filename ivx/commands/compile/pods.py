@@ -10,6 +10,9 @@ cell that was never compiled is "untested". What is compiled:
     compiled, and made from what has changed since          with --outdated; else the page says so
     anything else                                           with --again
 
+With --outdated a program is lowered first, in seconds, and what is known of it stands where that
+gives the same as before.
+
 What is made of the compiler's answers by arithmetic is made anew every time, and with no topology
 asked for (`--topologies=`) that is all that is done.
 """
@@ -57,7 +60,7 @@ def compile_cell(stage: str, topology: str, known: dict, given) -> None:
     asked = {"mesh": mesh, "changes": changes}
     if stage == "opd":
         asked["teacher"] = given.teacher
-    row, asking = known.get(key), step.Asking.of(given)
+    row, asking, same = known.get(key), step.Asking.of(given), None
     if row and row["asked"] == asked and not given.again:
         age = made_from.age(row, current)
         if not (_tried_again(row, age) if row["refusal"] else age and given.outdated):
@@ -69,8 +72,10 @@ def compile_cell(stage: str, topology: str, known: dict, given) -> None:
                     row["backward_calls"] = known_calls
                 step.price(row, asking.pace)
             return
+        if row["ok"] and made_from.is_read_alike(row, current):
+            same = row
     print(f"{stage} on {place}, mesh {mesh} {' '.join(changes)}", flush=True)
-    known[key] = step.ask(config, place, asking) | {"asked": asked, "made_from": current}
+    known[key] = step.ask(config, place, asking, same) | {"asked": asked, "made_from": current}
 
 
 def _tried_again(row: dict, age: str) -> bool:

@@ -72,8 +72,14 @@ def run(given) -> dict:
     return result
 
 
-def ask(config, place: str, asking: Asking) -> dict:
+def ask(config, place: str, asking: Asking, known: dict | None = None) -> dict:
     """What the compiler says of the step of a checked config, and what follows from it.
+
+    Args:
+      config: of the step.
+      place: the topology.
+      asking: how it is asked for.
+      known: what it said of this step before; stands where the program is still the same.
 
     Raises:
       UserError: the mesh does not fit the topology or the shapes.
@@ -85,6 +91,7 @@ def ask(config, place: str, asking: Asking) -> dict:
         "topology": place,
         "text": asking.hlo,
         "teacher": asking.teacher,
+        "known": (known or {}).get("lowered", ""),
     }
     answer = child.ask("ivx.commands.compile.step_child", asked, asking.timeout)
     if answer.found.get("wrong"):
@@ -106,6 +113,8 @@ def ask(config, place: str, asking: Asking) -> dict:
             "largest": too_large.largest(said),
             "knobs": too_large.knobs(config, mesh),
         }
+    if known and answer.found["lowered"] == asked["known"]:
+        result = known | result
     return price(result | load(config, asking, result["mesh"]), asking.pace)
 
 

@@ -1,6 +1,7 @@
 """The compiling process of `ivx compile --config`: the step of the loop, lowered and compiled.
 
-Its state and batch are shapes only. Run by `ivx.aot.child`.
+Its state and batch are shapes only. Run by `ivx.aot.child`. A program that is known already, by its
+digest, is lowered and not compiled.
 """
 
 import math
@@ -12,17 +13,18 @@ import jax
 import ml_collections
 
 from ivx import build, config
-from ivx.aot import child, program, topology
+from ivx.aot import child, lowered, program, topology
 from ivx.build import dataless
 from ivx.errors import UserError
 from ivx.kernels import choice
+from ivx.parallel import compiler
 
 
 def main() -> None:
     asked = child.question()
     try:
         given = _config(asked["config"])
-        child.answer(_compile(given, asked["topology"], asked["text"], asked["teacher"]))
+        child.answer(_compile(given, asked))
     except UserError as error:
         child.answer({"refusal": str(error), "wrong": True})
 
@@ -33,29 +35,33 @@ def _config(plain: dict) -> ml_collections.ConfigDict:
     return found
 
 
-def _compile(given: ml_collections.ConfigDict, place: str, text: str, teacher: str) -> dict:
-    mesh = build.mesh(given, topology.devices(place))
-    asked = dataless.program(given, mesh, teacher)
+def _compile(given: ml_collections.ConfigDict, asked: dict) -> dict:
+    mesh = build.mesh(given, topology.devices(asked["topology"]))
+    step = dataless.program(given, mesh, asked["teacher"])
     found = {
         "mesh": dict(mesh.shape),
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(asked.held["parameters"])),
-        "bytes": {name: _held(part) for name, part in asked.held.items()},
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(step.held["parameters"])),
+        "bytes": {name: _held(part) for name, part in step.held.items()},
     }
-    began = time.monotonic()
     try:
+        began = time.monotonic()
         # As on a pod, where ops take their kernels.
         with choice.force("tpu"):
-            lowered = asked.function.trace(*asked.arguments).lower(lowering_platforms=("tpu",))
+            traced = step.function.trace(*step.arguments)
+            asking = traced.lower(lowering_platforms=("tpu",))
         found["lower_seconds"] = time.monotonic() - began
+        found["lowered"] = lowered.digest(asking.as_text(), compiler.options(mesh))
+        if found["lowered"] == asked["known"]:
+            return found
         began = time.monotonic()
-        compiled = lowered.compile()
+        compiled = asking.compile()
     except Exception as error:  # whatever it is, it is the compiler's answer
         return found | {"refusal": child.sentence(error), "said": str(error)[:20000]}
     return found | {
         "compile_seconds": time.monotonic() - began,
         "resident": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "memory": _memory(compiled),
-        "program": _program(compiled, dict(mesh.shape), text),
+        "program": _program(compiled, dict(mesh.shape), asked["text"]),
     }
 
 

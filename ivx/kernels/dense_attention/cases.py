@@ -7,7 +7,7 @@ from ivx.kernels.case import KernelCase
 
 # Tokens of the pack, one sample, and values of a head.
 TOKENS, VALUES = 8192, 128
-# Query heads, key heads and width of keys: a group of latent heads, and all heads of grouped ones.
+# Query heads, key heads and width of keys: eight latent heads, and all grouped ones.
 SIZES = {"latent": (8, 8, 256), "grouped": (32, 8, 128)}
 # Of the latent heads: what share of the peak a step is to reach.
 FORWARD, BACKWARD = {"v5p": 0.85, "v6e": 0.60}, {"v5p": 0.60, "v6e": 0.45}

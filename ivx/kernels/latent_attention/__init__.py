@@ -5,8 +5,8 @@
     out         = softmax(scores over earlier tokens of the segment) v
 
 In InternVideo3 this is `MultiLatentAttention.forward`. Keys and values are made for a group of
-heads at a time, and the backward pass makes them again from the latent, so that [S, N, H] of them
-are never alive at once.
+heads at a time, and the backward pass makes them again from the latent, so that those of a long
+sequence are never alive for all heads at once, nor those of several layers.
 
 Shapes: q_nope_btnh, q_rope_btnp, latent_btr, k_rope_btp, w_up_rnk with k = H (key) + H (value),
 out_btnh.
@@ -25,9 +25,11 @@ from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample
 from ivx.kernels.latent_attention.context import spread_latent_attention
 from ivx.parallel import zigzag
 
-# Tokens times heads whose keys and values are alive at a time, 1.6 GB in bfloat16: all 32 heads of
-# 65,536 tokens, 8 of 262,144. Fewer heads at a time are more copies of queries and of results.
+# Tokens times heads whose keys and values are alive at a time where Pallas kernels run, 1.6 GB in
+# bfloat16: all 32 heads of 65,536 tokens, 8 of 262,144. Groups cost copies of queries and results.
 ALIVE = 8 * 262_144
+# Heads at a time where XLA makes the scores, tiles of which are alive for all of them.
+GROUP = 8
 
 
 def latent_attention(
@@ -55,7 +57,7 @@ def latent_attention(
         tokens are in the order of `ivx.parallel.zigzag`.
       key_norm: applied to each head's k_nope, on the last axis; exact QK-norm needs it.
       group: heads whose keys and values are alive at a time; the largest divisor of N up to it is
-        taken. By default as many as ALIVE has room for.
+        taken. By default as many as ALIVE has room for, or GROUP.
     """
     real_bt1 = (segments_bt > 0)[..., None]
     # What padding holds, NaN perhaps, is not to come near a product.
@@ -64,7 +66,7 @@ def latent_attention(
     attend = functools.partial(attend_latent, key_norm=key_norm, group=group)
     arrays = q_nope, q_rope, latent, k_rope, w_up_rnk
     mesh = zigzag.current_mesh()
-    if mesh is not None and (zigzag.shards() > 1 or choice.wanted() == "tpu"):
+    if mesh is not None:
         out_btnh = spread_latent_attention(attend, mesh, *arrays, segments_bt)
     else:
         out_btnh = attend(*arrays, earlier_in_sample(segments_bt))
@@ -99,7 +101,9 @@ def attend_latent(
     kept = jax.checkpoint_policies.save_only_these_names(*dense_attention.KEPT)
     attend_group = jax.checkpoint(attend_group, policy=kept)
     heads, (packs, tokens) = q_nope_btnh.shape[2], latent_bsr.shape[:2]
-    count = heads // at_a_time(heads, packs * tokens, group)
+    if group is None:
+        group = ALIVE // max(1, packs * tokens) if choice.wanted() == "tpu" else GROUP
+    count = heads // heads_at_a_time(heads, group)
     if count == 1:
         return einops.rearrange(
             attend_group(q_nope_btnh, q_rope_btnp, w_up_rnk), "b n t h -> b t n h"
@@ -137,7 +141,6 @@ def _keys(
     return jnp.concatenate([k_nope, jnp.broadcast_to(k_rope_bsp[:, None], shape)], -1)
 
 
-def at_a_time(heads: int, tokens: int, most: int | None = None) -> int:
-    """The largest divisor of `heads` up to `most`, or up to what ALIVE has room for."""
-    most = ALIVE // tokens if most is None else most
+def heads_at_a_time(heads: int, most: int) -> int:
+    """The largest divisor of `heads` that is at most `most`, or 1."""
     return max(size for size in range(1, max(1, min(heads, most)) + 1) if heads % size == 0)

@@ -7,8 +7,9 @@ Scores are made again, transposed as in the forward kernel, from the log-sum-exp
     keys       a tile of keys visits queries:    dv^T += do^T p    dk^T += q^T ds
     queries    a tile of queries visits keys:    dq^T += k^T ds^T
 
-One kernel for all three would save two products of seven, and would need the sums of a whole block
-of queries in VMEM, or in HBM to read and write at each visit.
+Keys and values are turned in the core at every visit. One kernel for all three would save two
+products of seven, and would need the sums of a whole block of queries in VMEM, or in HBM to read
+and write at each visit.
 
     blocks     q^T, k^T, v^T, do^T and their gradients [heads, H, TILE]; lse [heads, TILE]
     FLOPs      8 TILE^2 H (keys) and 6 TILE^2 H (queries) a head and visit
