@@ -30,7 +30,7 @@ Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one 
 have 8,192 tokens, and not 65,536, which do not fit there. `sft_short` runs the program of `cpt`
 with another schedule of the rate, and is not compiled apart. A row *of earlier sources* was
 compiled before something changed that a step is built from, comments apart;
-`ivx compile pods --outdated` compiles it again.
+`ivx compile pods --outdated` compiles it again if the change reaches its program.
 """
 
 
