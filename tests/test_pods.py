@@ -235,7 +235,7 @@ def test_stages_that_are_compiled_once_differ_in_the_schedule_alone(one, other):
 
 LAY_OUT = """
 import json, sys
-from ivx.aot import child, topology
+from ivx.aot import topology
 from ivx.parallel.mesh import AXES, make_mesh
 for place, sizes in json.loads(sys.argv[1]):
     mesh = make_mesh(dict.fromkeys(AXES, 1) | sizes, topology.devices(place))

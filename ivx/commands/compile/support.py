@@ -48,7 +48,7 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "conversion to latent attention": ("test_conversion", "test_convert", "test_exact_latent"),
     "Hugging Face in and out": ("test_hf_", "test_import_export"),
     "the recipe, tiny": ("test_recipe",),
-    "the agent": ("test_agent",),
+    "the agent": ("test_agent", "test_agent_traces"),
 }
 
 

@@ -59,6 +59,7 @@ def backward(
     What sees nothing, or is not seen, gets 0, whatever lse and delta hold there; the rest has to
     be finite.
     """
+    # Tokens are lanes from here on, [B, K, G, H, T].
     q = scaled(q_bkgth, scale).swapaxes(3, 4)
     rows = (lse_bkgt * LOG2E, delta_bkgt, d_out_bkgtv.swapaxes(3, 4))
     length, count = q_bkgth.shape[3], parts(q_bkgth.shape, q.dtype.itemsize)

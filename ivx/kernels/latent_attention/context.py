@@ -1,4 +1,4 @@
-"""Latent attention of packs that are cut over devices, in the order of `ivx.parallel.zigzag`.
+"""Latent attention under a mesh, where packs may be cut in the order of `ivx.parallel.zigzag`.
 
 Queries stay where they are. The latent, R + P numbers a token, is gathered along `context`, and
 each device makes the keys and values of its heads from it, a group at a time; the gradient of the

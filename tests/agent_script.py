@@ -1,0 +1,70 @@
+"""An agent driven by a script: what a model says of a film that nobody decodes, turn by turn."""
+
+import json
+
+from data_pipelines.video import frames
+from data_pipelines.video.info import VideoInfo
+from data_pipelines.views import Footage
+from ivx.agent import context, loop
+from ivx.text.tool_calls import render_call
+
+# A minute at two frames a second: ten shots of six seconds.
+FOOTAGE = Footage("film.mp4", VideoInfo(120, 2.0, 64, 64))
+LABELS = {18.0: "red circle", 42.0: "red square"}
+
+
+class Script:
+    """An asker that says what it is told to, and labels shots by their starts."""
+
+    def __init__(self, *turns: str):
+        self._turns = list(turns)
+        self.asked = []
+
+    def ask(self, conversations):
+        if "tools" not in conversations[0]:
+            spans = [c["messages"][0]["content"][0]["video_url"]["span"] for c in conversations]
+            return [LABELS.get(span[0], "nothing") for span in spans]
+        self.asked += conversations
+        return [self._turns.pop(0)]
+
+    def count(self, conversation):
+        return len(json.dumps(conversation).split())
+
+    def frames(self, view):
+        video = view["video_url"]
+        rule = frames.FrameRule(video["fps"], 2, 64)
+        return tuple(frames.frame_indices(FOOTAGE.info, rule, video.get("span")).tolist())
+
+
+def search(query: str) -> str:
+    return render_call("search_video", {"query": query})
+
+
+def inspect(start: float, end: float) -> str:
+    return render_call("inspect", {"start": start, "end": end})
+
+
+def finish(answer: str, *evidence: str) -> str:
+    return render_call("finish", {"answer": answer, "evidence": list(evidence)})
+
+
+def run(*turns: str, **options) -> context.Episode:
+    ticks = iter(range(10**6))
+    return loop.run(Script(*turns), FOOTAGE, "What?", clock=lambda: float(next(ticks)), **options)
+
+
+def run_well() -> context.Episode:
+    """Searches, inspects what was found, and finishes with it as evidence."""
+    return run(
+        f"<think>Look again.</think>\n{search('circle')}",
+        f"<think>Here.</think>\n{inspect(18.0, 24.0)}",
+        f"<think>A red circle is seen.</think>\n{finish('red circle', 'e2')}",
+    )
+
+
+def told(episode: context.Episode) -> list[str]:
+    return [event.text for event in episode.events if isinstance(event, context.Feedback)]
+
+
+def kinds(episode: context.Episode) -> list[str]:
+    return [type(event).__name__ for event in episode.events]
