@@ -16,7 +16,7 @@ ATTENTIONS = ("m2la", "m2la_exact", "gqa")
 MODELS = ("tiny", "small", "20m", "2b", "4b", "8b", "32b")
 
 # As in ivx.parallel.remat.
-REMAT = ("none", "dots", "attention", "latent", "layer", "offload")
+REMAT = ("none", "dots", "all_attention", "attention", "latent", "layer", "offload")
 
 # Each check: key, test, what is allowed.
 _CHECKS: tuple[tuple[str, Callable, str], ...] = (

@@ -36,14 +36,22 @@ def test_likely_settings_make_up_the_devices_and_may_fit():
     assert not arithmetic.likely(a_work(), chip, 4, share=0.9)
 
 
-def test_what_is_kept_costs_memory_and_saves_time():
-    kept = arithmetic.Setting(64, 1, 1, 2, "attention")
-    made = arithmetic.Setting(64, 1, 1, 2, "layer")
+@pytest.mark.parametrize(
+    ("policy", "less", "size"),
+    [
+        # Of each token and layer: the latent, what 32 heads gave in bfloat16, a sum of a softmax
+        # each.
+        ("attention", "layer", 65536 * 36 * (2 * 1024 + 2 * 4096 + 4 * 32)),
+        # Of each patch and block: what 16 heads gave, a sum each.
+        ("all_attention", "attention", 262144 * 27 * (2 * 1152 + 4 * 16)),
+    ],
+)
+def test_what_is_kept_costs_memory_and_saves_time(policy, less, size):
+    kept, made = (arithmetic.Setting(64, 1, 1, 2, name) for name in (policy, less))
     chip = chips.CHIPS["v5p"]
     assert arithmetic.seconds(a_work(), kept, chip) < arithmetic.seconds(a_work(), made, chip)
     more = arithmetic.memory(a_work(), kept)["kept"] - arithmetic.memory(a_work(), made)["kept"]
-    # Of each token and layer: the latent, what 32 heads gave in bfloat16, a sum of a softmax each.
-    assert more == 65536 * 36 * (2 * 1024 + 2 * 4096 + 4 * 32)
+    assert more == size
 
 
 def test_settings_are_ranked_by_whether_they_fit_and_then_by_time():

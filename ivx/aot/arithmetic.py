@@ -23,7 +23,7 @@ from ivx.models import work as flops
 from ivx.models.spec import ModelSpec, TextSpec
 
 # Policies that are worth a try: the others keep several times as much.
-POLICIES = ("attention", "latent", "layer", "offload")
+POLICIES = ("all_attention", "attention", "latent", "layer", "offload")
 # Share of the peak at which XLA's own products are taken to run.
 _PRODUCTS = 0.85
 
@@ -146,8 +146,11 @@ def _kept(work: Work, setting: Setting) -> float:
     wide = text.heads * text.head_dim // setting.tensor
     # Of grouped attention there is no latent to keep.
     latent = 0 if text.attention == "gqa" else 2 * (text.kv_rank + text.head_dim)
-    more = {"latent": latent, "attention": latent + 2 * wide + 4 * text.heads // setting.tensor}
+    attended = latent + 2 * wide + 4 * text.heads // setting.tensor
+    more = {"latent": latent, "attention": attended, "all_attention": attended}
     seen = 0 if setting.remat == "offload" else 2 * vision.width
+    if setting.remat == "all_attention":
+        seen += 2 * vision.width + 4 * vision.heads
     kept = tokens * text.depth * (residual + more.get(setting.remat, 0))
     return kept + patches * vision.depth * seen + taps
 
@@ -213,8 +216,9 @@ def _computing(
     if not backward:
         return products / (peak * _PRODUCTS) + attention / forward + vision / seen
     # A useful pass forward and twice that back; what was not kept is made again.
-    passes = 1 if setting.remat == "attention" else 2
-    time = products * 4 / 3 / (peak * _PRODUCTS) + vision * 2 / seen
+    passes = 1 if setting.remat in ("all_attention", "attention") else 2
+    again = 0 if setting.remat == "all_attention" else vision / 3
+    time = products * 4 / 3 / (peak * _PRODUCTS) + (vision * 5 / 3 + again) / seen
     return time + attention / 3 * (passes / forward + estimate.backward("attention", heads) / back)
 
 

@@ -1,12 +1,13 @@
 """What a layer keeps for the backward pass and what is made again, by name.
 
-    none       everything is kept
-    dots       results of products with weights, not scores of attention
-    attention  of each layer its input, the latent, and what attention gave: attention, which costs
-               most where packs are long, is not run again
-    latent     of each layer its input and the latent of its attention (R + P numbers a token)
-    layer      only the input of each layer
-    offload    as `layer`, with those inputs in the host's memory between forward and backward
+    none           everything is kept
+    dots           results of products with weights, not scores of attention
+    all_attention  as `attention`, and what attention gave in each block of the vision tower
+    attention      of each layer its input, the latent, and what attention gave: attention, which
+                   costs most where packs are long, is not run again
+    latent         of each layer its input and the latent of its attention (R + P numbers a token)
+    layer          only the input of each layer
+    offload        as `layer`, with those inputs in the host's memory between forward and backward
 
 Values that a policy speaks of carry a name, given by `named` where they are made.
 """
@@ -20,12 +21,13 @@ from ivx.errors import UserError
 
 # Names of values: the input of a layer, and what a latent cache would hold of a token.
 RESIDUAL, LATENT = "residual", "latent"
-# Given in `ivx.kernels.dense_attention`: the result, and the log of the sum of each softmax.
-_ATTENTION = ("attention_out", "attention_lse")
+# What attention gives: the result, and the log of the sum of each softmax.
+ATTENTION = ("attention_out", "attention_lse")
+VISION_ATTENTION = ("vision_attention_out", "vision_attention_lse")
 
 _kept = jax.checkpoint_policies
 
-NAMES = ("none", "dots", "attention", "latent", "layer", "offload")
+NAMES = ("none", "dots", "all_attention", "attention", "latent", "layer", "offload")
 
 
 def named(array: jax.Array, name: str) -> jax.Array:
@@ -43,7 +45,8 @@ def remat(policy: str) -> Callable[[Callable], Callable]:
         return lambda layer: layer
     policies = {
         "dots": lambda: _kept.dots_with_no_batch_dims_saveable,
-        "attention": lambda: _kept.save_only_these_names(LATENT, *_ATTENTION),
+        "all_attention": lambda: _kept.save_only_these_names(LATENT, *ATTENTION, *VISION_ATTENTION),
+        "attention": lambda: _kept.save_only_these_names(LATENT, *ATTENTION),
         "latent": lambda: _kept.save_only_these_names(LATENT),
         "layer": lambda: None,
         "offload": _offload,

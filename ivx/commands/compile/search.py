@@ -97,7 +97,7 @@ def line(row: dict) -> str:
     """A setting in one line."""
     setting = row["setting"]
     axes = " ".join(f"{axis}:{setting[axis]}" for axis in ("fsdp", "tensor", "context"))
-    head = f"{axes} accumulation {setting['accumulation']} remat {setting['remat']:9s}"
+    head = f"{axes} accumulation {setting['accumulation']} remat {setting['remat']:13s}"
     if row["refusal"]:
         return f"{head} refused: {row['refusal']}"
     peak, capacity, time = row["memory"]["peak"], row["capacity"], row.get("estimate")

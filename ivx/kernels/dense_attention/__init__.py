@@ -4,7 +4,7 @@
 
 Keys may be wider than values, and query heads may share key-value heads. No score matrix is ever
 whole, forward or backward: what is kept for the backward pass is the output and the log of each
-softmax's sum, under names by which `jax.checkpoint` can keep just these (`KEPT`).
+softmax's sum, under names by which `jax.checkpoint` can keep just these (`remat.ATTENTION`).
 
 Shapes: q_btnh, k_btkh, v_btkv, N = K G, head by head q_bnth, k_bksh, v_bksv.
 """
@@ -17,14 +17,11 @@ import types
 import einops
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from ivx.kernels import choice
 from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample, pad
-from ivx.parallel import zigzag
-
-KEPT = ("attention_out", "attention_lse")
+from ivx.parallel import remat, zigzag
 
 
 def causal_attention(
@@ -133,7 +130,7 @@ def _attend(q_bkgth, k_bksh, v_bksv, seen, scale, implementation):
 
 def _forward(q, k, v, seen, scale, implementation):
     out, lse = _implementation(implementation).forward(q, k, v, seen, scale)
-    out, lse = (checkpoint_name(a, name) for a, name in zip((out, lse), KEPT, strict=True))
+    out, lse = map(remat.named, (out, lse), remat.ATTENTION)
     return out, (q, k, v, seen, out, lse)
 
 

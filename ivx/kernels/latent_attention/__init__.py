@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from ivx.kernels import choice, dense_attention
 from ivx.kernels.dense_attention.visits import Seen, earlier_in_sample
 from ivx.kernels.latent_attention.context import spread_latent_attention
-from ivx.parallel import zigzag
+from ivx.parallel import remat, zigzag
 
 # Tokens times heads whose keys and values are alive at a time where Pallas kernels run, 1.6 GB in
 # bfloat16: all 32 heads of 65,536 tokens, 8 of 262,144. Groups cost copies of queries and results.
@@ -98,7 +98,7 @@ def attend_latent(
 
     # Of a group, the output and the sums of its softmax are kept; the backward pass makes keys and
     # values again, not scores' maxima.
-    kept = jax.checkpoint_policies.save_only_these_names(*dense_attention.KEPT)
+    kept = jax.checkpoint_policies.save_only_these_names(*remat.ATTENTION)
     attend_group = jax.checkpoint(attend_group, policy=kept)
     heads, (packs, tokens) = q_nope_btnh.shape[2], latent_bsr.shape[:2]
     if group is None:

@@ -14,6 +14,9 @@ and rows of slice 0 are padding. Softmax and sums are in float32.
 Under a mesh (`ivx.parallel.ambient`) packs lie over replica and fsdp, and since nothing crosses a
 block, the blocks of a pack over tensor and context: no axis is left out, and nothing travels.
 
+`jax.checkpoint` can keep the result and the softmax's sums of blocks that are attended to in tiles,
+by name (`remat.VISION_ATTENTION`); they are then not made again for the backward pass.
+
 Shapes: q_bxnh, k_bxnh, v_bxnh, slices_bx, out_bxnh.
 """
 

@@ -40,6 +40,7 @@ from ivx.kernels.vision_attention.tpu_tiles import (
     same_slice,
     scores,
 )
+from ivx.parallel import remat
 
 _LOG2E = math.log2(math.e)
 
@@ -109,6 +110,7 @@ def _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
             pltpu.VMEM((steps.heads, q_nhr.shape[1], tpu_tiles.TILE), jnp.float32),
         ],
     )
+    out_nhr, lse_nr = map(remat.named, (out_nhr, lse_nr), remat.VISION_ATTENTION)
     return out_nhr, (q_nhr, k_nhr, v_nhr, slices, pairs, out_nhr, lse_nr)
 
 

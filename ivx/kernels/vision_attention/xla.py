@@ -24,6 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from ivx.kernels.masking import MASKED
 from ivx.kernels.vision_attention import visits
+from ivx.parallel import remat
 
 # Blocks of more rows are cut into tiles of `TILE`.
 DENSE, TILE = 512, 256
@@ -106,6 +107,7 @@ def _forward(q_nrh, k_nrh, v_nrh, slices_r):
     out, lse = jax.lax.map(queries, jnp.arange(rows // TILE))
     out_nrh = einops.rearrange(out, "t n x h -> n (t x) h")
     lse_nr = einops.rearrange(lse, "t n x -> n (t x)")
+    out_nrh, lse_nr = map(remat.named, (out_nrh, lse_nr), remat.VISION_ATTENTION)
     return out_nrh, (q_nrh, k_nrh, v_nrh, slices_r, out_nrh, lse_nr)
 
 
