@@ -2,13 +2,18 @@
 
 Three tables, none of it written by hand. A cell that nothing vouches for is "untested":
 
-    stage x chip     of `ivx compile pods`: whether the step of 8b compiles, and what it fills
+    stage x chip     of `ivx compile pods`: where its step of 8b compiles, what it fills, and with
+                     which mesh, micro-batches and remat
     op x chip        of `ivx compile kernel --json`: how many cases of a kernel compile
-    feature          of pytest's --junitxml: how many tests on CPUs passed, failed, were skipped
+    feature x chip   the stages of the first table whose step has it and fits; and of pytest's
+                     --junitxml, how many tests on CPUs passed, failed, were skipped, slow ones
+                     apart, which have to be run, and listed, by themselves
 
 No column says that something ran on a TPU, since nothing has.
 """
 
+import collections
+import fnmatch
 import json
 import pathlib
 import xml.etree.ElementTree as xml
@@ -17,43 +22,41 @@ from collections.abc import Mapping, Sequence
 from absl import flags
 
 from ivx.commands.compile import cells as pods_cells
-from ivx.commands.compile import made_from
+from ivx.commands.compile import made_from, search
+from ivx.commands.compile.features import FEATURES, Feature
 from ivx.errors import UserError
 from ivx.kernels.case import CHIPS
 
 UNTESTED = "untested"
-# Feature -> where its tests are, module:beginning of the name.
-FEATURES: dict[str, tuple[str, ...]] = {
-    "one device = eight, each mesh axis": ("test_parallel:test_sharded",),
-    "micro-batches": ("test_parallel:test_micro", "test_reduction"),
-    "remat and host offload by name": (
-        "test_parallel:test_layers",
-        "test_parallel:test_policies",
-        "test_parallel:test_offload",
-    ),
-    "context parallelism": ("test_context",),
-    "vision spread by slice": ("test_parallel:test_slices", "test_parallel:test_patches"),
-    "several hosts": ("test_hosts", "multi_process.test_other_hosts"),
-    "several slices": ("test_parallel:test_only_replica",),
-    "resume, bit for bit": ("test_resume",),
-    "checkpoints on another mesh, damaged ones": (
-        "test_checkpoint",
-        "test_damaged_checkpoints",
-        "test_fingerprint",
-    ),
-    "bad gradients, SIGTERM, hangs": ("test_stability", "test_preemption", "test_watchdog"),
-    "packing = alone, prefill = decode": ("test_model",),
-    "gspo": ("test_gspo",),
-    "on-policy distillation": ("test_distillation",),
-    "conversion to latent attention": ("test_conversion", "test_convert", "test_exact_latent"),
-    "Hugging Face in and out": ("test_hf_", "test_import_export"),
-    "the recipe, tiny": ("test_recipe",),
-    "the agent": ("test_agent", "test_agent_traces"),
+# What of a stage is compiled, where that is not a step of it.
+PARTS = {
+    "sft_short": "the program of cpt",
+    "rl_gspo": "its update; drawing answers is untested",
+    "opd": "its update; drawing answers is untested",
+    "convert": "its statistics; algebra and matching are untested",
 }
+_COMMANDS = (
+    "```sh",
+    "python -m pytest --ignore=tests/parity --junitxml=tests.xml",
+    "python -m pytest -m slow --ignore=tests/parity --junitxml=slow.xml",
+    "python -m pytest -m slow --ignore=tests/parity --collect-only -q > slow.txt",
+    "ivx compile kernel --json > kernels.txt",
+    "ivx compile support --tests=tests.xml,slow.xml --slow=slow.txt --kernels=kernels.txt \\",
+    "    --out=docs/results/support.md",
+    "```",
+)
+# Of several outcomes of a test the first counts.
+_OUTCOMES = ("failed", "passed", "skipped")
 
 
 def define_flags() -> None:
     flags.DEFINE_list("tests", [], "compile support: files that pytest wrote with --junitxml.")
+    flags.DEFINE_string(
+        "slow",
+        "",
+        "compile support: what `pytest -m slow --collect-only -q` printed; without it slow tests"
+        " are not told from others, and those that did not run not at all.",
+    )
     flags.DEFINE_string(
         "kernels",
         "",
@@ -65,11 +68,12 @@ def run(given) -> dict:
     store = pathlib.Path(given.store)
     cells = json.loads(store.read_text()) if store.is_file() else {}
     rows = _last_json(given.kernels)["rows"] if given.kernels else []
-    outcomes = [one for path in given.tests for one in read_outcomes(pathlib.Path(path))]
+    outcomes = read_outcomes([pathlib.Path(path) for path in given.tests])
+    slow = read_slow(pathlib.Path(given.slow)) if given.slow else set()
     result = {
         "stages": stages(cells),
         "kernels": kernels(rows),
-        "features": features(outcomes),
+        "features": features(outcomes, slow, cells),
     }
     text = page(result)
     print(text)
@@ -85,6 +89,7 @@ def stages(cells: Mapping[str, dict]) -> dict[str, dict[str, str]]:
         stage: {
             topology: _cell(
                 pods_cells.cell(cells, stage, topology),
+                topology,
                 ages.get(pods_cells.key(stage, topology), ""),
             )
             for topology in pods_cells.TOPOLOGIES
@@ -93,15 +98,26 @@ def stages(cells: Mapping[str, dict]) -> dict[str, dict[str, str]]:
     }
 
 
-def _cell(found: dict | None, age: str) -> str:
+def _cell(found: dict | None, topology: str, age: str) -> str:
     # What never answered vouches for nothing.
     if found is None or not found.get("answered", True):
         return UNTESTED
-    aged = f", {age}" if age else ""
-    if found["refusal"]:
-        return f"refused{aged}"
-    share = found["memory"]["peak"] / found["capacity"]
-    return (f"compiles, {share:.0%} of memory" if share <= 1 else f"too large, {share:.0%}") + aged
+    place = "" if found["topology"] == topology else f", on one host, {found['topology']}"
+    said = "refused"
+    if not found["refusal"]:
+        share = found["memory"]["peak"] / found["capacity"]
+        said = f"fits, {share:.0%}" if share <= search.SHARE else f"too large, {share:.0%}"
+    return "; ".join(filter(None, (said + place, *_setting(found), age)))
+
+
+def _setting(row: dict) -> list[str]:
+    """With what a step was compiled, and what else was changed of its preset."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1)
+    count = row["accumulation"]
+    told = ("optim.accumulation", "model.remat")
+    changes = [one for one in row["asked"]["changes"] if not one.startswith(told)]
+    parts = f"{count} micro-batches" if count > 1 else ""
+    return [mesh, parts, f"remat {row['remat']}", *changes]
 
 
 def kernels(rows: Sequence[dict]) -> dict[str, dict[str, str]]:
@@ -120,51 +136,93 @@ def kernels(rows: Sequence[dict]) -> dict[str, dict[str, str]]:
     }
 
 
-def read_outcomes(path: pathlib.Path) -> list[tuple[str, str, str]]:
-    """Module, name and outcome (passed, failed or skipped) of each test.
+def read_outcomes(paths: Sequence[pathlib.Path]) -> dict[tuple[str, str], str]:
+    """Module and name of each test -> failed, passed or skipped.
 
     Raises:
-      UserError: the file is not one of pytest's.
+      UserError: a file is not one of pytest's.
     """
-    try:
-        cases = xml.parse(path).getroot().iter("testcase")
-    except (OSError, xml.ParseError) as error:
-        raise UserError(
-            f"--tests={path} cannot be read: {error}; make it by pytest --junitxml={path}"
-        ) from error
-    outcomes = []
-    for case in cases:
-        kinds = {child.tag for child in case}
-        outcome = "failed" if kinds & {"failure", "error"} else "passed"
-        if "skipped" in kinds:
-            outcome = "skipped"
-        outcomes.append((case.get("classname", ""), case.get("name", ""), outcome))
+    outcomes: dict[tuple[str, str], str] = {}
+    for path in paths:
+        try:
+            cases = xml.parse(path).getroot().iter("testcase")
+        except (OSError, xml.ParseError) as error:
+            raise UserError(
+                f"--tests={path} cannot be read: {error}; make it by pytest --junitxml={path}"
+            ) from error
+        for case in cases:
+            kinds = {child.tag for child in case}
+            outcome = "failed" if kinds & {"failure", "error"} else "passed"
+            if outcome == "passed" and "skipped" in kinds:
+                outcome = "skipped"
+            test = case.get("classname", "").removeprefix("tests."), case.get("name", "")
+            known = outcomes.get(test, outcome)
+            outcomes[test] = min(outcome, known, key=_OUTCOMES.index)
     return outcomes
 
 
-def features(outcomes: Sequence[tuple[str, str, str]]) -> dict[str, str]:
-    """Feature -> what its tests said."""
+def read_slow(path: pathlib.Path) -> set[tuple[str, str]]:
+    """Module and name of each test that is marked slow.
+
+    Raises:
+      UserError: the file names no tests.
+    """
+    lines = path.read_text().splitlines() if path.is_file() else []
+    tests = {tuple(line.split("::", 1)) for line in lines if line.startswith("tests/")}
+    if not tests:
+        raise UserError(
+            f"--slow={path} names no tests; make it by"
+            f" python -m pytest -m slow --collect-only -q > {path}"
+        )
     return {
-        feature: _counted([one for one in outcomes if any(_is_of(one, t) for t in tests)])
-        for feature, tests in FEATURES.items()
+        (file.removeprefix("tests/").removesuffix(".py").replace("/", "."), name)
+        for file, name in tests
     }
 
 
-def _is_of(outcome: tuple[str, str, str], tests: str) -> bool:
-    module, _, name = tests.partition(":")
-    found = outcome[0].removeprefix("tests.")
-    exact = found.startswith(module) if module.endswith("_") else found == module
-    return exact and outcome[1].startswith(name)
+def features(
+    outcomes: Mapping[tuple[str, str], str], slow: set[tuple[str, str]], cells: Mapping[str, dict]
+) -> dict[str, dict[str, str]]:
+    """Feature -> "on CPUs" -> what its tests said, and topology -> stages that compile with it."""
+    found = {}
+    for name, feature in FEATURES.items():
+        own = {
+            test: outcomes.get(test, "not run")
+            for test in outcomes.keys() | slow
+            if any(_is_of(test, pattern) for pattern in feature.tests)
+        }
+        found[name] = {"on CPUs": _counted(own, slow)} | {
+            topology: ", ".join(_stages_with(feature, topology, cells)) or UNTESTED
+            for topology in pods_cells.TOPOLOGIES
+        }
+    return found
 
 
-def _counted(outcomes: Sequence[tuple[str, str, str]]) -> str:
-    counts = {
-        kind: sum(outcome == kind for *_, outcome in outcomes)
-        for kind in ("passed", "failed", "skipped")
-    }
-    if not counts["passed"] and not counts["failed"]:
-        return UNTESTED
-    return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+def _stages_with(feature: Feature, topology: str, cells: Mapping[str, dict]) -> list[str]:
+    rows = {stage: pods_cells.cell(cells, stage, topology) for stage in pods_cells.CELLS}
+    return [
+        stage
+        for stage, row in rows.items()
+        if feature.is_in and row and search.fits(row) and feature.is_in(row)
+    ]
+
+
+def _is_of(test: tuple[str, str], pattern: str) -> bool:
+    pattern += "*" if ":" in pattern else ":*"
+    return fnmatch.fnmatchcase(":".join(test), pattern)
+
+
+def _counted(outcomes: Mapping[tuple[str, str], str], slow: set[tuple[str, str]]) -> str:
+    counts = collections.Counter((test in slow, said) for test, said in outcomes.items())
+    words = [
+        f"{counts[is_slow, said]} {'slow ' if is_slow else ''}{said}"
+        for is_slow in (False, True)
+        for said in ("passed", "failed", "skipped", "not run")
+        if counts[is_slow, said]
+    ]
+    if not {"passed", "failed"} & set(outcomes.values()):
+        words.insert(0, UNTESTED)
+    return ", ".join(words)
 
 
 def _last_json(path: str) -> dict:
@@ -184,32 +242,43 @@ def _last_json(path: str) -> dict:
 
 def page(result: dict) -> str:
     """The tables as Markdown."""
+    slices = {topology: pods_cells.NAMES[topology] for topology in pods_cells.TOPOLOGIES}
+    named = {
+        f"{stage}: {PARTS[stage]}" if stage in PARTS else stage: row
+        for stage, row in result["stages"].items()
+    }
     lines = [
         "# What is known to work where",
         "",
         "Made by `ivx compile support` from what tests and the compiler said; *untested* means that"
         " nothing vouches for a cell. Nothing was run on a TPU.",
         "",
+        *_COMMANDS,
+        "",
         "## Training steps of 8b, compiled",
         "",
-        *_table(result["stages"], pods_cells.TOPOLOGIES),
+        "Share of a device's memory that a step fills; it fits if a tenth stays free. Compiled for"
+        " the slice itself if not said otherwise; the code of several hosts is no part of a step.",
+        "",
+        *_table(named, slices),
         "",
         "## Kernels, compiled",
         "",
-        *(_table(result["kernels"], CHIPS) if result["kernels"] else [UNTESTED]),
+        *(_table(result["kernels"], {c: c for c in CHIPS}) if result["kernels"] else [UNTESTED]),
         "",
-        "## Features, by tests on CPUs",
+        "## Features",
         "",
-        "| | tests on CPUs | on a TPU |",
-        "|---|---|---|",
-        *(f"| {name} | {said} | {UNTESTED} |" for name, said in result["features"].items()),
+        "Tests on CPUs, of small models; and of the steps above, those that have the feature and"
+        " fit. What no step has is untested there, and so is what is no part of one.",
+        "",
+        *_table(result["features"], {"on CPUs": "tests on CPUs"} | slices),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _table(rows: Mapping[str, Mapping[str, str]], columns: Sequence[str]) -> list[str]:
+def _table(rows: Mapping[str, Mapping[str, str]], columns: Mapping[str, str]) -> list[str]:
     return [
-        f"| | {' | '.join(columns)} |",
+        f"| | {' | '.join(columns.values())} |",
         "|" + "---|" * (len(columns) + 1),
         *(f"| {row} | {' | '.join(cells[c] for c in columns)} |" for row, cells in rows.items()),
     ]
