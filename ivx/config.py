@@ -125,8 +125,7 @@ def base() -> ml_collections.ConfigDict:
         "save_every": 200,
         "keep": 2,
     }
-    # What watches over a run: none of it is part of what the run computes, so that a run may go on
-    # with other values.
+    # What watches over a run, and is no part of what it computes.
     config.train = {
         "rollback_after": 10,  # steps in a row without a finite gradient; 0: never goes back
         "spike": 8.0,  # typical deviations by which a loss jumps that is recorded; 0: none is
@@ -196,46 +195,59 @@ def snapshot(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, default=list) + "\n"
 
 
-def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes sure that `workdir` is free or holds a run of this very config; changes nothing.
+# How a run is spread, fed and watched, and not what it computes: it may go on with other values.
+_FREE = (
+    *("mesh.", "train.", "model.remat", "optim.accumulation"),
+    *("data.workers", "data.threads", "data.prefetch", "data.cache_gib"),
+    *("run.log_every", "run.validate_every", "run.save_every", "run.keep"),
+)
+
+
+def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
+    """Makes sure that `workdir` is free or holds a run that can go on so; changes nothing.
+
+    Returns:
+      What differs from the config that is there, and may.
 
     Raises:
       UserError: the folder holds a run of another config; the keys that differ are listed.
     """
     path = workdir / "config.json"
     if not path.exists():
-        return
+        return []
     new = flatten(config)
     # A key that came with a later version has its default in runs of an earlier one. A recipe has
     # keys of its own.
     usual = {key: value for key, value in flatten(base()).items() if key in new}
     old = usual | flatten(_read(path))
-    differing = [
-        f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
+    differing = {
+        key: f"{key} ({old.get(key)!r} there, {new.get(key)!r} here)"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith("train.")
-    ]
-    if differing:
+        if old.get(key) != new.get(key)
+    }
+    fixed = [said for key, said in differing.items() if not key.startswith(_FREE)]
+    if fixed:
         raise UserError(
-            f"{workdir} holds a run of another config: {', '.join(differing)};"
+            f"{workdir} holds a run of another config: {', '.join(fixed)};"
             " give another --workdir, or the old values"
         )
+    return list(differing.values())
 
 
-def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
     """Makes `workdir` that of this config by writing config.json, whole or not at all.
 
-    Raises:
-      UserError: as `check_workdir`.
+    Returns and raises what `check_workdir` does.
     """
-    check_workdir(workdir, config)
+    changed = check_workdir(workdir, config)
     path = workdir / "config.json"
-    if not path.exists():
+    if changed or not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         # Every host of a run does this.
         partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         partial.write_text(snapshot(config))
         partial.replace(path)
+    return changed
 
 
 def load_workdir(workdir: pathlib.Path) -> ml_collections.ConfigDict:

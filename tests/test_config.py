@@ -145,12 +145,24 @@ def test_a_workdir_of_another_config_is_refused_with_the_keys(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_what_only_watches_over_a_run_may_change_between_starts(tmp_path):
+def test_how_a_run_is_spread_and_watched_may_change_between_starts(tmp_path):
     first = sft_short.get_config("scratch")
     config.claim_workdir(tmp_path, first)
     second = first.copy_and_resolve_references()
     second.train.watchdog = 60.0
-    config.claim_workdir(tmp_path, second)
+    second.run.save_every = 7
+    second.mesh.context = 2
+    second.model.remat = "offload"
+    found = config.claim_workdir(tmp_path, second)
+    assert [one.split()[0] for one in found] == [
+        "mesh.context",
+        "model.remat",
+        "run.save_every",
+        "train.watchdog",
+    ]
+    # Who reads the workdir later finds what it went on with.
+    assert config.load_workdir(tmp_path).mesh.context == 2
+    assert config.claim_workdir(tmp_path, second) == []
 
 
 def test_a_run_of_a_version_without_a_key_goes_on_with_its_default(tmp_path):

@@ -38,6 +38,26 @@ def saved(tmp_path_factory) -> pathlib.Path:
     return workdir
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """What cannot be read is tried again at once."""
+    monkeypatch.setattr(verified, "_PAUSES", (0.0,))
+
+
+def test_storage_that_fails_once_costs_no_checkpoint(workdir, monkeypatch, capfd):
+    read, failing = verified._read, [OSError("503 Service Unavailable")]
+
+    def sometimes(*asked):
+        if failing:
+            raise failing.pop()
+        return read(*asked)
+
+    monkeypatch.setattr(verified, "_read", sometimes)
+    assert restore(workdir).next_batch == max(STEPS)
+    said = capfd.readouterr().err
+    assert "503 Service Unavailable" in said and "DAMAGED" not in said
+
+
 @pytest.fixture
 def workdir(saved, tmp_path) -> pathlib.Path:
     """A copy to damage."""

@@ -62,6 +62,14 @@ def test_told_once_and_not_ended_unless_asked(tmp_path):
     assert (tmp_path / "hang-0.txt").read_text().count("phase data of step 3") == 1
 
 
+def test_stacks_are_shown_where_they_cannot_be_written(tmp_path, capfd):
+    phases = Phases()
+    phases.enter("data", 3)
+    assert wait_until_it_ends(phases, tmp_path / "gone", ends=True)[0] == EXIT_CODE
+    said = capfd.readouterr().err
+    assert "cannot be written" in said and "wait_until_it_ends" in said
+
+
 def test_the_first_step_has_ten_times_as_long(tmp_path):
     """It compiles."""
     phases = Phases()

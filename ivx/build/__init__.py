@@ -106,7 +106,7 @@ def loader_options(config: Config) -> loader.LoaderOptions:
     data = config.data
     share = pack_share(mesh(config)) if jax.process_count() > 1 else None
     if data.workers:
-        _check_shared_memory(config)
+        _check_shared_memory(config, share.count if share else 1)
     return loader.LoaderOptions(
         workers=data.workers,
         threads=data.threads,
@@ -117,10 +117,10 @@ def loader_options(config: Config) -> loader.LoaderOptions:
     )
 
 
-def _check_shared_memory(config: Config) -> None:
+def _check_shared_memory(config: Config, count: int) -> None:
     """Without room in it a worker would die of a bus error, which says nothing."""
     workers = config.data.workers
-    batch = config.data.batch_packs // jax.process_count() * pack_shape(config).nbytes
+    batch = config.data.batch_packs // count * pack_shape(config).nbytes
     # A worker makes one while another waits, and one is trained on.
     needed = batch * (2 * workers + 1)
     if _SHARED_MEMORY.is_dir() and (free := shutil.disk_usage(_SHARED_MEMORY).free) < needed:
@@ -309,6 +309,11 @@ def workdir(path: str) -> pathlib.Path:
     if not path:
         raise UserError(
             "no --workdir was given; say where the run is to live, as in --workdir=/tmp/ivx/sft"
+        )
+    if "://" in path:
+        raise UserError(
+            f"--workdir={path} is no folder of this machine; mount the bucket (gcsfuse), or give a"
+            " folder here and --config.train.remote for checkpoints"
         )
     if pathlib.Path(path).is_file():
         raise UserError(f"--workdir={path} is a file; give a folder")

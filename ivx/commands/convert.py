@@ -11,7 +11,7 @@ import json
 import pathlib
 import shutil
 
-from ivx.commands import config_flag
+from ivx.commands import config_flag, too_large
 from ivx.errors import UserError
 
 SUMMARY = "Convert grouped attention with QK-norm (Qwen3-VL) to latent attention (M2LA)."
@@ -70,7 +70,8 @@ def convert(config, workdir: pathlib.Path) -> dict:
     params = None
     if not (result and _has_checkpoint(workdir, config)):
         configs.claim_workdir(workdir, config)
-        result, params = _solve(config, workdir, base, calibration, mesh)
+        with too_large.told(config, dict(mesh.shape)):
+            result, params = _solve(config, workdir, base, calibration, mesh)
         _write(workdir, result)
     if matching is None:
         from ivx.training import checkpoint
@@ -78,7 +79,8 @@ def convert(config, workdir: pathlib.Path) -> dict:
         # The checkpoint comes last: where there is one the conversion is done.
         checkpoint.save_params(workdir, params, configs.snapshot(config))
     else:
-        result |= _match(config, workdir, matching, params, mesh)
+        with too_large.told(config, dict(mesh.shape)):
+            result |= _match(config, workdir, matching, params, mesh)
         _write(workdir, result)
     shutil.rmtree(workdir / SUMS, ignore_errors=True)
     print(_table(result))

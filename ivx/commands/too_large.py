@@ -94,8 +94,10 @@ def _of_packs(config, sizes: dict[str, int]) -> list[str]:
 def _of_layers(config) -> list[str]:
     """Less kept of every layer."""
     found, remat = [], config.model.remat
+    if remat in ("none", "dots", "all_attention"):
+        found.append("model.remat = attention: attention of the vision tower is run twice")
     # Of grouped attention there is no latent to keep.
-    if remat in ("none", "dots", "attention") and config.model.attention != "gqa":
+    if remat in ("none", "dots", "all_attention", "attention") and config.model.attention != "gqa":
         found.append("model.remat = latent: attention is run twice, what it gave is not kept")
     if remat not in ("layer", "offload"):
         found.append("model.remat = layer: only inputs of layers are kept, a forward pass more")
@@ -158,11 +160,18 @@ def told(config, mesh: dict[str, int]) -> Iterator[None]:
     Raises:
       UserError: instead of what JAX raises then; anything else passes.
     """
-    import jax
-
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not is_of_memory(str(error)):
+    except Exception as error:
+        if (said := explained(config, mesh, error)) is error:
             raise
-        raise UserError(sentence(config, mesh, str(error))) from error
+        raise said from error
+
+
+def explained(config, mesh: dict[str, int], error: BaseException) -> BaseException:
+    """Of a program that did not fit what would, as a UserError; any other error as it is."""
+    import jax
+
+    if isinstance(error, jax.errors.JaxRuntimeError) and is_of_memory(str(error)):
+        return UserError(sentence(config, mesh, str(error)))
+    return error

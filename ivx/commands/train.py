@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 
 from ivx.commands import config_flag, too_large
@@ -50,7 +51,8 @@ def train(config, workdir: pathlib.Path) -> dict:
     optimizer = training.optimizer(config)
     first_params = training.start(config, definition)
     stage = stages.stage(config, mesh)
-    configs.claim_workdir(workdir, config)
+    if changed := configs.claim_workdir(workdir, config):
+        note(f"goes on with {', '.join(changed)}")
     # Hosts read their data at their own pace.
     hosts.wait("the start of training", seconds=3600)
     note(
@@ -68,7 +70,10 @@ def train(config, workdir: pathlib.Path) -> dict:
             mesh,
             training.run_spec(config),
             first_params,
-            training.watch_spec(config),
+            dataclasses.replace(
+                training.watch_spec(config),
+                explain=functools.partial(too_large.explained, config, dict(mesh.shape)),
+            ),
         )
     watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
     print(

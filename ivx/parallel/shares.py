@@ -22,11 +22,13 @@ class PackShare:
       index: number of the share, 0 to count - 1; hosts with the same packs have the same.
       count: shares of a batch.
       places: of its packs along replica x fsdp.
+      first: whether this is the first of the hosts that read these packs.
     """
 
     index: int
     count: int
     places: tuple[int, ...]
+    first: bool
 
 
 def pack_share(mesh: Mesh) -> PackShare:
@@ -58,4 +60,5 @@ def share_of(mine: int, processes: np.ndarray) -> PackShare:
             f" mesh.fsdp a multiple or a divisor of the {len(held)} hosts"
         )
     own = tuple(sorted(held[mine]))
-    return PackShare(shares.index(own), len(shares), own)
+    first = mine == min(process for process, places in held.items() if places == held[mine])
+    return PackShare(shares.index(own), len(shares), own, first)

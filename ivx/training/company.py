@@ -8,6 +8,7 @@ waits for minutes. So a process that fails says why and is gone, and those that 
 """
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,13 +19,28 @@ from ivx.errors import Interrupted, UserError
 from ivx.training.stability import RollBack
 
 # What JAX says of its own memory or programs; all else comes of the network between processes.
-_OWN = ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "UNIMPLEMENTED")
+_OWN = re.compile(
+    r"RESOURCE_EXHAUSTED|INVALID_ARGUMENT|UNIMPLEMENTED|.{0,200}(mosaic|compil)", re.I
+)
 
 
-def leave_on_failure(kind, error, trace, end: Callable[[int], None] = os._exit) -> bool:
+def leave_on_failure(
+    kind,
+    error,
+    trace,
+    explain: Callable[[BaseException], BaseException] = lambda error: error,
+    end: Callable[[int], None] = os._exit,
+) -> bool:
     """For `contextlib.ExitStack.push`; does nothing where this is the only process.
 
     What all processes do together, going back to a checkpoint or ending on SIGTERM, is no failure.
+
+    Args:
+      kind: of the error, as `__exit__` is given it; unused.
+      error: that ends the run, or None.
+      trace: unused.
+      explain: from an error to one that says more, or the same.
+      end: how the process is ended.
     """
     del kind, trace
     # Asked in this order: counting processes makes JAX look for devices.
@@ -32,10 +48,10 @@ def leave_on_failure(kind, error, trace, end: Callable[[int], None] = os._exit) 
         return False
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return False
-    number = jax.process_index()
+    number, error = jax.process_index(), explain(error)
     if isinstance(error, UserError):
         sentence, code = str(error), 2
-    elif isinstance(error, jax.errors.JaxRuntimeError) and not str(error).startswith(_OWN):
+    elif isinstance(error, jax.errors.JaxRuntimeError) and not _OWN.match(str(error)):
         said = " ".join(str(error).split())[:200]
         sentence, code = (
             f"process {number} of {jax.process_count()} lost another process of this run ({said});"

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import ambient, rules
+from ivx.parallel.shares import pack_share
 from ivx.stages.protocol import Stage
 from ivx.training import abstract, company, preemption, progress
 from ivx.training.checkpoint import Checkpoints, Remote
@@ -63,6 +64,7 @@ class WatchSpec:
       watchdog_ends: whether the run is ended then.
       remote: a second place of checkpoints.
       profile: steps that are profiled, the first and the one after the last.
+      explain: from an error to one that says more, or the same, where a host of several leaves.
     """
 
     rollback_after: int
@@ -71,6 +73,7 @@ class WatchSpec:
     watchdog_ends: bool
     remote: Remote | None = None
     profile: tuple[int, int] | None = None
+    explain: Callable[[BaseException], BaseException] = lambda error: error
 
 
 # For callers that look on themselves.
@@ -176,7 +179,8 @@ def _train(
     bar = progress.TrainingBar(spec.steps, done)
     # What a resumed run had seen stands in the last row before its checkpoint.
     newest = _last_numbers(workdir, done)
-    meter = Meter(phases, int(newest.get("tokens/seen", 0)), getattr(definition, "spec", None))
+    counts, sizes = pack_share(mesh).first, getattr(definition, "spec", None)
+    meter = Meter(phases, int(newest.get("tokens/seen", 0)), sizes, counts)
     profiler = Profiler(workdir, watch.profile)
 
     def write(step: int, numbers: dict[str, float]) -> None:
@@ -189,7 +193,7 @@ def _train(
         notice = closing.enter_context(preemption.Notice(spec.unit))
         for part in (checkpoints, writer, bar, profiler):
             closing.callback(part.close)
-        closing.push(company.leave_on_failure)
+        closing.push(functools.partial(company.leave_on_failure, explain=watch.explain))
         for number in range(done, spec.steps):
             leaving = notice.reached(number)
             # A resumed run has validated and saved its first state already.
@@ -203,7 +207,8 @@ def _train(
                     write(number, {"tokens/seen": meter.seen()})
                     checkpoints.save(state, number, last=leaving)
             if leaving:
-                raise Interrupted(f"told to end (SIGTERM): saved step {number} of {spec.steps}")
+                kept = f"saved step {number}" if number else "before the first step"
+                raise Interrupted(f"told to end (SIGTERM): {kept} of {spec.steps}")
             profiler.reach(number)
             phases.enter("data", number)
             loaded = producer.next(state.params)
@@ -215,7 +220,7 @@ def _train(
             if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
                 numbers = {name: float(value) for name, value in metrics.items()} | meter.read()
                 write(number + 1, numbers)
-                bar.show(numbers["loss/total"], numbers["tokens/sec"], numbers["data/wait_ms"])
+                bar.show(numbers)
 
         # -------------------------------------------------------------------------------- end
         stability.catch_up()

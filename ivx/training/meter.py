@@ -9,14 +9,12 @@ Hosts add up what they read, so that every host reports the same.
 import collections
 import resource
 import time
-from collections.abc import Sequence
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from data_pipelines.loader import Loaded
 from ivx.models.spec import ModelSpec
+from ivx.parallel import over_hosts
 from ivx.training import progress, utilisation
 from ivx.training.phases import Phases
 
@@ -28,10 +26,13 @@ class Meter:
       phases: of the loop.
       seen: tokens of earlier starts of the run.
       spec: of the model, for its FLOPs.
+      counts: whether the packs of this host count; not where another host reads the same.
     """
 
-    def __init__(self, phases: Phases, seen: int, spec: ModelSpec | None = None):
-        self._phases, self._earlier, self._spec = phases, seen, spec
+    def __init__(
+        self, phases: Phases, seen: int, spec: ModelSpec | None = None, counts: bool = True
+    ):
+        self._phases, self._earlier, self._spec, self._counts = phases, seen, spec, counts
         self._peak = utilisation.peak(jax.devices()[0])
         self._causes = collections.Counter()
         self._tokens_in_all, self._seconds_in_all = 0, 0.0
@@ -43,15 +44,17 @@ class Meter:
         self._steps += 1
         for name, value in loaded.numbers.items():
             self._numbers.setdefault(name, []).append(value)
+        for sentence in loaded.skipped:
+            self._causes[sentence.cause] += 1
+            progress.note(f"skipped {sentence}")
+        if not self._counts:
+            return
         tokens = int((loaded.batch.segments > 0).sum())
         self._tokens += tokens
         self._own += tokens
         self._frames += loaded.frames
         if self._peak and (flops := utilisation.useful(self._spec, loaded.batch)):
             self._gigaflops += round(flops / 1e9)
-        for sentence in loaded.skipped:
-            self._causes[sentence.cause] += 1
-            progress.note(f"skipped {sentence}")
 
     @property
     def skipped(self) -> int:
@@ -60,13 +63,13 @@ class Meter:
 
     def seen(self) -> int:
         """Tokens of all starts of a run and all hosts, which have to ask together."""
-        return self._earlier + int(_over_hosts([self._own])[0])
+        return self._earlier + int(over_hosts.total([self._own])[0])
 
     def read(self) -> dict[str, float]:
         """Numbers of the steps since the last reading; all hosts have to ask."""
         seconds = time.monotonic() - self._since
         counts = [self._tokens, self._frames, self._own, self._gigaflops]
-        tokens, frames, own, gigaflops = map(int, _over_hosts(counts))
+        tokens, frames, own, gigaflops = map(int, over_hosts.total(counts))
         waited = self._phases.seconds["data"] - self._waited
         numbers = {
             "tokens/seen": self._earlier + own,
@@ -106,14 +109,3 @@ def memory() -> dict[str, float]:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     used = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
     return peaks | ({"memory/device_gib": max(used) / 2**30} if used else {})
-
-
-def _over_hosts(counts: Sequence[int]) -> np.ndarray:
-    """Sums over all hosts, exact up to 2^53."""
-    counts = np.asarray(counts, np.float64)
-    if jax.process_count() == 1:
-        return counts
-    # Two halves, since JAX has no 64 bits by default.
-    halves = np.stack([counts // 2**20, counts % 2**20]).astype(np.int32)
-    high, low = multihost_utils.process_allgather(halves).astype(np.float64).sum(0)
-    return high * 2**20 + low

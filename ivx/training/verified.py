@@ -10,22 +10,25 @@ taken, and that is said.
 """
 
 import json
+import time
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
 from ivx.errors import UserError
+from ivx.parallel import over_hosts
 from ivx.training import progress
 from ivx.training.fingerprint import fingerprints
 
 # Beside the folder of checkpoints: where those go that do not hold what was saved.
 DAMAGED = "damaged"
+# Seconds between attempts to read a checkpoint.
+_PAUSES = (1.0, 5.0)
 
 
 class Place(NamedTuple):
@@ -61,7 +64,7 @@ def read_newest_whole(places: Sequence[Place], abstract: Any) -> tuple[Any, Plac
     for place in places:
         fault, state, sums = "", None, None
         try:
-            state, sums = _read(place, abstract)
+            state, sums = _read_patiently(place, abstract)
         except (OSError, ValueError, KeyError, TypeError) as error:
             fault = f"it cannot be read: {' '.join(str(error).split())[:300]}"
         # Hosts compare together, so that all of them must have come so far.
@@ -94,6 +97,18 @@ def set_aside(damaged: Sequence[Place]) -> None:
             progress.note(f"moved {place.path} to {target}")
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("damaged checkpoints set aside")
+
+
+def _read_patiently(place: Place, abstract: Any) -> tuple[Any, dict[str, int] | None]:
+    """As `_read`; storage that fails is asked again, since damage stays and a hiccup does not."""
+    for seconds in _PAUSES:
+        try:
+            return _read(place, abstract)
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())[:200]
+            progress.note(f"{place.path} cannot be read, tried again in {seconds:g} s: {said}")
+            time.sleep(seconds)
+    return _read(place, abstract)
 
 
 def _read(place: Place, abstract: Any) -> tuple[Any, dict[str, int] | None]:
@@ -131,6 +146,4 @@ def _checksum(found: dict) -> int:
 
 def _anywhere(here: bool) -> bool:
     """Whether it holds on any host; all have to ask."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.process_allgather(np.array(here)).any())
+    return bool(over_hosts.largest([here])[0])

@@ -7,19 +7,22 @@ that their watchdogs name tell the one from the others.
 import faulthandler
 import os
 import pathlib
+import sys
 import threading
 from collections.abc import Callable
 
 import jax
 
 from ivx.training import progress
-from ivx.training.phases import Phases
+from ivx.training.phases import Phase, Phases
 
 # Of a run that hung and was ended: EX_SOFTWARE of sysexits.h.
 EXIT_CODE = 70
 # The first step compiles, at 8B for many minutes, and a restore reads all parameters.
 _SLOW = ("start", "first step")
 _PATIENCE = 10
+# Seconds that writing the stacks may take.
+_WRITING = 30.0
 
 
 class Watchdog:
@@ -65,15 +68,26 @@ class Watchdog:
             if phase is told or self._phases.age() < limit:
                 continue
             told = phase
+            progress.note(
+                f"HANGS: process {jax.process_index()} has been in phase {phase.name!r} of step"
+                f" {phase.step} for more than {limit:g} s; the stacks of all threads go to"
+                f" {self._path}"
+            )
+            # What hangs may be the disk that they go to.
+            writer = threading.Thread(target=self._write, args=(phase, limit), daemon=True)
+            writer.start()
+            writer.join(_WRITING)
+            if self._ends:
+                progress.note(f"the watchdog ends the run with code {EXIT_CODE}")
+                self._end(EXIT_CODE)
+
+    def _write(self, phase: Phase, limit: float) -> None:
+        """The stacks go to the file, or where messages go if it cannot be written."""
+        try:
             with self._path.open("a") as file:
                 file.write(f"phase {phase.name} of step {phase.step}, {limit:g} seconds over\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)
-            progress.note(
-                f"HANGS: process {jax.process_index()} has been in phase {phase.name!r} of step"
-                f" {phase.step} for more than {limit:g} s; the stacks of all threads are in"
-                f" {self._path}"
-            )
-            if self._ends:
-                progress.note(f"the watchdog ends the run with code {EXIT_CODE}")
-                self._end(EXIT_CODE)
+        except OSError as error:
+            progress.note(f"{self._path} cannot be written ({error}); the stacks:")
+            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
