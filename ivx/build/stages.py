@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 
-import jax
 import ml_collections
 from jax.sharding import Mesh
 
@@ -14,6 +13,7 @@ from ivx.errors import UserError
 from ivx.evaluation import runner, text_only
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import rules
+from ivx.parallel.shares import pack_share
 from ivx.sampling.sampler import Sampler
 from ivx.stages.attention_matching import AttentionMatchingStage
 from ivx.stages.distillation import DistillationStage
@@ -118,12 +118,12 @@ def _parameters(model: stored.StoredModel, mesh: Mesh) -> Params:
 
 
 def _gspo(config: Config, mesh: Mesh) -> GspoStage:
-    stage, packs = config.stage, config.data.batch_packs
+    stage = config.stage
     return GspoStage(
         _roller(config, mesh),
         build.model_definition(config),
         build.pack_shape(config),
-        packs,
+        config.data.batch_packs // pack_share(mesh).count,
         GspoSpec(stage.minibatches, stage.clip_low, stage.clip_high),
         stage.group,
         mesh,
@@ -151,20 +151,24 @@ def _distillation(config: Config, mesh: Mesh) -> DistillationStage:
         teacher.definition,
         lambda mesh: _parameters(teacher, mesh),
         build.pack_shape(config),
-        config.data.batch_packs,
+        config.data.batch_packs // pack_share(mesh).count,
         build.validation_batches(config),
     )
 
 
 def _roller(config: Config, mesh: Mesh) -> Roller:
     """Draws answers to the training questions whose prompt and answer fit into a pack."""
-    if jax.process_count() > 1:
-        raise UserError("gspo and opd run on one host so far; start them on one")
     stage, shape, rule = config.stage, build.pack_shape(config), build.layout_rule(config)
     share = mesh.shape["replica"] * mesh.shape["fsdp"]
     if stage.prompts % share:
         raise UserError(
             f"stage.prompts = {stage.prompts} must be a multiple of replica x fsdp = {share}"
+        )
+    parts = pack_share(mesh).count
+    if stage.prompts * stage.group % (parts * stage.minibatches):
+        raise UserError(
+            f"stage.prompts x stage.group = {stage.prompts * stage.group} answers must be a"
+            f" multiple of {parts} parts that hosts draw, of {stage.minibatches} minibatches each"
         )
     room = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
     questions = []

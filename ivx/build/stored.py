@@ -42,7 +42,9 @@ class StoredModel:
         if not hugging_face.is_model(self.folder):
             return self._trained(shardings)
         params = hugging_face.read_params(self.folder, self.definition)
-        return jax.device_put(params, shardings) if shardings else jax.device_put(params), 0
+        if not shardings:
+            return jax.device_put(params), 0
+        return jax.tree.map(rules.put_whole, params, shardings), 0
 
     def _trained(self, shardings: Params | None) -> tuple[Params, int]:
         """The parameters of a run, what LoRA added to them merged in."""

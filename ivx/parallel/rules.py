@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
@@ -124,6 +125,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def put_whole(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Spreads an array that every host has the whole of; each sends what its devices hold.
+
+    `jax.device_put` would first compare the copies of all hosts, number by number.
+    """
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
 def put_batch(batch, mesh: Mesh):
     """Sends a host's share of a batch to its devices; all hosts' parts form one global array.
 
@@ -153,6 +162,16 @@ def put_batch(batch, mesh: Mesh):
         return jax.make_array_from_callback(shape, _batch_sharding(path, array.ndim, mesh), part)
 
     return jax.tree_util.tree_map_with_path(put, _filled(batch, mesh))
+
+
+def own_rows(array: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """What of a whole array [B, ...] belongs to the packs, or prompts, of this host.
+
+    The rows of what this host gave to `put_batch`, in their order.
+    """
+    places = mesh.shape["replica"] * mesh.shape["fsdp"]
+    by_place = array.reshape(places, -1, *array.shape[1:])
+    return by_place[list(pack_share(mesh).places)].reshape(-1, *array.shape[1:])
 
 
 def abstract_batch(batch, packs: int, mesh: Mesh):

@@ -29,7 +29,8 @@ from ivx.errors import UserError
 from ivx.kernels.latent_decode.quantise import DTYPES, quantise
 from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import ambient, rules
+from ivx.parallel import ambient, over_hosts, rules
+from ivx.parallel.shares import pack_share
 
 _SMALLEST = 64
 # Room in caches comes in runs of so many tokens, of which TPU kernels make their blocks.
@@ -87,7 +88,8 @@ class Sampler:
       definition: the model.
       params: its parameters.
       end: id of the token that ends an answer.
-      mesh: devices over which prompts are spread; None leaves them on the default device.
+      mesh: devices over which prompts are spread, those of several hosts maybe; None leaves them
+        on the default device.
       cache: what caches are stored in, a name of `quantise.DTYPES`; other than `compute` it
         changes the mathematics.
 
@@ -113,10 +115,12 @@ class Sampler:
         self._unstack = jax.jit(functools.partial(unstack, definition))
         first = functools.partial(prefill, definition, cache=cache)
         rest = functools.partial(decode, definition, end)
+        whole = None
         if mesh is not None:
             first, rest = ambient.under(mesh, first), ambient.under(mesh, rest)
+            whole = rules.replicated(mesh)
         self._prefill = jax.jit(first, static_argnames=("capacity", "group"))
-        self._decode = jax.jit(rest, static_argnames=("temperature", "limit"))
+        self._decode = jax.jit(rest, static_argnames=("temperature", "limit"), out_shardings=whole)
 
     def at(self, params: Params) -> "Sampler":
         """The same sampler with other parameters; nothing is compiled again."""
@@ -148,6 +152,9 @@ class Sampler:
     ) -> list[Answer]:
         """Draws `group` answers to each prompt, those of the first prompt first.
 
+        Hosts that share a mesh call this together, each with as many prompts of its own, and get
+        the answers to these; hosts that hold the same rows give the same prompts.
+
         Args:
           layouts: prompts that end with an open assistant turn.
           pixels: for each, what `Layout.read_patches` gave.
@@ -159,10 +166,10 @@ class Sampler:
         count = len(layouts)
         if self._mesh is not None:
             # Copies of the last prompt fill the devices up; their answers are dropped.
-            extra = -count % (self._mesh.shape["replica"] * self._mesh.shape["fsdp"])
+            extra = -count % len(pack_share(self._mesh).places)
             layouts = [*layouts, *[layouts[-1]] * extra]
             pixels = [*pixels, *[pixels[-1]] * extra]
-        prompts = batch_prompts(layouts, pixels)
+        prompts = batch_prompts(layouts, pixels, over_hosts.largest if self._mesh else list)
         capacity = -(-(prompts.batch.tokens.shape[1] + limit) // _PAGE) * _PAGE
         batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
         if self._mesh is not None:
@@ -182,6 +189,8 @@ class Sampler:
             limit=limit,
         )
         tokens, logps = np.asarray(decoded.tokens), np.asarray(decoded.logps)
+        if self._mesh is not None:
+            tokens, logps = (rules.own_rows(array, self._mesh) for array in (tokens, logps))
         lengths = [_length(row, self._end) for row in tokens]
         return [
             Answer(row[:length].tolist(), logp[:length])
@@ -283,10 +292,16 @@ def decode(
     return jax.lax.while_loop(going_on, advance, (start, filled.caches, 1))[0]
 
 
-def batch_prompts(layouts: Sequence[Layout], pixels: Sequence[tuple]) -> Prompts:
+# From what this host needs to what all hosts of a batch take; a host alone takes what it needs.
+Agree = Callable[[list[int]], list[int]]
+
+
+def batch_prompts(
+    layouts: Sequence[Layout], pixels: Sequence[tuple], agree: Agree = list
+) -> Prompts:
     """Lays each prompt into a pack of its own, all of one size."""
     lengths = [len(layout.tokens) for layout in layouts]
-    shape = prompt_shape(layouts)
+    shape = prompt_shape(layouts, agree)
     packs = [
         Loaded(packing.assemble([layout], [rows], shape), ())
         for layout, rows in zip(layouts, pixels, strict=True)
@@ -297,13 +312,14 @@ def batch_prompts(layouts: Sequence[Layout], pixels: Sequence[tuple]) -> Prompts
     )
 
 
-def prompt_shape(layouts: Sequence[Layout]) -> packing.PackShape:
+def prompt_shape(layouts: Sequence[Layout], agree: Agree = list) -> packing.PackShape:
     """The smallest of few shapes that holds each of the prompts by itself."""
     longest = max((size for layout in layouts for size in layout.slice_sizes), default=1)
-    block = max(_SMALLEST, _power_of_two(longest))
+    [block] = agree([max(_SMALLEST, _power_of_two(longest))])
     rows = max(packing.place_slices(layout.slice_sizes, 0, block)[1] for layout in layouts)
     tokens = max(_SMALLEST, _power_of_two(max(len(layout.tokens) for layout in layouts)))
-    return packing.PackShape(tokens, block * _power_of_two(-(-rows // block)), block)
+    tokens, blocks = agree([tokens, _power_of_two(-(-rows // block))])
+    return packing.PackShape(tokens, block * blocks, block)
 
 
 def run_in_batches(

@@ -19,7 +19,7 @@ from ivx.kernels.reverse_kl import reverse_kl
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
 from ivx.stages.protocol import Loss
-from ivx.stages.rollouts import Roller, lengths, pack
+from ivx.stages.rollouts import Roller, lengths, means, pack
 
 
 class DistillationProducer:
@@ -33,7 +33,7 @@ class DistillationProducer:
         self._number += 1
         packed = pack(rollouts, self._shape, self._packs)
         samples = tuple(rollout.sample.id for rollout in rollouts)
-        return Loaded(packed.batch, tuple(skipped), lengths(rollouts), samples)
+        return Loaded(packed.batch, tuple(skipped), means(lengths(rollouts)), samples)
 
 
 class DistillationStage:
@@ -44,7 +44,7 @@ class DistillationStage:
       teacher: the teacher's model; its vocabulary is the student's.
       load_teacher: from a mesh to the teacher's parameters on it.
       shape: room in a pack.
-      packs: packs of a batch, over all hosts.
+      packs: packs of a batch that this host makes.
       validation: batches of reference answers on which the divergence is watched.
     """
 

@@ -12,7 +12,6 @@ log-probabilities are the trainer's own before the first of them. Groups whose r
 have A = 0 and are left out of the packs, yet counted in the mean.
 """
 
-import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -32,7 +31,7 @@ from ivx.parallel import ambient, rules
 from ivx.stages.language_model import score_tokens
 from ivx.stages.protocol import Loss
 from ivx.stages.rewards import reward_of
-from ivx.stages.rollouts import Roller, Rollout, lengths, pack, per_token
+from ivx.stages.rollouts import Quotient, Roller, Rollout, lengths, means, pack, per_token
 
 _EPS = 1e-6
 
@@ -137,7 +136,7 @@ class GspoStage:
       roller: draws answers.
       definition: the model, for the old log-probabilities.
       shape: room in a pack.
-      packs: packs of a minibatch, over all hosts.
+      packs: packs of a minibatch that this host makes.
       spec: numbers of the method.
       group: answers to a question.
       mesh: devices.
@@ -159,7 +158,8 @@ class GspoStage:
         self._logps = jax.jit(
             ambient.under(
                 mesh, lambda params, batch: score_tokens(definition.bind(params), batch).logps
-            )
+            ),
+            out_shardings=rules.replicated(mesh),
         )
 
     def producer(self, start: int) -> GspoProducer:
@@ -177,10 +177,10 @@ class GspoStage:
         return {}
 
     def roll(self, params: Params, number: int) -> list[Loaded]:
-        """One rollout, rewarded, as minibatches."""
+        """This host's part of one rollout, rewarded, as minibatches."""
         rollouts, skipped = self._roller.roll(params, number)
         groups = [rollouts[i : i + self._group] for i in range(0, len(rollouts), self._group)]
-        values, rewards = {}, collections.defaultdict(list)
+        values, rewards = {}, {f"rl/reward_{family}": [] for family in self._roller.families}
         for group in groups:
             truth = group[0].sample.truths[-1]
             judge = reward_of(truth)
@@ -188,18 +188,19 @@ class GspoStage:
             points = [judge(rollout.text, truth) * rollout.ended for rollout in group]
             rewards[f"rl/reward_{truth['family']}"] += points
             values |= dict(zip(map(id, group), advantages(points), strict=True))
-        told = {name: float(np.mean(points)) for name, points in rewards.items()}
-        told["rl/reward"] = float(np.mean([p for points in rewards.values() for p in points]))
-        told |= lengths(rollouts)
-        told["rl/equal_groups"] = float(
-            np.mean([not any(values[id(r)] for r in group) for group in groups])
+        equal = sum(not any(values[id(rollout)] for rollout in group) for group in groups)
+        told = means(
+            {name: (sum(points), len(points)) for name, points in rewards.items()}
+            | {"rl/reward": (sum(map(sum, rewards.values())), len(rollouts))}
+            | {"rl/equal_groups": (equal, len(groups))}
+            | lengths(rollouts)
         )
         count = self.spec.minibatches
-        share = -(-len(groups) // count)
+        share = -(-len(rollouts) // count)
         return [
             self._minibatch(
                 params,
-                [rollout for group in groups[i * share : (i + 1) * share] for rollout in group],
+                rollouts[i * share : (i + 1) * share],
                 values,
                 tuple(skipped) if i == 0 else (),
                 told,
@@ -217,9 +218,9 @@ class GspoStage:
     ) -> Loaded:
         telling = [rollout for rollout in rollouts if values[id(rollout)]]
         packed = pack(telling, self._shape, self._packs)
-        old = np.array(self._logps(params, rules.put_batch(packed.batch, self._mesh)))
-        if telling:
-            told = told | {"rl/sampler_difference": _sampler_difference(packed, old)}
+        old = np.asarray(self._logps(params, rules.put_batch(packed.batch, self._mesh)))
+        old = rules.own_rows(old, self._mesh)
+        told = told | means({"rl/sampler_difference": _sampler_difference(packed, old)})
         packs = len(packed.places)
         answers = np.full(packs, len(rollouts) / packs, np.float32)
         batch = GspoBatch(packed.batch, old, per_token(packed, values), answers)
@@ -254,11 +255,12 @@ class GspoStage:
         return True
 
 
-def _sampler_difference(packed, old: np.ndarray) -> float:
+def _sampler_difference(packed, old: np.ndarray) -> Quotient:
     """Mean |log-probability of the sampler - of the trainer| over the answers' tokens."""
-    differences = []
+    total, count = 0.0, 0
     for row, placed in enumerate(packed.places):
         for segment, rollout in enumerate(placed, 1):
             here = (packed.batch.segments[row] == segment) & (packed.batch.weights[row] > 0)
-            differences.append(np.abs(old[row][here] - rollout.answer.logps))
-    return float(np.concatenate(differences).mean())
+            total += float(np.abs(old[row][here] - rollout.answer.logps).sum(dtype=np.float64))
+            count += int(here.sum())
+    return total, count

@@ -3,7 +3,9 @@
     questions --(Sampler at the current parameters, `group` answers each)--> Rollout
     rollouts --(filling)--> Batch whose loss falls on the answers alone
 
-Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again.
+Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again. Of
+several hosts each asks questions of its own, draws together with the others, and packs the answers
+to its own.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ from data_pipelines.loader import Loaded, stack
 from data_pipelines.media_error import Skipped
 from data_pipelines.sources import Sample
 from ivx.models.definition import Params
+from ivx.parallel import over_hosts
 from ivx.sampling.sampler import Answer, Sampler
 from ivx.stages.questions import Questions
 from ivx.text.tokenizer import Tokenizer
@@ -71,8 +74,16 @@ class Roller:
         self._questions, self._tokenizer = questions, tokenizer
         self._sampler, self._spec = sampler, spec
 
+    @property
+    def families(self) -> list[str]:
+        """Of all questions, whichever host asks them."""
+        return self._questions.families
+
     def roll(self, params: Params, number: int) -> tuple[list[Rollout], list[Skipped]]:
-        """Rollout `number`: groups of answers side by side, and a sentence for each bad video."""
+        """This host's part of rollout `number`, and a sentence for each bad video.
+
+        Groups of answers lie side by side.
+        """
         asked, skipped = self._questions.of(number)
         spec = self._spec
         key = jax.random.fold_in(jax.random.key(spec.seed), number)
@@ -124,11 +135,13 @@ def pack(rollouts: Sequence[Rollout], shape: packing.PackShape, packs: int) -> P
     """Packs all rollouts; the number of packs is rounded up to a multiple of `packs`.
 
     So no answer is left out, and few shapes are compiled. Each rollout fits into a pack by itself.
+    All hosts make as many packs as the one that needs most.
     """
     layouts = [with_answer(rollout) for rollout in rollouts]
     sizes = filling.Sizes.of([packing.size_of(one) for one in layouts])
     bins = filling.fill(sizes, shape)
-    bins += [[] for _ in range(-len(bins) % packs if bins else packs)]
+    [times] = over_hosts.largest([max(1, -(-len(bins) // packs))])
+    bins += [[] for _ in range(times * packs - len(bins))]
     rows = [
         packing.assemble([layouts[i] for i in row], [rollouts[i].pixels for i in row], shape)
         for row in bins
@@ -137,12 +150,23 @@ def pack(rollouts: Sequence[Rollout], shape: packing.PackShape, packs: int) -> P
     return Packed(batch, [[rollouts[i] for i in row] for row in bins])
 
 
-def lengths(rollouts: Sequence[Rollout]) -> dict[str, float]:
+# A number to report, as numerator and denominator.
+Quotient = tuple[float, float]
+
+
+def lengths(rollouts: Sequence[Rollout]) -> dict[str, Quotient]:
     """How long answers are, and how many were cut off, for the log."""
     return {
-        "rl/answer_tokens": float(np.mean([len(one.answer.tokens) for one in rollouts])),
-        "rl/unfinished": float(np.mean([not one.ended for one in rollouts])),
+        "rl/answer_tokens": (sum(len(one.answer.tokens) for one in rollouts), len(rollouts)),
+        "rl/unfinished": (sum(not one.ended for one in rollouts), len(rollouts)),
     }
+
+
+def means(quotients: dict[str, Quotient]) -> dict[str, float]:
+    """Quotients over all hosts, which name the same; those of nothing are left out."""
+    sums = over_hosts.total([part for quotient in quotients.values() for part in quotient])
+    pairs = zip(quotients, sums.reshape(-1, 2).tolist(), strict=True)
+    return {name: total / weight for name, (total, weight) in pairs if weight}
 
 
 def per_token(packed: Packed, values: dict[int, float]) -> np.ndarray:
