@@ -12,7 +12,7 @@ from ivx.errors import UserError
 from ivx.evaluation import probes
 from ivx.models.definition import ModelDefinition
 from ivx.models.rope import text_rope
-from ivx.sampling import sampler
+from ivx.sampling import programs, sampler
 from ivx.stages.language_model import LanguageModelStage
 from tests.conftest import pack, small_spec
 
@@ -76,11 +76,11 @@ def step_by_step(definition, params, sample, shape, count, cache="compute") -> n
     prompt = jax.tree.map(np.copy, pack([sample], shape))
     prompt.segments[:, start:] = 0
     prompt.tokens[:, start:] = 0
-    filled = jax.jit(sampler.prefill, static_argnums=(0, 4, 5, 6))(
+    filled = jax.jit(programs.prefill, static_argnums=(0, 4, 5, 6))(
         definition, params, prompt, np.array([start]), shape.tokens, 1, cache
     )
     caches = filled.caches
-    layers = jax.jit(sampler.unstack, static_argnums=0)(definition, params)
+    layers = jax.jit(programs.unstack, static_argnums=0)(definition, params)
 
     @jax.jit
     def step(tokens, positions, caches, number):

@@ -1,47 +1,30 @@
 """Decoding of a batch of prompts, greedy or sampled, with the model's own cache (latent for M2LA).
 
-    prefill:  the prompts side by side, one a row, padded on the right; every layer's cache is kept
-    decode:   one token a step for all rows, until each has ended its turn or the limit is reached
-
-Prompt lengths are rounded up to powers of two, so that few shapes are compiled. Prefill scans over
-the stacked layers, as training does; decoding has arrays of its own for each layer, cut from the
-stack once (see `Decoder.unstack`): a second copy of the decoder, in the dtype of computation.
+Prompt lengths are rounded up to powers of two, so that few shapes are compiled. What is run stands
+in `ivx.sampling.programs`.
 """
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from data_pipelines import packing
 from data_pipelines.batch import Batch
 from data_pipelines.layout import Layout
 from data_pipelines.loader import Loaded, stack
 from ivx.errors import UserError
-from ivx.kernels.latent_decode.quantise import DTYPES, quantise
-from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import ambient, over_hosts, rules
+from ivx.parallel import over_hosts, rules
 from ivx.parallel.shares import pack_share
+from ivx.sampling import programs
 
 _SMALLEST = 64
-# Room in caches comes in runs of so many tokens, of which TPU kernels make their blocks.
-_PAGE = 128
-
-
-class Prefilled(NamedTuple):
-    """The cache of each layer after the prompts, and the next token's scores, float32 [B, V]."""
-
-    caches: tuple[Cache, ...]
-    logits: Float[Array, "b v"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,20 +40,6 @@ class Prompts:
     batch: Batch
     lengths: np.ndarray
     next_positions: np.ndarray
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Decoded:
-    """What was generated.
-
-    Attributes:
-      tokens: int32 [B, n]; rows that have ended are filled with the closing token.
-      logps: float32 [B, n], the model's log-probability of each, whatever the temperature.
-    """
-
-    tokens: Int[Array, "b n"]
-    logps: Float[Array, "b n"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,15 +81,9 @@ class Sampler:
             )
         self._params, self._end, self._mesh = params, end, mesh
         self._layers = None
-        self._unstack = jax.jit(functools.partial(unstack, definition))
-        first = functools.partial(prefill, definition, cache=cache)
-        rest = functools.partial(decode, definition, end)
-        whole = None
-        if mesh is not None:
-            first, rest = ambient.under(mesh, first), ambient.under(mesh, rest)
-            whole = rules.replicated(mesh)
-        self._prefill = jax.jit(first, static_argnames=("capacity", "group"))
-        self._decode = jax.jit(rest, static_argnames=("temperature", "limit"), out_shardings=whole)
+        self._unstack = programs.jit_unstack(definition, mesh)
+        self._prefill = programs.jit_prefill(definition, mesh, cache)
+        self._decode = programs.jit_decode(definition, end, mesh)
 
     def at(self, params: Params) -> "Sampler":
         """The same sampler with other parameters; nothing is compiled again."""
@@ -170,7 +133,7 @@ class Sampler:
             layouts = [*layouts, *[layouts[-1]] * extra]
             pixels = [*pixels, *[pixels[-1]] * extra]
         prompts = batch_prompts(layouts, pixels, over_hosts.largest if self._mesh else list)
-        capacity = -(-(prompts.batch.tokens.shape[1] + limit) // _PAGE) * _PAGE
+        capacity = programs.room(prompts.batch.tokens.shape[1], limit)
         batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
         if self._mesh is not None:
             batch, lengths, positions = rules.put_batch((batch, lengths, positions), self._mesh)
@@ -178,10 +141,11 @@ class Sampler:
             self._layers = self._unstack(self._params)
         filled = self._prefill(self._params, batch, lengths, capacity=capacity, group=group)
         lengths, positions = (jnp.repeat(a, group) for a in (lengths, positions))
-        decoded = self._decode(
+        decoded, _ = self._decode(
             self._params,
             self._layers,
-            filled,
+            filled.caches,
+            filled.logits,
             lengths,
             positions,
             key,
@@ -196,100 +160,6 @@ class Sampler:
             Answer(row[:length].tolist(), logp[:length])
             for row, logp, length in zip(tokens, logps, lengths, strict=True)
         ][: count * group]
-
-
-def unstack(definition: ModelDefinition, params: Params) -> tuple[nnx.State, ...]:
-    """The decoder's parameters layer by layer, for `decode`."""
-    return definition.bind(params).language_model.unstack()
-
-
-def prefill(
-    definition: ModelDefinition,
-    params: Params,
-    batch: Batch,
-    lengths_b: Int[Array, " b"],
-    capacity: int,
-    group: int = 1,
-    cache: str = "compute",
-) -> Prefilled:
-    """Runs prompts; keeps caches with room for `capacity` tokens, `group` copies of each row.
-
-    `cache` names what they are stored in, as `Sampler` has it.
-    """
-    model = definition.bind(params)
-    output = model(batch, keep_cache=True)
-    last_bd = jnp.take_along_axis(output.hidden, (lengths_b - 1)[:, None, None], 1)[:, 0]
-    room = capacity - batch.tokens.shape[1]
-
-    def grow(stacked: Array, layer: int) -> Array:
-        return jnp.pad(stacked[layer], [(0, 0)] * (stacked.ndim - 3) + [(0, room), (0, 0)])
-
-    def store(layer: int) -> Cache:
-        kept = jax.tree.map(lambda a: grow(a, layer), output.cache)
-        if DTYPES[cache] is not None:
-            kept = quantise(kept.entries, DTYPES[cache])
-        return jax.tree.map(lambda a: jnp.repeat(a, group, 0), kept)
-
-    caches = tuple(store(layer) for layer in range(definition.spec.text.depth))
-    return Prefilled(caches, jnp.repeat(model.logits(last_bd), group, 0))
-
-
-def decode(
-    definition: ModelDefinition,
-    end: int,
-    params: Params,
-    layers: Sequence[nnx.State],
-    filled: Prefilled,
-    lengths_b: Int[Array, " b"],
-    positions_b: Int[Array, " b"],
-    key: Array,
-    temperature: float,
-    limit: int,
-) -> Decoded:
-    """Continues every row until it has ended or has `limit` tokens; temperature 0 is greedy.
-
-    The loop stops once all rows have ended. `layers` are those of `unstack`.
-    """
-    model = definition.bind(params)
-
-    def choose(logits_bv: Array, number: Array) -> tuple[Array, Array]:
-        """A token for each row, and its log-probability."""
-        if temperature:
-            draw = jax.random.fold_in(key, number)
-            token_b = jax.random.categorical(draw, logits_bv / temperature)
-        else:
-            token_b = jnp.argmax(logits_bv, -1)
-        logps_bv = jax.nn.log_softmax(logits_bv)
-        return token_b.astype(jnp.int32), jnp.take_along_axis(logps_bv, token_b[:, None], 1)[:, 0]
-
-    first_b, logp_b = choose(filled.logits, 0)
-    rows = first_b.shape[0]
-    start = Decoded(
-        jnp.full((rows, limit), end, jnp.int32).at[:, 0].set(first_b),
-        jnp.zeros((rows, limit), jnp.float32).at[:, 0].set(logp_b),
-    )
-
-    def going_on(carry) -> Array:
-        decoded, _, number = carry
-        return (number < limit) & jnp.any(decoded.tokens[:, number - 1] != end)
-
-    def advance(carry):
-        decoded, caches, number = carry
-        last_b = decoded.tokens[:, number - 1]
-        place_b1 = (positions_b + number - 1)[:, None]
-        output = model.decode(last_b[:, None], place_b1, layers, caches, lengths_b + number - 1)
-        token_b, logp_b = choose(model.logits(output.hidden[:, 0]), number)
-        ended = last_b == end
-        return (
-            Decoded(
-                decoded.tokens.at[:, number].set(jnp.where(ended, end, token_b)),
-                decoded.logps.at[:, number].set(jnp.where(ended, 0.0, logp_b)),
-            ),
-            output.cache,
-            number + 1,
-        )
-
-    return jax.lax.while_loop(going_on, advance, (start, filled.caches, 1))[0]
 
 
 # From what this host needs to what all hosts of a batch take; a host alone takes what it needs.

@@ -196,11 +196,11 @@ class GspoStage:
             | lengths(rollouts)
         )
         count = self.spec.minibatches
-        share = -(-len(rollouts) // count)
         return [
             self._minibatch(
                 params,
-                rollouts[i * share : (i + 1) * share],
+                # The same answers on however many hosts.
+                rollouts[i::count],
                 values,
                 tuple(skipped) if i == 0 else (),
                 told,

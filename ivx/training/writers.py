@@ -68,6 +68,8 @@ class JsonLinesWriter(metric_writers.MetricWriter):
 
     def flush(self) -> None:
         self._file.flush()
+        # A mounted bucket holds what was synced, and no more if this process is killed.
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()

@@ -105,7 +105,7 @@ class _Ours:
 
         from data_pipelines.layout import Layout
         from ivx.models.definition import ModelDefinition
-        from ivx.sampling import sampler
+        from ivx.sampling import programs, sampler
 
         self.definition, self.new = ModelDefinition(spec), new
         self.params = self.definition.init(0)
@@ -119,11 +119,11 @@ class _Ours:
         self._follow = jax.device_put((prompts.lengths, prompts.next_positions, jax.random.key(0)))
         capacity = prompts.batch.tokens.shape[1] + new + 1
         self._prefill = jax.jit(
-            functools.partial(sampler.prefill, self.definition, capacity=capacity)
+            functools.partial(programs.prefill, self.definition, capacity=capacity)
         )
         # No token has this id: an answer never ends before its limit.
-        self._layers = jax.jit(functools.partial(sampler.unstack, self.definition))(self.params)
-        decode = functools.partial(sampler.decode, self.definition, -1)
+        self._layers = jax.jit(functools.partial(programs.unstack, self.definition))(self.params)
+        decode = functools.partial(programs.decode, self.definition, -1)
         self._decode = jax.jit(functools.partial(decode, temperature=0.0, limit=new + 1))
         self._wait = jax.block_until_ready
         self.prefill()
@@ -134,7 +134,7 @@ class _Ours:
 
     def decode(self) -> None:
         """Continues it from its cache."""
-        self.decoded = self._wait(
+        self.decoded, _ = self._wait(
             self._decode(self.params, self._layers, self._filled, *self._follow)
         )
 

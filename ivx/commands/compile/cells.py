@@ -1,7 +1,9 @@
 """Cells of the table of pods: every stage of 8b on every pod, with its mesh.
 
-`rl_gspo` and `opd` draw their answers on one host so far: what is compiled for a pod is their
-update step. `convert` is one pass over calibration batches on one host, and is compiled for one.
+A stage is the name of its experiment, with the part of it that is compiled if that is not the usual
+one: the update of `rl_gspo` and `opd`, beside which questions are read and answers drawn; the pass
+of `convert` over calibration batches, after which it matches attention. `convert` runs on one host,
+and is compiled for one.
 """
 
 import pathlib
@@ -49,12 +51,22 @@ CELLS: dict[str, dict[str, tuple[str, ...]]] = {
         _WHOLE: ("fsdp:8,context:16",),
     },
     "rl_gspo": _POLICY,
+    "rl_gspo prefill": _POLICY,
+    "rl_gspo decode": _POLICY,
     "opd": _POLICY,
+    "opd prefill": _POLICY,
+    "opd decode": _POLICY,
     "convert": {
         "v5p:4x4x4": ("fsdp:4",),
         "v6e:16x16": ("fsdp:8",),
         # The sums are whole on every chip: packs of 65,536 tokens are refused beside them, and with
         # 16,384 it is 93% of the memory.
+        "v5e:16x16": ("fsdp:8", "data.pack_tokens=8192", "data.pack_patches=32768"),
+        _WHOLE: ("fsdp:8",),
+    },
+    "convert matching": {
+        "v5p:4x4x4": ("fsdp:4",),
+        "v6e:16x16": ("fsdp:8",),
         "v5e:16x16": ("fsdp:8", "data.pack_tokens=8192", "data.pack_patches=32768"),
         _WHOLE: ("fsdp:8",),
     },
@@ -66,7 +78,12 @@ SAME = {"sft_short": "cpt"}
 
 def place_of(stage: str, topology: str) -> str:
     """Where a stage of a pod runs: on all of it, or on one host of it."""
-    return HOSTS[topology] if stage == "convert" else topology
+    return HOSTS[topology] if stage.startswith("convert") else topology
+
+
+def part_of(stage: str) -> str:
+    """The part that is compiled of it, a name of `ivx.build.dataless.PARTS`; "" for the usual."""
+    return stage.partition(" ")[2]
 
 
 def preset(stage: str, mesh: str, changes: list[str]):
@@ -75,7 +92,7 @@ def preset(stage: str, mesh: str, changes: list[str]):
     from ivx.commands import config_flag
 
     folder = pathlib.Path(ivx.__file__).parents[1] / "experiments"
-    config = config_flag.load(folder / f"{stage}.py", "8b")
+    config = config_flag.load(folder / f"{stage.split()[0]}.py", "8b")
     config.mesh.update({axis: int(n) for axis, n in (one.split(":") for one in mesh.split(","))})
     for change in changes:
         key, value = change.split("=")

@@ -26,7 +26,7 @@ READER = (
 SOURCES = (
     *READER,
     *(f"ivx/{name}" for name in ("build", "conversion", "kernels", "models", "parallel")),
-    *(f"ivx/{name}" for name in ("stages", "training")),
+    *(f"ivx/{name}" for name in ("sampling", "stages", "training")),
     "data_pipelines/batch.py",
     "data_pipelines/packing.py",
     *(f"data_pipelines/video/{name}.py" for name in ("patches", "resize")),

@@ -17,6 +17,7 @@ What is made of the compiler's answers by arithmetic is made anew every time, an
 asked for (`--topologies=`) that is all that is done.
 """
 
+import dataclasses
 import json
 import pathlib
 
@@ -55,12 +56,14 @@ def compile_cell(stage: str, topology: str, known: dict, given) -> None:
     from ivx.commands.compile import step
 
     mesh, *changes = cells.CELLS[stage][topology]
+    part = cells.part_of(stage)
     config, place = cells.config(stage, topology), cells.place_of(stage, topology)
     key, current = cells.key(stage, topology), made_from.now(config)
     asked = {"mesh": mesh, "changes": changes}
     if stage == "opd":
         asked["teacher"] = given.teacher
-    row, asking, same = known.get(key), step.Asking.of(given), None
+    row, same = known.get(key), None
+    asking = dataclasses.replace(step.Asking.of(given), part=part)
     if row and row["asked"] == asked and not given.again:
         age = made_from.age(row, current)
         if not (_tried_again(row, age) if row["refusal"] else age and given.outdated):

@@ -32,6 +32,12 @@ def define_flags() -> None:
         "search", False, "compile: try meshes, micro-batches and remat policies; rank what fits."
     )
     flags.DEFINE_integer("tries", 4, "compile: settings that --search compiles.", 1)
+    flags.DEFINE_string(
+        "part",
+        "",
+        "compile: what of a stage, if not its step: prefill or decode of gspo and opd, matching of"
+        " convert, whose statistics pass comes first.",
+    )
     flags.DEFINE_enum(
         "teacher", "32b", MODELS, "compile: preset of the teacher that opd is compiled with."
     )
@@ -46,10 +52,12 @@ class Asking:
     slice_patches: int
     teacher: str
     hlo: str = ""
+    part: str = ""
 
     @classmethod
     def of(cls, given) -> "Asking":
-        return cls(given.timeout, given.kernel_pace, given.slice_patches, given.teacher, given.hlo)
+        how = given.timeout, given.kernel_pace, given.slice_patches
+        return cls(*how, given.teacher, given.hlo, given.part)
 
 
 def run(given) -> dict:
@@ -91,6 +99,7 @@ def ask(config, place: str, asking: Asking, known: dict | None = None) -> dict:
         "topology": place,
         "text": asking.hlo,
         "teacher": asking.teacher,
+        "part": asking.part,
         "known": (known or {}).get("lowered", ""),
     }
     answer = child.ask("ivx.commands.compile.step_child", asked, asking.timeout)
@@ -162,6 +171,9 @@ def load(config, asking: Asking, mesh: dict[str, int] | None = None) -> dict:
     from ivx.models import work
 
     data, tokens, stage = config.data, config.data.pack_tokens, config.stage.name
+    if asking.part:
+        # Of these memory is asked for; their time is not modelled.
+        return {"flops": {}}
     sizes, teacher = shapes(config, asking.teacher)
     taught = {}
 
@@ -212,7 +224,11 @@ def price(result: dict, pace: float) -> dict:
     from ivx.aot import estimate, topology
 
     result.pop("estimate", None)
-    if result.get("program") and result["program"]["kernels"].keys() <= estimate.kernels():
+    if (
+        result.get("flops")
+        and result.get("program")
+        and result["program"]["kernels"].keys() <= estimate.kernels()
+    ):
         chip, _ = topology.parse(result["topology"])
         result["estimate"] = _estimate(result, chip, pace)
     return result

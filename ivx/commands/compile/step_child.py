@@ -37,7 +37,7 @@ def _config(plain: dict) -> ml_collections.ConfigDict:
 
 def _compile(given: ml_collections.ConfigDict, asked: dict) -> dict:
     mesh = build.mesh(given, topology.devices(asked["topology"]))
-    step = dataless.program(given, mesh, asked["teacher"])
+    step = dataless.program(given, mesh, asked["teacher"], asked["part"])
     found = {
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(step.held["parameters"])),
@@ -47,7 +47,7 @@ def _compile(given: ml_collections.ConfigDict, asked: dict) -> dict:
         began = time.monotonic()
         # As on a pod, where ops take their kernels.
         with choice.force("tpu"):
-            traced = step.function.trace(*step.arguments)
+            traced = step.function.trace(*step.arguments, **step.options)
             asking = traced.lower(lowering_platforms=("tpu",))
         found["lower_seconds"] = time.monotonic() - began
         found["lowered"] = lowered.digest(asking.as_text(), compiler.options(mesh))

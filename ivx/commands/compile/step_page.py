@@ -32,6 +32,8 @@ def lines(result: dict) -> list[str]:
     lines.append(f"lowered in {result['lower_seconds']:.0f} s, compiled in"
                  f" {result['compile_seconds']:.0f} s")  # fmt: skip
     lines += _program_lines(result["program"])
+    if not result["flops"]:
+        return lines
     total = sum(result["flops"].values())
     lines.append(f"useful FLOPs of a step: {total / 1e15:.2f} P")
     lines += [

@@ -31,9 +31,9 @@ UNTESTED = "untested"
 # What of a stage is compiled, where that is not a step of it.
 PARTS = {
     "sft_short": "the program of cpt",
-    "rl_gspo": "its update; drawing answers is untested",
-    "opd": "its update; drawing answers is untested",
-    "convert": "its statistics; algebra and matching are untested",
+    "rl_gspo": "its update",
+    "opd": "its update",
+    "convert": "its statistics; the algebra is untested",
 }
 _COMMANDS = (
     "```sh",
