@@ -171,7 +171,7 @@ def test_a_tiny_step_compiles_for_four_chips():
     config = config_flag.load(ROOT / "experiments" / "cpt.py", "tiny")
     config.mesh.update(replica=1, fsdp=2, tensor=2)
     config.data.update(batch_packs=4, pack_tokens=128, pack_patches=48)
-    asked = {"config": config.to_dict(), "topology": "v5e:2x2", "teacher": "small"}
+    asked = {"config": config.to_dict(), "topology": "v5e:2x2", "teacher": "small", "part": ""}
     asked |= {"text": "", "known": ""}
     answer = child.ask("ivx.commands.compile.step_child", asked, 900)
     assert not answer.refusal, answer.refusal
