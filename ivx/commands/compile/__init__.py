@@ -10,6 +10,8 @@ SUMMARY = "Compile for TPUs without one: a training step of a pod, kernels with 
 EXAMPLE = (
     "  make libtpu\n"
     "  ivx compile --config=experiments/cpt.py --topology=v5p:4x4x4 --mesh=fsdp:64\n"
+    "  ivx compile --config=experiments/rl_gspo.py --topology=v6e:16x16 \\\n"
+    "      --mesh=fsdp:32,context:8 --part=decode\n"
     "  ivx compile pods --stages=cpt --topologies=v6e:16x16\n"
     "  ivx compile support --tests=tests.xml --out=docs/results/support.md\n"
     "  ivx compile kernel --op=latent_decode --chip=v6e,tpu7x\n"

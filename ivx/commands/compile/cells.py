@@ -53,9 +53,8 @@ CELLS: dict[str, dict[str, tuple[str, ...]]] = {
     "rl_gspo": _POLICY,
     "rl_gspo prefill": _POLICY,
     "rl_gspo decode": _POLICY,
+    # Its questions and answers are read and drawn by the same programs, one answer to each.
     "opd": _POLICY,
-    "opd prefill": _POLICY,
-    "opd decode": _POLICY,
     "convert": {
         "v5p:4x4x4": ("fsdp:4",),
         "v6e:16x16": ("fsdp:8",),
