@@ -197,7 +197,7 @@ def snapshot(config: ml_collections.ConfigDict) -> str:
 
 # How a run is spread, fed and watched, and not what it computes: it may go on with other values.
 _FREE = (
-    *("mesh.", "train.", "model.remat", "optim.accumulation"),
+    *("mesh.", "train.", "model.remat"),
     *("data.workers", "data.threads", "data.prefetch", "data.cache_gib"),
     *("run.log_every", "run.validate_every", "run.save_every", "run.keep"),
 )
@@ -225,13 +225,20 @@ def check_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> l
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
     }
-    fixed = [said for key, said in differing.items() if not key.startswith(_FREE)]
+    free = (*_FREE, *_exact_in_parts(new))
+    fixed = [said for key, said in differing.items() if not key.startswith(free)]
     if fixed:
         raise UserError(
             f"{workdir} holds a run of another config: {', '.join(fixed)};"
             " give another --workdir, or the old values"
         )
     return list(differing.values())
+
+
+def _exact_in_parts(flat: dict[str, object]) -> tuple[str, ...]:
+    """Micro-batches change nothing where the loss is one quotient over all of a batch."""
+    several = flat.get("stage.name") == "convert" or flat.get("stage.rehearse")
+    return () if several else ("optim.accumulation",)
 
 
 def claim_workdir(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:

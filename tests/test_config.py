@@ -160,9 +160,22 @@ def test_how_a_run_is_spread_and_watched_may_change_between_starts(tmp_path):
         "run.save_every",
         "train.watchdog",
     ]
+    second.optim.accumulation = 2
+    assert config.claim_workdir(tmp_path, second) == ["optim.accumulation (1 there, 2 here)"]
     # Who reads the workdir later finds what it went on with.
     assert config.load_workdir(tmp_path).mesh.context == 2
     assert config.claim_workdir(tmp_path, second) == []
+
+
+@pytest.mark.parametrize("change", [{"name": "convert"}, {"rehearse": ("synthetic_train",)}])
+def test_micro_batches_stay_where_they_change_the_loss(tmp_path, change):
+    first = sft_short.get_config("scratch")
+    first.stage.update(change)
+    config.claim_workdir(tmp_path, first)
+    second = first.copy_and_resolve_references()
+    second.optim.accumulation = 2
+    with pytest.raises(UserError, match=r"optim\.accumulation \(1 there, 2 here\)"):
+        config.claim_workdir(tmp_path, second)
 
 
 def test_a_run_of_a_version_without_a_key_goes_on_with_its_default(tmp_path):

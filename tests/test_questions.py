@@ -4,12 +4,15 @@ import dataclasses
 import itertools
 import threading
 
+import numpy as np
 import pytest
 
 from data_pipelines import sources
 from data_pipelines.loader import LoaderOptions
 from ivx.errors import UserError
 from ivx.evaluation import runner
+from ivx.parallel import over_hosts
+from ivx.parallel.shares import PackShare
 from ivx.stages.questions import Order, Questions
 
 COUNT, SEED = 4, 7
@@ -83,6 +86,49 @@ def test_a_video_that_cannot_be_read_gives_its_place_to_the_next(samples, rule):
         )
         assert sorted(ids(found)) == sorted(itertools.islice(good, COUNT))
     assert seen and all("nowhere.mp4" in sentence for sentence in seen)
+
+
+def test_hosts_ask_what_one_alone_would(samples, rule):
+    """Whichever places of packs they hold."""
+    order = Order(samples, SEED)
+    for held in ([(0, 1), (2, 3)], [(0, 2), (1, 3)], [(3,), (1,), (0,), (2,)]):
+        for number in (0, 3):
+            asked = {}
+            for index, places in enumerate(held):
+                share = PackShare(index, len(held), places, True)
+                found, _ = Questions(samples, rule, COUNT, SEED, OPTIONS, share).of(number)
+                asked |= dict(zip(places, ids(found), strict=True))
+            first = number * COUNT
+            assert [asked[k] for k in range(COUNT)] == [order[first + k].id for k in range(COUNT)]
+
+
+def test_hosts_put_no_question_twice_in_place_of_others(samples, rule):
+    given = lost(samples, len(samples) // 2)
+    asked = []
+    for index in range(2):
+        share = PackShare(index, 2, (2 * index, 2 * index + 1), True)
+        found, skipped = Questions(given, rule, COUNT, SEED, OPTIONS, share).of(0)
+        asked += ids(found)
+    assert skipped and len(asked) == COUNT == len(set(asked))
+
+
+def test_what_one_host_cannot_read_its_twin_leaves_out(samples, rule, monkeypatch):
+    """Two hosts with the same rows, of which the other, told of here, cannot read two of them."""
+    order, elsewhere = Order(samples, SEED), {1, 4}
+
+    def gathered(values):
+        index, *places = values
+        theirs = [*elsewhere, *[-1] * len(places)][: len(places)]
+        return np.array([values, [index, *theirs], [index + 1, *[7] * len(places)]])
+
+    def largest(values):
+        return [max(one, len(elsewhere)) if type(one) is int else one for one in values]
+
+    monkeypatch.setattr(over_hosts, "gathered", gathered)
+    monkeypatch.setattr(over_hosts, "largest", largest)
+    found, skipped = Questions(samples, rule, COUNT, SEED, OPTIONS).of(0)
+    assert ids(found) == [order[place].id for place in (0, 2, 3, 5)]
+    assert [one.cause for one in skipped] == ["elsewhere"] * 2
 
 
 def test_one_readable_video_among_others_is_asked_again_and_again(samples, rule):

@@ -189,6 +189,7 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
         stage.prompts,
         config.run.seed,
         build.loader_options(config),
+        pack_share(mesh),
     )
     spec = RolloutSpec(stage.group, stage.temperature, stage.max_new_tokens, config.run.seed)
     return Roller(prompts, rule.tokenizer, sampler, spec)

@@ -8,6 +8,7 @@ import optax
 from ivx import build
 from ivx.build import stages, stored
 from ivx.models.definition import ModelDefinition, Params
+from ivx.stages.attention_matching import TRAINS
 from ivx.training.checkpoint import Remote
 from ivx.training.loop import RunSpec, WatchSpec
 from ivx.training.lora import KEY, LoraDefinition
@@ -29,7 +30,9 @@ def parts(config: Config) -> Parts:
     rates = tuple((pattern, float(factor)) for pattern, factor in optim.rates)
     # Beside A and B of LoRA nothing else trains, unless it is named.
     added = (f"{KEY}.*",) if optim.lora_rank else ()
-    found = Parts((*added, *optim.train), tuple(optim.freeze), rates)
+    # Of what a conversion leaves as it is there are no moments either.
+    matched = (TRAINS,) if config.stage.name == "convert" and not optim.train else ()
+    found = Parts((*added, *matched, *optim.train), tuple(optim.freeze), rates)
     found.check(definition(config).abstract_params)
     return found
 

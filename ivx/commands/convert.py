@@ -54,6 +54,7 @@ def convert(config, workdir: pathlib.Path) -> dict:
     from ivx import config as configs
     from ivx.build import conversion, stages
     from ivx.parallel import start
+    from ivx.training.progress import note
 
     start.start(config.mesh.cpu_devices)
     if jax.process_count() > 1:
@@ -68,8 +69,9 @@ def convert(config, workdir: pathlib.Path) -> dict:
     calibration = conversion.calibration(config, base)
     matching = stages.attention_matching(config, base) if config.stage.match else None
     params = None
+    if changed := configs.claim_workdir(workdir, config):
+        note(f"goes on with {', '.join(changed)}")
     if not (result and _has_checkpoint(workdir, config)):
-        configs.claim_workdir(workdir, config)
         with too_large.told(config, dict(mesh.shape)):
             result, params = _solve(config, workdir, base, calibration, mesh)
         _write(workdir, result)

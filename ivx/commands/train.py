@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import zlib
 
 from ivx.commands import config_flag, too_large
+from ivx.errors import UserError
 
 SUMMARY = "Train a stage from an experiment config; started again, it goes on where it stopped."
 EXAMPLE = (
@@ -38,7 +40,7 @@ def train(config, workdir: pathlib.Path) -> dict:
     from ivx import build
     from ivx import config as configs
     from ivx.build import stages, training
-    from ivx.parallel import hosts, start
+    from ivx.parallel import hosts, over_hosts, start
     from ivx.training import loop
     from ivx.training.progress import note
 
@@ -51,10 +53,12 @@ def train(config, workdir: pathlib.Path) -> dict:
     optimizer = training.optimizer(config)
     first_params = training.start(config, definition)
     stage = stages.stage(config, mesh)
-    if changed := configs.claim_workdir(workdir, config):
-        note(f"goes on with {', '.join(changed)}")
     # Hosts read their data at their own pace.
     hosts.wait("the start of training", seconds=3600)
+    if not over_hosts.agree(zlib.crc32(configs.snapshot(config).encode())):
+        raise UserError("hosts were given unlike configs; start all of them by the same command")
+    if changed := configs.claim_workdir(workdir, config):
+        note(f"goes on with {', '.join(changed)}")
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
         f" float32 masters, {config.stage.reduction} loss, sampling from caches in"

@@ -12,16 +12,21 @@ from jax.experimental import multihost_utils
 
 def total(values: Sequence[float]) -> np.ndarray:
     """Sums over all hosts, float64."""
-    return _gathered(values).sum(0)
+    return gathered(values).sum(0)
 
 
 def largest(values: Sequence[int]) -> list[int]:
     """The largest of all hosts, of each; exact up to 2^53."""
-    return [int(value) for value in _gathered(values).max(0)]
+    return [int(value) for value in gathered(values).max(0)]
 
 
-def _gathered(values: Sequence[float]) -> np.ndarray:
-    """float64 [hosts, values]."""
+def agree(number: int) -> bool:
+    """Whether all hosts have the same number, exact up to 2^53."""
+    return not np.ptp(gathered([number]))
+
+
+def gathered(values: Sequence[float]) -> np.ndarray:
+    """Those of all hosts, as many of each: float64 [hosts, values]."""
     values = np.asarray(values, np.float64)
     if jax.process_count() == 1:
         return values[None]

@@ -31,6 +31,10 @@ class PackShare:
     first: bool
 
 
+# The whole of every batch.
+ALONE = PackShare(0, 1, (0,), True)
+
+
 def pack_share(mesh: Mesh) -> PackShare:
     """The share of this process.
 

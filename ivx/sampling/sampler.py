@@ -132,7 +132,9 @@ class Sampler:
             extra = -count % len(pack_share(self._mesh).places)
             layouts = [*layouts, *[layouts[-1]] * extra]
             pixels = [*pixels, *[pixels[-1]] * extra]
-        prompts = batch_prompts(layouts, pixels, over_hosts.largest if self._mesh else list)
+        prompts = batch_prompts(
+            layouts, pixels, over_hosts.largest if self._mesh is not None else list
+        )
         capacity = programs.room(prompts.batch.tokens.shape[1], limit)
         batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
         if self._mesh is not None:

@@ -8,6 +8,7 @@ keys, queries and values; this goes on for what attention makes of them. Nothing
 trains.
 """
 
+import fnmatch
 from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
@@ -22,6 +23,9 @@ from ivx.models.model import VideoLanguageModel
 from ivx.models.rope import Rope
 from ivx.stages.language_model import LanguageModelProducer
 from ivx.stages.protocol import Loss
+
+# Pattern of the paths of what trains.
+TRAINS = "*.self_attn.*"
 
 
 class AttentionMatchingStage:
@@ -65,7 +69,7 @@ class AttentionMatchingStage:
         return Loss(total, tokens, {"tokens/text_and_video": tokens}, means)
 
     def trains(self, path: tuple[str, ...]) -> bool:
-        return "self_attn" in path
+        return fnmatch.fnmatchcase(".".join(path), TRAINS)
 
 
 def errors(

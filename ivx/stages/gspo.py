@@ -243,12 +243,12 @@ class GspoStage:
             "tokens/trained": inner.weights.sum(),
             "tokens/text_and_video": (inner.segments > 0).sum().astype(jnp.float32),
         }
-        means = {
+        shares = {
             "rl/ratio": (found["ratio"], found["count"]),
             "rl/clipped": (found["clipped"], found["count"]),
             "rl/entropy": ((inner.weights * scores.entropy).sum(), inner.weights.sum()),
         }
-        return Loss(found["loss"], batch.answers.sum(), sums, means)
+        return Loss(found["loss"], batch.answers.sum(), sums, shares)
 
     def trains(self, path: tuple[str, ...]) -> bool:
         del path

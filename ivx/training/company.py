@@ -48,7 +48,12 @@ def leave_on_failure(
         return False
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return False
-    number, error = jax.process_index(), explain(error)
+    number = jax.process_index()
+    try:
+        error = explain(error)
+    except Exception:
+        # What follows is said of the error itself.
+        traceback.print_exc()
     if isinstance(error, UserError):
         sentence, code = str(error), 2
     elif isinstance(error, jax.errors.JaxRuntimeError) and not _OWN.match(str(error)):

@@ -210,7 +210,7 @@ def _train(
                 kept = f"saved step {number}" if number else "before the first step"
                 raise Interrupted(f"told to end (SIGTERM): {kept} of {spec.steps}")
             profiler.reach(number)
-            phases.enter("data", number)
+            phases.enter("first batch" if number == done else "data", number)
             loaded = producer.next(state.params)
             phases.enter("first step" if number == done else "step", number)
             state, metrics = step(state, frozen, rules.put_batch(loaded.batch, mesh))

@@ -18,8 +18,9 @@ from ivx.training.phases import Phase, Phases
 
 # Of a run that hung and was ended: EX_SOFTWARE of sysexits.h.
 EXIT_CODE = 70
-# The first step compiles, at 8B for many minutes, and a restore reads all parameters.
-_SLOW = ("start", "first step")
+# The first step compiles, at 8B for many minutes, as the first batch does where answers are drawn;
+# and a restore reads all parameters.
+_SLOW = ("start", "first batch", "first step")
 _PATIENCE = 10
 # Seconds that writing the stacks may take.
 _WRITING = 30.0

@@ -1,4 +1,4 @@
-"""A process of several that trains on its own answers: two steps of GSPO, or of distillation.
+"""A process of several that trains on its own answers: by GSPO, two steps a rollout, or by OPD.
 
 python -m tests.multi_process.rolls gspo WORKDIR DATA fsdp=4 context=2
 """
@@ -24,7 +24,7 @@ from ivx.text import tokenizer
 from ivx.training import loop
 from tests.small import small_spec
 
-STEPS = 2
+STEPS = 3
 MODEL = ModelDefinition(small_spec())
 ROOM = packing.PackShape(tokens=512, patches=480, slice_block=48)
 SPEC = rollouts.RolloutSpec(group=2, temperature=1.0, limit=6, seed=7)
@@ -52,16 +52,9 @@ def _roller(data: pathlib.Path, devices, share) -> rollouts.Roller:
         resize.PixelBudget(4 * 32 * 32, 16 * 64 * 64),
         resize.PixelBudget(4 * 32 * 32, 12 * 32 * 32),
     )
-    options = LoaderOptions(
-        workers=0,
-        threads=2,
-        prefetch=2,
-        cache_bytes=2**26,
-        process_index=share.index,
-        process_count=share.count,
-    )
+    options = LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**26)
     asked = [runner.as_prompt(sample) for sample in sources.read_samples(member)]
-    questions = Questions(asked, rule, PROMPTS, SPEC.seed, options)
+    questions = Questions(asked, rule, PROMPTS, SPEC.seed, options, share)
     sampler = Sampler(MODEL, {}, rule.tokenizer.end_of_turn, devices)
     return Finished(questions, rule.tokenizer, sampler, SPEC)
 

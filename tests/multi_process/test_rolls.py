@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 def numbers(workdir) -> list[dict[str, float]]:
     """What was reported of each step, but for pace and memory."""
-    names = ("loss/total", "tokens/seen", "tokens/trained", "grad_norm")
+    names = ("loss/total", "tokens/seen", "tokens/trained", "grad/norm")
     return [
         {name: row[name] for name in row if name in names or name.startswith("rl/")}
         for row in read_metrics(workdir / "metrics.jsonl")

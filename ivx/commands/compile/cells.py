@@ -1,9 +1,9 @@
 """Cells of the table of pods: every stage of 8b on every pod, with its mesh.
 
-A stage is the name of its experiment, with the part of it that is compiled if that is not the usual
-one: the update of `rl_gspo` and `opd`, beside which questions are read and answers drawn; the pass
-of `convert` over calibration batches, after which it matches attention. `convert` runs on one host,
-and is compiled for one.
+A stage is the name of its experiment. What is compiled of it is its training step, the update of
+`rl_gspo` and `opd`, the pass of `convert` over calibration batches. With the name of a part behind
+it that part is compiled: how questions are read and answers drawn, and how a conversion matches
+attention. `convert` runs on one host, and is compiled for one.
 """
 
 import pathlib
@@ -53,7 +53,7 @@ CELLS: dict[str, dict[str, tuple[str, ...]]] = {
     "rl_gspo": _POLICY,
     "rl_gspo prefill": _POLICY,
     "rl_gspo decode": _POLICY,
-    # Its questions and answers are read and drawn by the same programs, one answer to each.
+    # It draws an eighth as many answers as `rl_gspo`, up to twice as long.
     "opd": _POLICY,
     "convert": {
         "v5p:4x4x4": ("fsdp:4",),

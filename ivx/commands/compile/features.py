@@ -42,7 +42,8 @@ FEATURES: dict[str, Feature] = {
     ),
     "remat by name": Feature(
         ("test_parallel:test_layers", "test_parallel:test_policies"),
-        lambda row: row["remat"] != "none",
+        # Other programs have no backward pass, or their time is not modelled.
+        lambda row: row["remat"] != "none" and row["stage"] != "convert" and row["flops"],
     ),
     "host offload": Feature(
         (

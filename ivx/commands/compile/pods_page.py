@@ -25,13 +25,13 @@ compiler plans. **Nothing was run on a TPU**, and times and MFU are modelled:
 
 v5p counts cores: v5p-128 has 64 chips. A device of tpu7x is half a chip. A step fits if its peak
 leaves a tenth of the memory that the compiler has. `rl_gspo` and `opd` are their updates; *prefill*
-reads all questions of a rollout, each as long as a pack, and *decode* draws all answers, each as
-long as it may be: the worst that can come (`opd` draws an eighth as many). Beside them lie the
-optimizer's moments, 8 bytes a parameter over all devices. Of these two, and of *matching*, a step
-of the training that ends a conversion, memory alone is looked at. The teacher of `opd` has the sizes of
-Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one host; on v5e these
-have 8,192 tokens, and not 65,536, which do not fit there. `sft_short` runs the program of `cpt`
-with another schedule of the rate, and is not compiled apart. A row *of earlier sources* was
+reads all questions of a rollout, 65,536 tokens and 262,144 patches each, and *decode* draws all
+answers, as long as they may be (`opd` draws an eighth as many). Beside them lie the optimizer's
+moments, 8 bytes a parameter over all devices, and a teacher. Of these two, and of *matching*, a
+step of the training that ends a conversion, memory alone is looked at. The teacher of `opd` has the
+sizes of Qwen3-VL-32B, in float32. `convert` is its statistics pass over 8 packs, on one host; on
+v5e these have 8,192 tokens, and not 65,536, which do not fit there. `sft_short` runs the program of
+`cpt` with another schedule of the rate, and is not compiled apart. A row *of earlier sources* was
 compiled before something changed that a step is built from, comments apart;
 `ivx compile pods --outdated` compiles it again if the change reaches its program.
 """

@@ -67,6 +67,8 @@ def run(given) -> dict:
     if not given.topology:
         raise UserError("no --topology was given; name a slice, as in --topology=v6e:16x16")
     topology.parse(given.topology)
+    if given.search and given.part:
+        raise UserError("--search ranks steps; leave out --search, or --part")
     if given.search:
         from ivx.commands.compile import search
 
@@ -168,10 +170,11 @@ def load(config, asking: Asking, mesh: dict[str, int] | None = None) -> dict:
       asking: how it is asked for.
       mesh: the sizes that the axes have; None: those of the config, 1 where it leaves one open.
     """
+    from ivx.build import dataless
     from ivx.models import work
 
     data, tokens, stage = config.data, config.data.pack_tokens, config.stage.name
-    if asking.part:
+    if asking.part not in ("", dataless.PARTS[stage][0]):
         # Of these memory is asked for; their time is not modelled.
         return {"flops": {}}
     sizes, teacher = shapes(config, asking.teacher)

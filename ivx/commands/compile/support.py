@@ -255,7 +255,7 @@ def page(result: dict) -> str:
         "",
         *_COMMANDS,
         "",
-        "## Training steps of 8b, compiled",
+        "## Programs of 8b, compiled",
         "",
         "Share of a device's memory that a step fills; it fits if a tenth stays free. Compiled for"
         " the slice itself if not said otherwise; the code of several hosts is no part of a step.",
