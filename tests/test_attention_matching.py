@@ -1,10 +1,12 @@
 """The trained part of a conversion: its loss by hand in float64, and what training changes."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax._src.ad_checkpoint import saved_residuals
 
 from ivx.conversion import convert, statistics
 from ivx.conversion.method import Method
@@ -86,6 +88,40 @@ def test_the_loss_is_the_mean_relative_error_of_the_layers(
     for number, error in enumerate(errors):
         part, whole = loss.means[f"convert/error_layer_{number}"]
         assert float(part / whole) == pytest.approx(error, rel=1e-5)
+
+
+def test_the_gradient_is_that_of_the_formula_and_nothing_that_was_fed_is_kept(
+    stage, original, original_params, converted, batch
+):
+    params = converted.init(2)
+    x_lbtd = attention_inputs(original, original_params, batch)
+    wanted = attention_outputs(original, original_params, x_lbtd, batch)
+    text, real = converted.spec.text, (batch.segments > 0)[..., None]
+
+    def by_formula(params):
+        rope = text_rope(batch.positions, text.head_dim, text.rope_theta, text.mrope_sections)
+        graph, state = nnx.split(converted.bind(params).language_model.layers.self_attn)
+        errors = []
+        for number, energy in enumerate(np.square(wanted).sum((1, 2))):
+            layer = jax.tree.map(lambda a, n=number: a[n], state)
+            found = nnx.merge(graph, layer)(x_lbtd[number], rope, batch.segments)[0]
+            old = np.zeros(found.shape)
+            old[batch.segments > 0] = wanted[number]
+            errors.append(jnp.square(jnp.where(real, found - old, 0)).sum() / energy)
+        return sum(errors) / len(errors)
+
+    def by_stage(params):
+        loss = stage.loss(converted.bind(params), batch, original_params)
+        return loss.total / loss.weight
+
+    expected, found = (jax.jit(jax.grad(one))(params) for one in (by_formula, by_stage))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected):
+        other = dict(jax.tree_util.tree_leaves_with_path(found))[path]
+        assert np.abs(leaf - other).max() <= 1e-4 * np.abs(leaf).max(), path
+        assert np.abs(leaf).max() > 0 or "self_attn" not in jax.tree_util.keystr(path)
+
+    kept = [aval for aval, _ in saved_residuals(by_stage, params)]
+    assert kept and not [aval for aval in kept if batch.tokens.shape[1] in aval.shape]
 
 
 def test_attention_is_no_distance_from_itself(stage, original, original_params, batch):

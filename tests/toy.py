@@ -143,7 +143,9 @@ def train(
         )
     )
     mesh = make_mesh(sizes or {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1})
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-3))
+    # Without moments for what is frozen, as every stage has it.
+    adam = spec.options.parts.limit(optax.adamw(3e-3))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), adam)
     return loop.train(
         workdir,
         "{}",

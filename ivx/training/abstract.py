@@ -28,12 +28,18 @@ def state_shardings(
     abstract = jax.eval_shape(optimizer.init, definition.abstract_params)
     moments = optax.tree_map_params(
         optimizer,
-        lambda _, sharding: sharding,
+        lambda moment, sharding: moment if _is_none(moment) else sharding,
         abstract,
         params,
         transform_non_params=lambda _: whole,
+        is_leaf=_is_none,
     )
     return TrainState(whole, params, moments, whole, params if averaged else None)
+
+
+def _is_none(moment) -> bool:
+    """Whether it stands for a moment that a frozen parameter does not have."""
+    return isinstance(moment, optax.MaskedNode)
 
 
 def abstract_state(
