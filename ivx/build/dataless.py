@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from data_pipelines import packing
 from ivx import build
 from ivx.build import stored, training
-from ivx.conversion import statistics
+from ivx.conversion import halved, statistics
 from ivx.errors import UserError
 from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition, Params
@@ -93,6 +93,8 @@ def _step(config: Config, mesh: Mesh, teacher: str) -> Program:
     original = config.model.preset if config.stage.name == "convert" else teacher
     taught = _teacher(config, original)
     frozen = _parameters(taught, mesh) if config.stage.name in ("opd", "convert") else {}
+    if config.stage.name == "convert":
+        frozen = halved.halved_shapes(frozen)
     batch = _batch(config, mesh)
     step = abstract.jit_step(
         definition,

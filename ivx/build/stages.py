@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from data_pipelines import loader
 from ivx import build
 from ivx.build import stored
+from ivx.conversion import halved
 from ivx.errors import UserError
 from ivx.evaluation import runner, text_only
 from ivx.models.definition import ModelDefinition, Params
@@ -66,9 +67,15 @@ def attention_matching(config: Config, original: stored.StoredModel) -> Stage:
     Raises:
       UserError: the data are not usable.
     """
+
+    def load(mesh: Mesh) -> Params:
+        params = _parameters(original, mesh)
+        halved.halve(params)
+        return params
+
     matching = AttentionMatchingStage(
         original.definition,
-        lambda mesh: _parameters(original, mesh),
+        load,
         _planned_batches(config, tuple(config.data.train)),
         build.validation_batches(config),
     )

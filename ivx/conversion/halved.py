@@ -22,6 +22,18 @@ def halve(params: Params) -> None:
             _halve(params[part])
 
 
+def halved_shapes(shapes: Params) -> Params:
+    """Those of parameters that were bfloat16 numbers, all of them, once they are halved."""
+
+    def halved(path, shape):
+        part, *_, name = (entry.key for entry in path)
+        if part not in _PARTS or name not in _NAMES:
+            return shape
+        return jax.ShapeDtypeStruct(shape.shape, jnp.bfloat16, sharding=shape.sharding)
+
+    return jax.tree_util.tree_map_with_path(halved, shapes)
+
+
 def whole(params: Params) -> Params:
     """The same numbers in float32."""
     return jax.tree.map(lambda a: a.astype(np.float32) if a.dtype == jnp.bfloat16 else a, params)
