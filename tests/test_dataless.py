@@ -8,6 +8,7 @@ from data_pipelines.layout import Layout
 from experiments import rl_gspo
 from ivx import build
 from ivx.build import dataless
+from ivx.conversion import halved
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 from ivx.parallel import rules
@@ -76,3 +77,12 @@ def test_a_part_that_a_stage_has_not_is_refused_with_those_it_has():
     mesh = make_mesh(SIZES)
     with pytest.raises(UserError, match="gspo has step, prefill, decode, not 'matching'"):
         dataless.program(a_config(), mesh, "tiny", "matching")
+
+
+def test_what_is_halved_is_what_was_bfloat16():
+    params = jax.tree.map(lambda a: a.astype("bfloat16").astype("float32"), DEFINITION.init(0))
+    shapes = halved.halved_shapes(DEFINITION.abstract_params)
+    halved.halve(params)
+    found = jax.tree.map(lambda a: a.dtype, params)
+    assert found == jax.tree.map(lambda a: a.dtype, shapes)
+    assert {str(dtype) for dtype in jax.tree.leaves(found)} == {"bfloat16", "float32"}

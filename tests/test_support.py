@@ -31,6 +31,7 @@ tests/multi_process/test_other_hosts.py::test_a
 
 
 COMPILED = {
+    "flops": {"attention": 1.0},
     "stage": "sft",
     "topology": "v6e:16x16",
     "devices": 256,
