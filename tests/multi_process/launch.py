@@ -26,9 +26,9 @@ def launch(
                 hosts.COUNT: str(count),
                 hosts.NUMBER: str(number),
                 "JAX_PLATFORMS": "cpu",
-                # XLA on CPUs blocks a thread for a collective; of two threads both may wait for one
-                # that is still to be begun.
-                "PJRT_NPROC": "16",
+                # Process 0 alone would find its program in the cache, as an earlier run compiled
+                # it, and may come to exchanges in another order than those that compile it now.
+                "JAX_ENABLE_COMPILATION_CACHE": "false",
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
             },
             stdout=subprocess.PIPE,
