@@ -3,7 +3,8 @@
     questions --(Sampler at the current parameters, `group` answers each)--> Rollout
     rollouts --(filling)--> Batch whose loss falls on the answers alone
 
-Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again. Of
+Rollout k depends on the seed, k and the parameters only, so that a resumed run draws it again.
+(Where videos cannot be read, what stands in their place depends on the number of hosts too.) Of
 several hosts each asks questions of its own, draws together with the others, and packs the answers
 to its own.
 """
