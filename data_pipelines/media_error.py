@@ -1,30 +1,30 @@
-"""The error of files that cannot be shown to a model, and what is said of a sample for it."""
+"""Unusable videos and images: the error, and the message about the sample that is skipped."""
 
 
 class MediaError(ValueError):
-    """A video or an image that cannot be used; the message names the file and the cause.
+    """A video or an image that cannot be used. The message names the file and the cause.
 
     Attributes:
-      cause: in two words at most, the same for all files of which the same is wrong.
+      cause: at most two words, by which skipped samples are counted.
     """
 
-    def __init__(self, message: str, cause: str = "unusable"):
+    def __init__(self, message: str, cause: str = "unusable") -> None:
         super().__init__(message)
         self.cause = cause
 
 
-class Skipped(str):
-    """A sentence for a sample that was left out, as it is logged; it is counted by its cause.
+class SkippedSample(str):
+    """The log message about a sample that was skipped.
 
     Attributes:
-      cause: of the error.
+      cause: that of the error; skipped samples are counted by cause.
     """
 
     cause: str
 
     @classmethod
-    def by(cls, error: MediaError, sample_id: str) -> "Skipped":
-        """The sentence for a sample that has the error."""
-        sentence = cls(f"sample {sample_id}: {error}")
-        sentence.cause = error.cause
-        return sentence
+    def from_error(cls, error: MediaError, sample_id: str) -> "SkippedSample":
+        """The message about the sample that raised `error`."""
+        message = cls(f"sample {sample_id}: {error}")
+        message.cause = error.cause
+        return message

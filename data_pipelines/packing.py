@@ -1,8 +1,7 @@
-"""Packing: several samples side by side in one sequence, none seeing another.
+"""Packing: several samples in one sequence, none of which attends to another.
 
-A pack has room for T tokens and X patches. Patches are laid in blocks of `slice_block`; a slice
-never straddles a block, so that vision attention is dense within blocks and needs nothing across
-them.
+A pack holds T tokens and X patches. Patches are laid out in blocks of `slice_block`, and no slice
+straddles a block. Vision attention is therefore dense within blocks and zero across them.
 """
 
 import dataclasses
@@ -18,41 +17,52 @@ from data_pipelines.video.resize import MERGE
 
 @dataclasses.dataclass(frozen=True)
 class PackShape:
-    """Room in a pack: `tokens`, `patches`, and the `slice_block` in which patches are laid."""
+    """Capacity of a pack.
+
+    Attributes:
+      tokens: T.
+      patches: X, a multiple of `slice_block`.
+      slice_block: rows of patches that no slice straddles.
+    """
 
     tokens: int
     patches: int
     slice_block: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patches % self.slice_block or self.slice_block % (MERGE * MERGE):
             raise ValueError(
                 f"patches = {self.patches} must be a multiple of slice_block = {self.slice_block},"
-                f" and that a multiple of {MERGE * MERGE}"
+                f" and slice_block a multiple of {MERGE * MERGE}"
             )
 
     @property
     def nbytes(self) -> int:
-        """Of a pack in a `Batch`: eight numbers of four bytes a token, a row and five a patch."""
+        """Size of a pack: eight 4-byte values per token, and a row and five values per patch."""
         return 4 * 8 * self.tokens + (ROW + 4 * 5) * self.patches
 
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What a sample needs: its tokens, and (patches of a slice, slices) of each video and image."""
+    """Room that a sample takes.
+
+    Attributes:
+      tokens: count of its tokens.
+      runs: (patches per slice, slices) of each video and image.
+    """
 
     tokens: int
     runs: tuple[tuple[int, int], ...]
 
 
 def size_of(layout: Layout) -> Size:
-    """What a laid-out sample needs."""
+    """The size of a laid-out sample."""
     shapes = [(*clip.patch_shape, len(clip.times)) for clip in layout.clips]
     return Size(len(layout.tokens), tuple((rows * columns, n) for rows, columns, n in shapes))
 
 
 def place_slices(sizes: Sequence[int], cursor: int, block: int) -> tuple[list[int], int]:
-    """Where slices go when laid from row `cursor` on, and the row after the last.
+    """Places slices from row `cursor` on: the first row of each, and the row after the last.
 
     Raises:
       ValueError: a slice is longer than a block.
@@ -69,11 +79,11 @@ def place_slices(sizes: Sequence[int], cursor: int, block: int) -> tuple[list[in
 
 
 def rows_after(runs: Sequence[tuple[int, int]], cursor: int, block: int) -> int:
-    """The row after the last, as `place_slices` says it, without placing slice by slice.
+    """The row after the last, as in `place_slices`, without a loop over slices.
 
     Args:
-      runs: (patches of a slice, slices), no slice longer than a block.
-      cursor: the first row that is free.
+      runs: (patches per slice, slices); no slice is longer than a block.
+      cursor: the first free row.
       block: rows that no slice straddles.
     """
     for size, count in runs:
@@ -87,7 +97,7 @@ def rows_after(runs: Sequence[tuple[int, int]], cursor: int, block: int) -> int:
 
 
 def misfit(size: Size, shape: PackShape) -> str | None:
-    """Why a sample cannot go into any pack; None if it can."""
+    """The reason why a sample fits no pack; None if it fits."""
     if size.tokens > shape.tokens:
         return f"{size.tokens} tokens in a pack of {shape.tokens}"
     largest = max((patches for patches, _ in size.runs), default=0)
@@ -97,27 +107,31 @@ def misfit(size: Size, shape: PackShape) -> str | None:
     return f"{rows} patches in a pack of {shape.patches}" if rows > shape.patches else None
 
 
-def assemble(layouts: Sequence[Layout], pixels: Sequence[tuple], shape: PackShape) -> Batch:
-    """Lays samples into one pack, a `Batch` without its leading axis.
+def assemble(
+    layouts: Sequence[Layout],
+    patches: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
+    shape: PackShape,
+) -> Batch:
+    """Writes samples into one pack: a `Batch` without its leading axis.
 
     Args:
       layouts: the samples.
-      pixels: for each, what `Layout.read_patches` gave.
-      shape: the room.
+      patches: the result of `Layout.read_patches` for each sample.
+      shape: capacity of the pack.
 
     Raises:
-      ValueError: they do not fit.
+      ValueError: the samples do not fit.
     """
     pack = empty_pack(shape)
     token_cursor, patch_cursor, slice_number = 0, 0, 0
-    for number, (layout, (rows, grids)) in enumerate(zip(layouts, pixels, strict=True), 1):
+    for segment, (layout, (rows, grids)) in enumerate(zip(layouts, patches, strict=True), 1):
         length = len(layout.tokens)
         starts, patch_cursor = place_slices([len(r) for r in rows], patch_cursor, shape.slice_block)
         if token_cursor + length > shape.tokens or patch_cursor > shape.patches:
             raise ValueError(f"sample {layout.sample_id} does not fit into a pack of {shape}")
         span = slice(token_cursor, token_cursor + length)
         pack.tokens[span] = layout.tokens
-        pack.segments[span] = number
+        pack.segments[span] = segment
         pack.positions[:, span] = layout.positions
         pack.targets[span][:-1] = layout.tokens[1:]
         pack.weights[span][:-1] = layout.trained[1:]
@@ -136,7 +150,7 @@ def assemble(layouts: Sequence[Layout], pixels: Sequence[tuple], shape: PackShap
 
 
 def empty_pack(shape: PackShape) -> Batch:
-    """A pack of nothing but padding."""
+    """A pack that holds only padding."""
     tokens, patches = shape.tokens, shape.patches
     return Batch(
         tokens=np.zeros(tokens, np.int32),
@@ -147,25 +161,25 @@ def empty_pack(shape: PackShape) -> Batch:
         visual_index=np.full(tokens, -1, np.int32),
         patches=np.zeros((patches, ROW), np.uint8),
         slices=np.zeros(patches, np.int32),
-        # Padding pretends to be one-by-one pictures, so that nothing divides by zero.
+        # Padding is marked as one-by-one images, so that nothing divides by zero.
         grid=np.tile(np.array([0, 0, 1, 1], np.int32), (patches, 1)),
         slice_block=shape.slice_block,
     )
 
 
 def pad_patches(batch: Batch, parts: int) -> Batch:
-    """The batch with empty slice blocks added, until `parts` devices can have as many each."""
+    """Adds empty slice blocks until `parts` devices can hold equally many."""
     rows = batch.slices.shape[1]
     block = min(batch.slice_block, rows)
     room = -rows % (block * parts)
     if not room:
         return batch
-    empty = empty_pack(PackShape(0, room, block))
+    padding = empty_pack(PackShape(0, room, block))
 
-    def extended(name: str) -> np.ndarray:
-        rest = getattr(empty, name)[None]
+    def padded(name: str) -> np.ndarray:
+        rest = getattr(padding, name)[None]
         array = getattr(batch, name)
         return np.concatenate([array, np.broadcast_to(rest, (len(array), *rest.shape[1:]))], 1)
 
-    grown = {name: extended(name) for name in ("patches", "slices", "grid")}
-    return dataclasses.replace(batch, slice_block=block, **grown)
+    arrays = {name: padded(name) for name in ("patches", "slices", "grid")}
+    return dataclasses.replace(batch, slice_block=block, **arrays)

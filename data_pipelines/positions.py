@@ -1,8 +1,8 @@
 """Three-axis positions (time, height, width) of a sequence of text and visual tokens.
 
-Text counts on all three axes alike. A slice of r x c merged tokens that starts at p has t = p for
-all of its tokens, h = p + row, w = p + column; what follows starts at p + max(r, c). Time is not
-in the positions: the text before each slice says it.
+A text token has the same position on all three axes. A slice of r x c merged tokens that starts at
+p has t = p for all of its tokens, h = p + row, w = p + column; the next token is at p + max(r, c).
+Positions do not encode time in seconds: the text before each slice does.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ def positions_3d(is_visual: np.ndarray, slice_shapes: Sequence[tuple[int, int]])
     """Positions of one sample.
 
     Args:
-      is_visual: bool [T], true where a merged visual token stands.
-      slice_shapes: (rows, columns) of merged tokens, one for each run of visual tokens.
+      is_visual: bool [T], true at merged visual tokens.
+      slice_shapes: (rows, columns) of merged tokens, one per run of visual tokens.
 
     Returns:
       int32 [3, T].
@@ -30,11 +30,11 @@ def positions_3d(is_visual: np.ndarray, slice_shapes: Sequence[tuple[int, int]])
         raise ValueError(
             f"runs of {list(runs[:, 1] - runs[:, 0])} visual tokens for slices of {sizes}"
         )
-    # Each token is worth one step, but a whole slice is worth its longer side, at its first token.
-    worth = np.where(is_visual, 0, 1)
+    # The advance after each token: 1 for text, and the longer side of a slice for its last token.
+    advance = np.where(is_visual, 0, 1)
     offsets = np.zeros((3, len(is_visual)), np.int64)
     for (first, last), (rows, columns) in zip(runs, slice_shapes, strict=True):
         offsets[1:, first:last] = np.divmod(np.arange(rows * columns), columns)
-        worth[last - 1] = max(rows, columns)
-    base = np.cumsum(worth) - worth
+        advance[last - 1] = max(rows, columns)
+    base = np.cumsum(advance) - advance
     return (base + offsets).astype(np.int32)

@@ -1,18 +1,19 @@
-"""Records of data sets of TFDS, read at random by `tfds.data_source`; TensorFlow is never imported.
+"""Random access to records of TFDS data sets with `tfds.data_source`, without TensorFlow.
 
-A record of ours, whoever built it, has two features:
+Records have two features:
 
-    sample  text, one annotation as JSON
-    media   [{"url": text, "data": bytes}], files that came with it; the others lie in media_root
+    sample  text: one annotation as JSON
+    media   [{"url": text, "data": bytes}]: files stored in the record; others are in media_root
 
-A file of a record has an address, tfds:["data_dir", "name", "split", record, "url"], so that a
-process that decodes finds it by itself.
+A stored file has an address, tfds:["data_dir", "name", "split", record, "url"], from which any
+process can open it.
 """
 
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Sequence
 
 from data_pipelines.annotation_error import CUT, TYPE, AnnotationError
 from data_pipelines.media_error import MediaError
@@ -22,14 +23,19 @@ _SCHEME = "tfds:"
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One record: its annotation as JSON text, and the addresses of its files by url."""
+    """One record.
+
+    Attributes:
+      text: its annotation as JSON.
+      media: the addresses of its files by url.
+    """
 
     text: bytes
     media: dict[str, str]
 
 
-def tfds_package():
-    """The package tensorflow_datasets.
+def tfds_package() -> types.ModuleType:
+    """Imports and returns tensorflow_datasets.
 
     Raises:
       AnnotationError: it is not installed.
@@ -38,69 +44,72 @@ def tfds_package():
         import tensorflow_datasets
     except ImportError as error:
         raise AnnotationError(
-            f"data sets of TFDS need a package ({error}); pip install 'ivx[tfds]'"
+            f"TFDS data sets need an optional package ({error}); pip install 'ivx[tfds]'"
         ) from error
     return tensorflow_datasets
 
 
 def records(data_dir: str, name: str, split: str) -> Iterator[Record]:
-    """All records of a split.
+    """Yields all records of a split.
 
     Raises:
-      AnnotationError: there is no such data set or split, its features are others, or TFDS is not
+      AnnotationError: the data set or split does not exist, its features differ, or TFDS is not
         installed.
     """
     source = _open(data_dir, name, split)
     for number in range(len(source)):
         try:
-            found = source[number]
-        except Exception as error:  # ArrayRecord and TFDS have many
+            features = source[number]
+        except Exception as error:  # ArrayRecord and TFDS raise many types of errors
             raise AnnotationError(
                 f"{data_dir}: record {number} of {name} cannot be read ({error})", CUT
             ) from error
-        if set(found) != {"sample", "media"}:
+        if set(features) != {"sample", "media"}:
             raise AnnotationError(
-                f"{data_dir}: {name} has the features {sorted(found)}, expected media and sample;"
-                " `ivx data tfds` builds such",
+                f"{data_dir}: {name} has the features {sorted(features)}, expected media and"
+                " sample; build it with `ivx data tfds`",
                 TYPE,
             )
-        urls = [url.decode() for url in found["media"]["url"]]
-        keys = {url: _SCHEME + json.dumps([data_dir, name, split, number, url]) for url in urls}
-        yield Record(found["sample"], keys)
+        urls = [url.decode() for url in features["media"]["url"]]
+        addresses = {
+            url: _SCHEME + json.dumps([data_dir, name, split, number, url]) for url in urls
+        }
+        yield Record(features["sample"], addresses)
 
 
 def is_address(path: str) -> bool:
-    """Whether `path` is the address of a file of a record."""
+    """Whether `path` is the address of a file stored in a record."""
     return path.startswith(_SCHEME)
 
 
 def url(address: str) -> str:
-    """What the record calls the file."""
+    """The url of the file within its record."""
     return json.loads(address.removeprefix(_SCHEME))[-1]
 
 
 def media(address: str) -> bytes:
-    """A file of a record.
+    """Reads a file stored in a record.
 
     Raises:
-      MediaError: there is none, or it cannot be read.
+      MediaError: the file does not exist, or cannot be read.
     """
     try:
         data_dir, name, split, number, url = json.loads(address.removeprefix(_SCHEME))
-        found = _open(data_dir, name, split)[number]["media"]
-        return found["data"][[known.decode() for known in found["url"]].index(url)]
-    except Exception as error:  # ArrayRecord and TFDS have many
+        files = _open(data_dir, name, split)[number]["media"]
+        urls = [stored.decode() for stored in files["url"]]
+        return files["data"][urls.index(url)]
+    except Exception as error:  # ArrayRecord and TFDS raise many types of errors
         raise MediaError(f"{address}: cannot be read ({error})") from error
 
 
 @functools.lru_cache(maxsize=32)
-def _open(data_dir: str, name: str, split: str):
+def _open(data_dir: str, name: str, split: str) -> Sequence:
     tfds = tfds_package()
     try:
         return tfds.data_source(name, split=split, data_dir=data_dir)
-    except Exception as error:  # TFDS has many
+    except Exception as error:  # TFDS raises many types of errors
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise AnnotationError(
-            f"{data_dir}: no split {split} of a data set {name} of TFDS in files of ArrayRecord"
+            f"{data_dir}: no split {split} of a TFDS data set {name} in ArrayRecord format"
             f" ({reason})"
         ) from error

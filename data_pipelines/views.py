@@ -1,11 +1,11 @@
-"""How an agent looks at a long video: a sparse overview, equal shots, dense views of a span.
+"""An agent's views of a long video: a sparse overview, equal shots, dense views of a span.
 
-Each view is a video item of the annotation format that shows a span of the file at a rate of its
-own. The agent and the traces that it is trained on make their views here.
+A view is a video item of the annotation format that shows a span of the file at a frame rate of its
+own. Both the agent and the traces that it is trained on make their views here.
 
     overview   the whole video, few frames
-    shots      |--------|--------|--------|-----|    equal spans, each labelled by itself
-    dense               |....|                       every frame that the rate allows, up to a bound
+    shots      |--------|--------|--------|-----|    equal spans, each labelled separately
+    dense               |....|                       every frame at `dense_fps`, up to a bound
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ Span = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class Looks:
-    """How densely an agent looks.
+class ViewConfig:
+    """Frame counts and frame rates of an agent's views.
 
     Attributes:
-      overview_frames: of the whole video.
-      shot_seconds: length of a shot; longer where there would be too many.
+      overview_frames: frames of the overview.
+      shot_seconds: length of a shot; longer if a video would have more than `max_shots`.
       shot_frames: frames of a shot when it is labelled.
-      max_shots: most shots of a video.
-      dense_fps: frames a second of a dense view.
-      dense_frames: most frames of one.
+      max_shots: maximum shots per video.
+      dense_fps: frames per second of a dense view.
+      dense_frames: maximum frames of a dense view.
     """
 
     overview_frames: int = 8
@@ -37,12 +37,12 @@ class Looks:
 
 
 @dataclasses.dataclass(frozen=True)
-class Footage:
-    """A file to be viewed: its address in annotations, and what it is.
+class VideoFile:
+    """A video that an agent views.
 
     Attributes:
-      url: relative to the media root.
-      info: size, rate and length.
+      url: its address in annotations, relative to the media root.
+      info: size, frame rate and length.
     """
 
     url: str
@@ -50,29 +50,28 @@ class Footage:
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Length of the video."""
         return self.info.num_frames / self.info.rate
 
-    def overview(self, looks: Looks) -> dict:
-        """The whole video at a glance."""
-        return self.item(fps=_rate(looks.overview_frames, self.seconds))
+    def overview(self, view_config: ViewConfig) -> dict:
+        """The whole video in a few frames."""
+        return self.item(fps=_fps(view_config.overview_frames, self.seconds))
 
-    def shots(self, looks: Looks) -> list[Span]:
-        """The whole video cut in equal shots, the last half to one and a half as long."""
-        length = max(looks.shot_seconds, self.seconds / looks.max_shots)
+    def shots(self, view_config: ViewConfig) -> list[Span]:
+        """Cuts the video into equal shots; the last is 0.5 to 1.5 times as long as the others."""
+        length = max(view_config.shot_seconds, self.seconds / view_config.max_shots)
         count = max(1, round(self.seconds / length))
-        cuts = [round(number * length, 1) for number in range(count)]
+        cuts = [round(index * length, 1) for index in range(count)]
         return list(zip(cuts, [*cuts[1:], round(self.seconds, 1)], strict=True))
 
-    def shot(self, span: Span, looks: Looks) -> dict:
-        """One shot, as it is labelled."""
-        return self.item(span, _rate(looks.shot_frames, span[1] - span[0]))
+    def shot_view(self, span: Span, view_config: ViewConfig) -> dict:
+        """One shot, at the rate at which shots are labelled."""
+        return self.item(span, _fps(view_config.shot_frames, span[1] - span[0]))
 
-    def dense(self, span: Span, looks: Looks, most: int) -> dict:
-        """A span at full rate, or as densely as `looks` and `most` frames allow."""
-        most = min(most, looks.dense_frames)
-        rate = min(looks.dense_fps, _rate(most, span[1] - span[0]))
-        return self.item(span, rate)
+    def dense_view(self, span: Span, view_config: ViewConfig, max_frames: int) -> dict:
+        """A span at `dense_fps`, or at the rate that gives the maximum count of frames."""
+        max_frames = min(max_frames, view_config.dense_frames)
+        return self.item(span, min(view_config.dense_fps, _fps(max_frames, span[1] - span[0])))
 
     def item(self, span: Span | None = None, fps: float | None = None) -> dict:
         """A video item of the annotation format."""
@@ -89,6 +88,6 @@ class Footage:
         return {"type": "video_url", "video_url": video}
 
 
-def _rate(count: int, seconds: float) -> float:
-    """A rate at which `seconds` give `count` frames; half a frame more, as the rule rounds down."""
+def _fps(count: int, seconds: float) -> float:
+    """The rate that samples `count` frames in `seconds`; half a frame more, as rules round down."""
     return float(f"{(count + 0.5) / seconds:.6g}")

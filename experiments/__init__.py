@@ -1,1 +1,1 @@
-"""Experiments: one config file a stage, with the presets `tiny` and `8b`."""
+"""Experiments: one config file per stage, with presets such as `tiny` and `8b`."""

@@ -1,20 +1,23 @@
-"""The small stand-ins for the released Qwen3-VL: grouped attention, trained from scratch.
+"""Trains the base models of the small presets, stand-ins for Qwen3-VL with grouped attention.
 
     ivx data synthesize --out=DATA --preset=base
-    ivx train --config=experiments/base.py:tiny --workdir=DIR --config.data.mixture=DATA/data.json
+    ivx train --config=base:tiny --workdir=DIR --config.data.mixture=DATA/data.json
 
-tiny  captions and short questions, half of them multiple choice: 1.4 hours on two CPU cores.
-      Its result is committed as assets/tiny-base, in the format of Hugging Face.
-20m   the same data for about 20 M parameters, a second source of conversions: for one GPU and the
-      sixteen cores that decode for it.
+tiny  captions and short questions, half of them multiple choice: 1.4 hours on two CPU cores. The
+      result is committed as assets/tiny-base, in the Hugging Face format.
+20m   the same data for about 20 M parameters, a second source for conversions: for one GPU and
+      sixteen CPU cores that decode its videos.
 
-There is no `8b`: at that size the base is Qwen3-VL-8B-Instruct itself, which `ivx import-hf` reads.
+There is no `8b`: at that size the base is Qwen3-VL-8B-Instruct, which `ivx import-hf` reads.
+
+Rerun the same command to resume a run from its last checkpoint.
 """
 
 import ml_collections
 
 from ivx import config as configs
-from ivx.errors import UserError
+
+_AT_8B = "; the base of 8b is Qwen3-VL-8B-Instruct: import it with `ivx import-hf`"
 
 
 def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
@@ -23,12 +26,7 @@ def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no such preset.
     """
-    if preset not in PRESETS:
-        raise UserError(
-            f"base has no preset {preset!r}; there are {', '.join(PRESETS)}, and the base of 8b is"
-            " Qwen3-VL-8B-Instruct: bring it in with `ivx import-hf`"
-        )
-    return PRESETS[preset]()
+    return configs.from_preset("base", PRESETS, preset, _AT_8B)
 
 
 def _tiny() -> ml_collections.ConfigDict:
@@ -45,7 +43,7 @@ def _twenty_million() -> ml_collections.ConfigDict:
     config = _tiny()
     config.model.preset = "20m"
     config.optim.learning_rate = 5e-4
-    # A step is shorter than decoding its clips in threads of one process would be.
+    # Decoding in the threads of one process would take longer than a step.
     config.data.update(batch_packs=16, workers=14, threads=1)
     config.run.update(steps=4000, log_every=50, save_every=1000, validate_every=500)
     return config

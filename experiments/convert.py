@@ -1,29 +1,28 @@
-"""Conversion of grouped attention with QK-norm to latent attention (M2LA).
+"""Converts grouped attention with QK-norm to multi-head latent attention (M2LA).
 
-    ivx convert --config=experiments/convert.py:tiny --workdir=DIR \\
-        --config.run.start=BASE --config.data.mixture=DATA/data.json
+    ivx convert --config=convert:tiny --workdir=DIR --config.run.start=BASE \\
+        --config.data.mixture=DATA/data.json
 
-One pass of BASE over calibration packs, then linear algebra: the QK-norm is fitted as an affine
-map, the positions of all key heads are gathered in one and a constant turn stands for those of the
-others, keys and values share a latent (docs/conversion.md). The cache is half as large. Then the
-attention of every layer is trained, by itself, to give what that of BASE gives on the same input:
-no answer is looked at. Continued pretraining, experiments/cpt.py, wins back what is lost.
-`--config.stage.match=False` leaves the training out.
+BASE runs once over calibration packs, and linear algebra does the rest: the QK-norm is fitted by an
+affine map, the rotary positions of all key heads move into one head, a constant rotation replaces
+those of the other heads, and keys and values share a latent (docs/conversion.md). The cache is half
+as large. Then the attention of every layer is trained, independently, to reproduce that of BASE on
+the same input; no labels are used. Continued pretraining (cpt) recovers the remaining loss.
+`--config.stage.match=False` skips the training.
 
-8b    Qwen3-VL-8B-Instruct as `ivx import-hf` reads it, on one host; 16 packs of 65,536 tokens, a
-      million. The fit has 4,097 unknowns for each output and wants 200,000 tokens or more, of text
-      and of video. Then 400 steps of 8 packs, 210 M tokens, 1.6% of the continued pretraining. How
-      the release was converted is not published; all of this is ours.
-tiny  the base of experiments/base.py: about two and a half minutes on two CPU cores.
-20m   the larger one of experiments/base.py, for one GPU.
+8b    Qwen3-VL-8B-Instruct from `ivx import-hf`, on one host. The calibration uses 16 packs of
+      65,536 tokens, a million. The fit has 4,097 unknowns per output and needs at least 200,000
+      tokens of text and video. Training takes 400 steps of 8 packs: 210 M tokens, 1.6% of the
+      continued pretraining. The release does not say how it was converted; all of this is ours.
+tiny  the tiny base: about two and a half minutes on two CPU cores.
+20m   the 20m base, for one GPU.
 
-Started again with the same command, it goes on where it stopped, or shows the stored result.
+Rerun the same command to resume, or to print the stored result.
 """
 
 import ml_collections
 
 from ivx import config as configs
-from ivx.errors import UserError
 
 
 def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
@@ -32,38 +31,34 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no such preset.
     """
-    if preset not in PRESETS:
-        raise UserError(f"convert has no preset {preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[preset]()
+    return configs.from_preset("convert", PRESETS, preset)
 
 
-# What loses least before training, docs/results/conversion.md. All of it is in the released shapes.
-_BEST = {"norm": "affine", "rotation": "weighted", "turn": "mean", "weighting": "output"}
+# The method with the lowest loss before training, docs/results/conversion.md. It keeps the
+# released shapes.
+_BEST = {"norm": "affine", "rotation": "weighted", "mean_rotation": True, "weighting": "output"}
 
 
 def _published() -> ml_collections.ConfigDict:
-    config = configs.base()
-    config.model.update(preset="8b", dtype="bfloat16")
+    config = configs.published("convert")
+    # The statistics pass has no backward pass, so there is nothing to save for one.
+    config.model.remat = "layer"
     config.data.update(
-        tokenizer="qwen3",
         train=("cpt",),
-        validation=(),
-        fps=2.0,
-        max_frames=768,
         pack_tokens=65536,
         batch_packs=8,
     )
-    config.stage.update(name="convert", calibration_packs=16, **_BEST)
+    config.stage.update(calibration_packs=16, **_BEST)
     config.optim.update(learning_rate=1e-4, floor=1e-6, warmup=0.03, weight_decay=0.0)
     config.run.update(steps=400, save_every=100, validate_every=100)
     return config
 
 
 def _tiny() -> ml_collections.ConfigDict:
-    config = configs.tiny()
-    # What is converted is healed on the same data.
+    config = configs.tiny("convert")
+    # The same data as cpt, which follows.
     config.data.train = ("synthetic_cpt",)
-    config.stage.update(name="convert", calibration_packs=384, **_BEST)
+    config.stage.update(calibration_packs=384, **_BEST)
     config.optim.update(learning_rate=2e-3, floor=2e-5, warmup=0.05, weight_decay=0.0)
     config.run.update(steps=120, log_every=5, save_every=40, validate_every=40, validate_packs=96)
     return config

@@ -1,19 +1,19 @@
 """Supervised fine-tuning on long videos (InternVideo3_sft/configs/internvideo3_sft_long.py).
 
-    ivx train --config=experiments/sft_long.py:tiny --workdir=DIR --config.run.start=SHORT \\
+    ivx train --config=sft_long:tiny --workdir=DIR --config.run.start=SHORT \\
         --config.data.mixture=DATA/data.json
 
-8b    the published numbers: 262,144 tokens a pack, 8 packs a step, 4 frames a second up to 2,048.
+8b    the published settings: 262,144 tokens per pack, 8 packs per step, 4 frames per second up to
+      2,048 frames. Needs a pod.
 tiny  longer clips of the synthetic world, twice as many frames, and agent traces written by an
       oracle: about six minutes on two CPU cores.
 
-Started again with the same command, a run goes on from its last checkpoint.
+Rerun the same command to resume a run from its last checkpoint.
 """
 
 import ml_collections
 
 from ivx import config as configs
-from ivx.errors import UserError
 
 
 def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
@@ -22,21 +22,16 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no such preset.
     """
-    if preset not in PRESETS:
-        raise UserError(f"sft_long has no preset {preset!r}; there are {', '.join(PRESETS)}")
-    config = PRESETS[preset]()
-    config.run.follows = "`ivx train --config=experiments/sft_short.py`"
+    config = configs.from_preset("sft_long", PRESETS, preset)
+    config.run.follows = "`ivx train --config=sft_short`"
     return config
 
 
 def _published() -> ml_collections.ConfigDict:
-    config = configs.base()
-    config.model.update(preset="8b", dtype="bfloat16", remat="attention")
+    config = configs.published()
     config.optim.update(learning_rate=1e-5, floor=1e-6, warmup=0.1, weight_decay=0.05)
     config.data.update(
-        tokenizer="qwen3",
         train=("sft_long",),
-        validation=(),
         fps=4.0,
         max_frames=2048,
         max_pixels=4 * 32768 * 4 * 32 * 32,
@@ -44,7 +39,7 @@ def _published() -> ml_collections.ConfigDict:
         pack_patches=1048576,
         batch_packs=8,
     )
-    # 379 K videos; the length in steps is not published. Ours.
+    # 379 K videos. The number of steps is not published; this one is ours.
     config.run.update(steps=2000, save_every=100, validate_every=100)
     return config
 

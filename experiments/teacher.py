@@ -1,19 +1,24 @@
-"""The teacher of the tiny distillation: larger than the student, trained from new parameters.
+"""Trains the teacher of the tiny distillation: larger than the student, from new parameters.
 
     ivx data synthesize --out=DATA --preset=teacher
-    ivx train --config=experiments/teacher.py:tiny --workdir=DIR \\
-        --config.data.mixture=DATA/data.json
+    ivx train --config=teacher:tiny --workdir=DIR --config.data.mixture=DATA/data.json
 
-tiny  grouped attention, all families, short and long clips at once: about an hour on two CPU cores.
-      Its result is committed as assets/tiny-teacher, in the format of Hugging Face.
+tiny  grouped attention, all question families, short and long clips together: about an hour on two
+      CPU cores. The result is committed as assets/tiny-teacher, in the Hugging Face format.
 
 There is no `8b`: at that size the teacher is a released model with the same tokenizer.
+
+Rerun the same command to resume a run from its last checkpoint.
 """
 
 import ml_collections
 
 from ivx import config as configs
-from ivx.errors import UserError
+
+_AT_8B = (
+    "; the teacher of 8b is a released model with the same tokenizer: set stage.teacher of opd to"
+    " its folder"
+)
 
 
 def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
@@ -22,11 +27,10 @@ def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
     Raises:
       UserError: there is no such preset.
     """
-    if preset != "tiny":
-        raise UserError(
-            f"teacher has no preset {preset!r}; there is tiny, and the teacher of 8b is a released"
-            " model with the same tokenizer: name its folder as stage.teacher of opd"
-        )
+    return configs.from_preset("teacher", PRESETS, preset, _AT_8B)
+
+
+def _tiny() -> ml_collections.ConfigDict:
     config = configs.tiny()
     config.model.update(preset="small", attention="gqa")
     config.optim.update(learning_rate=6e-4, floor=2e-5, warmup=0.03)
@@ -42,3 +46,6 @@ def get_config(preset: str = "tiny") -> ml_collections.ConfigDict:
     config.run.update(steps=1500, log_every=10, save_every=100, validate_every=100)
     config.run.validate_packs = 40
     return config
+
+
+PRESETS = {"tiny": _tiny}

@@ -1,39 +1,53 @@
 """ivx: InternVideo3 for JAX and TPU.
 
-model = ivx.load("/tmp/ivx/sft")                      the workdir of a run
+model = ivx.load("/tmp/ivx/sft")                      # the workdir of a run
 print(ivx.generate(model, "clip.mp4", "What colour is the shape?"))
 print(ivx.generate(model, None, "What differs?", images=["a.jpg", "b.png"]))
 """
 
+from collections.abc import Sequence
+from typing import Any
+
+__version__ = "0.1.0"
+
 __all__ = ["export_hf", "generate", "load"]
 
 
-def load(workdir: str):
-    """The newest checkpoint of a run, or a Hugging Face folder, as an `ivx.assistant.Assistant`.
+def load(workdir: str) -> Any:
+    """Loads the newest checkpoint of a run, or a Hugging Face folder.
+
+    Returns:
+      An `ivx.assistant.Assistant`.
 
     Raises:
       UserError: the folder is not a workdir, or holds no checkpoint.
     """
-    from ivx import build
+    from ivx import from_config
 
-    return build.assistant(build.stored.open_model(workdir))
+    return from_config.inference.assistant(from_config.stored_model.open_model(workdir))
 
 
 def generate(
-    model,
+    model: Any,
     video: str | None,
     prompt: str,
     max_new_tokens: int = 64,
     enable_thinking: bool | None = None,
-    images=(),
+    images: Sequence[str] = (),
 ) -> str:
-    """What the model of `load` answers to `prompt` about a video file, image files, or both.
+    """Answers a prompt about a video file, image files, or both.
 
-    With `enable_thinking` the prompt opens a thought, as users of Qwen know it: what comes back
-    goes on with it, and the answer stands behind </think>. False opens an empty one.
+    Args:
+      model: from `load`.
+      video: path of a video file, or None.
+      prompt: the question.
+      max_new_tokens: the longest answer, in tokens.
+      enable_thinking: True opens a thought in the prompt; the returned text continues it, and the
+        answer follows </think>. False puts an empty thought into the prompt. None adds nothing.
+      images: paths of image files.
 
     Raises:
-      UserError: a file cannot be read as a video, or as an image.
+      UserError: a file cannot be read as a video or an image.
     """
     return model.generate(video, prompt, max_new_tokens, enable_thinking, images)
 
@@ -42,11 +56,11 @@ def export_hf(workdir: str, out: str, dtype: str = "bfloat16") -> None:
     """Writes the newest checkpoint of a run as a Hugging Face folder that `transformers` loads.
 
     Raises:
-      UserError: the folder is not a workdir, or `out` is taken.
+      UserError: `workdir` is not a workdir, or `out` exists and is not empty.
     """
     import pathlib
 
-    from ivx.build import stored
-    from ivx.commands import export_hf as command
+    from ivx import from_config
 
-    command.export_model(stored.open_model(workdir), pathlib.Path(out), dtype, 5.0)
+    model = from_config.stored_model.open_model(workdir)
+    from_config.export.export_model(model, pathlib.Path(out), dtype, 5.0)

@@ -1,4 +1,4 @@
-"""A trained model that answers questions about videos and images: what `ivx.load` returns."""
+"""Answers questions about videos and images with a trained model: what `ivx.load` returns."""
 
 import pathlib
 from collections.abc import Sequence
@@ -12,33 +12,33 @@ from ivx.errors import UserError
 from ivx.sampling.sampler import Sampler
 from ivx.text.chat_template import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, TemplateError
 
-# So that a second question about a video need not decode it again.
+# A second question about a video then needs no second decode.
 _CACHE_BYTES = 2**28
 
 File = str | pathlib.Path
 
 
 def question(prompt: str, video: File | None, images: Sequence[File]) -> Sample:
-    """A prompt about files: the images first, then the video, then the words."""
+    """A user turn: the images first, then the video, then the text."""
     videos = [video] if video else []
-    shown = IMAGE_PLACEHOLDER * len(images) + VIDEO_PLACEHOLDER * len(videos)
+    placeholders = IMAGE_PLACEHOLDER * len(images) + VIDEO_PLACEHOLDER * len(videos)
     return Sample(
         "prompt",
-        ({"role": "user", "content": shown + prompt},),
+        ({"role": "user", "content": placeholders + prompt},),
         tuple(VideoRef(str(path), None) for path in videos),
         images=tuple(ImageRef(str(path), None) for path in images),
     )
 
 
 class Assistant:
-    """Answers greedily; frames, sizes, times and template are those of training.
+    """Answers greedily, with the frames, sizes, timestamps and template of training.
 
     Args:
-      rule: how prompts are laid out.
+      rule: lays out prompts.
       sampler: the model.
     """
 
-    def __init__(self, rule: LayoutRule, sampler: Sampler):
+    def __init__(self, rule: LayoutRule, sampler: Sampler) -> None:
         self._rule, self._sampler = rule, sampler
         self._cache = FrameCache(_CACHE_BYTES)
 
@@ -49,14 +49,14 @@ class Assistant:
         images: Sequence[File] = (),
         enable_thinking: bool | None = None,
     ) -> Layout:
-        """How a prompt will be seen; its clips have the frames, times and sizes of the files.
+        """The layout of a prompt; its clips hold the sampled frames, timestamps and sizes.
 
         Raises:
           UserError: as `generate`.
         """
         try:
-            asked = question(prompt, video, images)
-            return self._rule(asked, generate=True, enable_thinking=enable_thinking)
+            sample = question(prompt, video, images)
+            return self._rule.lay_out(sample, generate=True, enable_thinking=enable_thinking)
         except (MediaError, TemplateError) as error:
             raise UserError(str(error)) from error
 
@@ -70,11 +70,16 @@ class Assistant:
     ) -> str:
         """The answer to one question about images, a video, both or neither.
 
-        With `enable_thinking` the prompt opens a thought, which the answer goes on with and closes
-        by </think>; with False it holds an empty one; None leaves it to the model.
+        Args:
+          video: path of a video, if any.
+          prompt: the question.
+          max_new_tokens: limit of the answer.
+          enable_thinking: True opens a thought, which the answer continues and closes with
+            </think>; False inserts an empty thought; None leaves it to the model.
+          images: paths of images.
 
         Raises:
-          UserError: a file cannot be read, or the prompt holds reserved tokens.
+          UserError: a file cannot be read, or the prompt contains reserved tokens.
         """
         layout = self.look(video, prompt, images, enable_thinking)
         try:

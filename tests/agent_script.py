@@ -1,20 +1,20 @@
-"""An agent driven by a script: what a model says of a film that nobody decodes, turn by turn."""
+"""An agent driven by scripted model turns, on a video that is never decoded."""
 
 import json
 
 from data_pipelines.video import frames
 from data_pipelines.video.info import VideoInfo
-from data_pipelines.views import Footage
+from data_pipelines.views import VideoFile
 from ivx.agent import context, loop
 from ivx.text.tool_calls import render_call
 
 # A minute at two frames a second: ten shots of six seconds.
-FOOTAGE = Footage("film.mp4", VideoInfo(120, 2.0, 64, 64))
+FOOTAGE = VideoFile("film.mp4", VideoInfo(120, 2.0, 64, 64))
 LABELS = {18.0: "red circle", 42.0: "red square"}
 
 
 class Script:
-    """An asker that says what it is told to, and labels shots by their starts."""
+    """A `ChatModel` that replies with given turns, and labels shots by their start times."""
 
     def __init__(self, *turns: str):
         self._turns = list(turns)
@@ -54,7 +54,7 @@ def run(*turns: str, **options) -> context.Episode:
 
 
 def run_well() -> context.Episode:
-    """Searches, inspects what was found, and finishes with it as evidence."""
+    """An episode that searches, inspects the hit, and cites it in the answer."""
     return run(
         f"<think>Look again.</think>\n{search('circle')}",
         f"<think>Here.</think>\n{inspect(18.0, 24.0)}",
@@ -62,7 +62,7 @@ def run_well() -> context.Episode:
     )
 
 
-def told(episode: context.Episode) -> list[str]:
+def feedback(episode: context.Episode) -> list[str]:
     return [event.text for event in episode.events if isinstance(event, context.Feedback)]
 
 

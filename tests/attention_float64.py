@@ -1,6 +1,6 @@
-"""Grouped and latent attention written out in numpy float64, and random layers to try them on.
+"""Reference grouped and latent attention in numpy float64, and random layers to test them on.
 
-Nothing here is shared with ivx: it is what the conversion is held against.
+Shares no code with ivx, so the conversion is tested against an independent implementation.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ TOKENS = 48
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Heads of a layer, and the width of its input."""
+    """Sizes of a layer's heads and of its input."""
 
     width: int
     heads: int
@@ -27,7 +27,7 @@ class Geometry:
 
     @property
     def whole(self) -> int:
-        """The rank at which nothing is compressed: keys without rope and values."""
+        """The rank at which the conversion is lossless: keys without rope, and values."""
         return (2 * self.kv_heads - 1) * self.head_dim
 
 
@@ -40,7 +40,7 @@ PUBLISHED = Geometry(320, 16, 8, 128, (24, 20, 20))
 
 
 def random_layer(of: Geometry = SMALL, seed: int = 0) -> latent_layer.AffineLayer:
-    """Affine projections of unit variance; keys of different heads have nothing in common."""
+    """Affine projections of unit variance; the keys of different heads are independent."""
     rng = np.random.default_rng(seed)
     q, k, v = (
         rng.standard_normal((of.width + 1, heads * of.head_dim)) / np.sqrt(of.width + 1)
@@ -55,8 +55,10 @@ def random_layer(of: Geometry = SMALL, seed: int = 0) -> latent_layer.AffineLaye
 def one_direction(
     layer: latent_layer.AffineLayer, of: Geometry, out_of_phase: bool = False
 ) -> latent_layer.AffineLayer:
-    """The same with keys that differ between heads only by a factor for each rope pair, real or of
-    any phase."""
+    """The layer with keys that differ between heads only by a factor per rope pair.
+
+    The factors are real, or of any phase with `out_of_phase`.
+    """
     rng = np.random.default_rng(1)
     half = of.head_dim // 2
     factor_kj = rng.standard_normal((of.kv_heads, half)) + 0j
@@ -69,24 +71,24 @@ def one_direction(
 
 
 def inputs(of: Geometry = SMALL, seed: int = 2, tokens: int = 1000) -> np.ndarray:
-    """[x; 1], with a mean and directions of unequal strength, as hidden states have."""
+    """[x; 1], with a nonzero mean and an anisotropic covariance, like hidden states."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((tokens, of.width)) * np.arange(1, of.width + 1) ** -0.5 + 0.3
     return np.hstack([x, np.ones((tokens, 1))])
 
 
 def angles(of: Geometry = SMALL, still: bool = False) -> np.ndarray:
-    """Angles [T, H / 2] of text, a picture's grid, and text again, as `text_rope` has them."""
+    """Rope angles [T, H / 2] of text, an image grid, and text; checked against `text_rope`."""
     positions = np.tile(np.arange(TOKENS), (3, 1))
     positions[:, 8:32] = 8 + np.stack([np.zeros(24, int), np.arange(24) // 6, np.arange(24) % 6])
     frequency = np.arange(of.head_dim // 2)
     axis = np.zeros(of.head_dim // 2, int)
     for a in (1, 2):
         axis[(frequency % 3 == a) & (frequency < 3 * of.sections[a])] = a
-    found = positions[axis].T * of.theta ** (-2 * frequency / of.head_dim)
+    rope_angles = positions[axis].T * of.theta ** (-2 * frequency / of.head_dim)
     expected = text_rope(positions[None], of.head_dim, of.theta, of.sections)
-    np.testing.assert_allclose(np.sin(found), expected.sin[0], atol=1e-4)
-    return 0 * found if still else found
+    np.testing.assert_allclose(np.sin(rope_angles), expected.sin[0], atol=1e-4)
+    return 0 * rope_angles if still else rope_angles
 
 
 # ------------------------------------------------------------------- attention
@@ -107,17 +109,17 @@ def turn_pairs(x: np.ndarray, by: np.ndarray) -> np.ndarray:
 def weights(scores_nts: np.ndarray) -> np.ndarray:
     """Causal softmax over keys."""
     scores = np.where(np.tril(np.ones(scores_nts.shape[1:], bool)), scores_nts, -np.inf)
-    found = np.exp(scores - scores.max(-1, keepdims=True))
-    return found / found.sum(-1, keepdims=True)
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def attend(scores_nts: np.ndarray, v_snh: np.ndarray) -> np.ndarray:
-    """[T, N, H]."""
+    """Attention outputs [T, N, H]."""
     return np.einsum("nts,snh->tnh", weights(scores_nts), v_snh, optimize=True)
 
 
 def heads(x: np.ndarray, map_eo: np.ndarray, of: Geometry) -> np.ndarray:
-    """Projected and split, [T, N, H]; key-value heads once for each query head they serve."""
+    """Projects and splits into heads [T, N, H]; key-value heads are repeated for their queries."""
     split = (x @ map_eo).reshape(len(x), -1, of.head_dim)
     return np.repeat(split, of.heads // split.shape[1], 1)
 
@@ -131,13 +133,13 @@ def grouped(
 
 
 def on_heads(q: np.ndarray, k: np.ndarray, v: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Attention on queries, keys and values of all heads before rope."""
+    """Attention on the queries, keys and values of all heads, before rope."""
     scores = np.einsum("tnh,snh->nts", turn(q, by), turn(k, by), optimize=True)
     return attend(scores / np.sqrt(q.shape[-1]), v)
 
 
 def rotated(x: np.ndarray, layer, change, by: np.ndarray, roped: int, of: Geometry) -> np.ndarray:
-    """Grouped attention on virtual key heads, of which the first `roped` have rope."""
+    """Grouped attention on rotated key heads, of which the first `roped` have rope."""
     group, width = of.heads // of.kv_heads, of.head_dim
     k_sch = (x @ layer.k @ change.to.T).reshape(len(x), -1, width)
     up_nho = np.repeat(change.back.reshape(-1, width, len(change.back)), group, 0)
@@ -147,22 +149,24 @@ def rotated(x: np.ndarray, layer, change, by: np.ndarray, roped: int, of: Geomet
     def scores(q_tnch: np.ndarray, k_sch: np.ndarray) -> np.ndarray:
         return np.einsum("tnch,sch->nts", q_tnch, k_sch, optimize=True)
 
-    found = scores(q_tnch[:, :, roped:], k_sch[:, roped:])
-    found += scores(turn_pairs(q_tnch[:, :, :roped], by), turn_pairs(k_sch[:, :roped], by))
-    return attend(found / np.sqrt(width), heads(x, layer.v, of))
+    total = scores(q_tnch[:, :, roped:], k_sch[:, roped:])
+    total += scores(turn_pairs(q_tnch[:, :, :roped], by), turn_pairs(k_sch[:, :roped], by))
+    return attend(total / np.sqrt(width), heads(x, layer.v, of))
 
 
 def latent(
     x: np.ndarray, layer: latent_layer.LatentLayer, by: np.ndarray, of: Geometry
 ) -> np.ndarray:
-    """Latent attention as `ivx.models.latent_attention` has it."""
+    """Latent attention as in `ivx.models.latent_attention`."""
     width, rank = of.head_dim, len(layer.kv_b)
     q_tnk = np.einsum("te,enk->tnk", x, layer.q, optimize=True)
     return from_latent(q_tnk, x @ layer.kv_a, layer.kv_b, by, width, rank)
 
 
-def from_latent(q_tnk, kv_a, kv_b, by, width: int, rank: int) -> np.ndarray:
-    """Attention of queries [without rope | with] on [latent | rope key], all before rope."""
+def from_latent(
+    q_tnk: np.ndarray, kv_a: np.ndarray, kv_b: np.ndarray, by: np.ndarray, width: int, rank: int
+) -> np.ndarray:
+    """Attention of queries [without rope | with rope] on [latent | rope key], before rope."""
     kv_snk = np.einsum("sr,rnk->snk", kv_a[:, :rank], kv_b, optimize=True)
     scores = np.einsum("tnh,snh->nts", q_tnk[..., :width], kv_snk[..., :width], optimize=True)
     scores += np.einsum(
@@ -177,7 +181,7 @@ def from_latent(q_tnk, kv_a, kv_b, by, width: int, rank: int) -> np.ndarray:
 def absorbed(
     x: np.ndarray, layer: latent_layer.LatentLayer, by: np.ndarray, of: Geometry
 ) -> np.ndarray:
-    """The same without keys or values: only latent and rope key are looked at, as in decoding."""
+    """`latent` in the absorbed form, as in decoding: without keys and values."""
     width, rank = of.head_dim, len(layer.kv_b)
     q_tnk = np.einsum("te,enk->tnk", x, layer.q, optimize=True)
     cache = x @ layer.kv_a
@@ -191,7 +195,7 @@ def absorbed(
 
 
 def normed(x: np.ndarray, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """RMS norm over heads of scale's width, flat again."""
+    """RMS norm per head, with the heads flattened again."""
     split = (x @ kernel).reshape(len(x), -1, len(scale))
     rms = np.sqrt(np.square(split).mean(-1, keepdims=True))
     return (split / rms * scale).reshape(len(x), -1)
@@ -204,8 +208,9 @@ def shared(
     layer: latent_layer.AffineLayer, of: Geometry, rank: int, method: Method
 ) -> shared_latent.SharedLatent:
     x = inputs(of)
-    found = latent_layer.keys_and_values(layer, x.T @ x)
-    return shared_latent.compress(found, shared_latent.rotate(found, method), rank)
+    keys_values = latent_layer.keys_and_values(layer, x.T @ x)
+    rotation = shared_latent.rotate(keys_values, method)
+    return shared_latent.compress(keys_values, rotation, rank)
 
 
 def converted(

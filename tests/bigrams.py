@@ -1,18 +1,23 @@
-"""The least model of words: what follows a token depends on that token alone.
+"""A bigram model: the next token depends only on the current token.
 
-For what stages and steps do with the losses of any model; it compiles in a second.
+It compiles in a second, for tests of stages and steps that work with any model.
 """
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from ivx.models.model import Output
+from ivx.models.definition import ModelDefinition
+from ivx.models.model import Output, VideoLanguageModel
 
 VOCAB, WIDTH = 768, 16
 
 
-class Bigrams:
-    """A definition, as far as a stage or a step looks at it."""
+class Bigrams(ModelDefinition):
+    """The parts of a `ModelDefinition` that stages and steps use."""
+
+    def __init__(self) -> None:
+        """Has neither sizes nor a graph."""
 
     def init(self, seed: int) -> dict:
         rng = np.random.default_rng(seed)
@@ -23,11 +28,11 @@ class Bigrams:
         return _Bound(params)
 
 
-class _Bound:
+class _Bound(VideoLanguageModel):
     """The model with its parameters."""
 
     def __init__(self, params: dict):
-        self._params = params
+        self._params = nnx.data(params)
 
     def __call__(self, batch) -> Output:
         return Output(self._params["embedding"][batch.tokens], None)

@@ -1,14 +1,16 @@
-"""A bucket that lives in memory, in place of gs://."""
+"""An in-memory bucket that stands in for gs://."""
+
+from typing import Any
 
 from fsspec.implementations.memory import MemoryFileSystem
 
 
 class Bucket(MemoryFileSystem):
-    """What `fsspec` takes for the client of gs:// in tests."""
+    """The file system that `fsspec` uses for gs:// in tests."""
 
-    def __init__(self, *args, finalize_on_close: bool = True, **more):
-        super().__init__(*args, **more)
+    def __init__(self, *args: Any, finalize_on_close: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
 
     @classmethod
-    def _strip_protocol(cls, path):
+    def _strip_protocol(cls, path: Any) -> str:
         return super()._strip_protocol(str(path).replace("gs://", "memory://"))

@@ -1,9 +1,9 @@
 """`ivx` as a user starts it, without the seconds in which Python imports libraries.
 
-Processes are forked off a server that has imported the libraries and nothing of this project: what
-a command imports of ours, its flags, devices, output and exit code are those of `python -m ivx`.
-Not the same: what runs `atexit`, variables that JAX reads as it is imported, and a library that a
-command forgets to import. `anew` is the plain way.
+Processes are forked from a server that has imported the libraries and nothing of this project. The
+imports of ivx, flags, devices, output and exit code are those of `python -m ivx`. The differences
+are `atexit` handlers, variables that JAX reads at import, and a library that a command forgets to
+import. `fresh` is the plain way.
 """
 
 import multiprocessing
@@ -31,17 +31,17 @@ LIBRARIES = [
 
 
 def processes() -> multiprocessing.context.ForkServerContext:
-    """Whose processes are forked off the one server there is, which has imported `LIBRARIES`."""
+    """A context whose processes are forked from one server that has imported `LIBRARIES`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LIBRARIES)
     return context
 
 
 class Command:
-    """A command that runs, with the few attributes of a process that are used.
+    """A running command, with the few attributes of a process that tests use.
 
     Args:
-      arguments: all after `ivx`.
+      arguments: all arguments after `ivx`.
     """
 
     def __init__(self, *arguments: str):
@@ -65,22 +65,22 @@ class Command:
         self._process.join()
 
     def kill(self) -> None:
-        """Ends it by SIGKILL."""
+        """Sends SIGKILL."""
         self._process.kill()
         self.join()
 
     def finish(self, seconds: float = 300) -> subprocess.CompletedProcess:
-        """Waits for its end, and returns what it has written.
+        """Waits for the end, and returns exit code and output.
 
         Raises:
-          subprocess.TimeoutExpired: it took longer; it was killed.
+          subprocess.TimeoutExpired: it took longer and was killed.
         """
         self._process.join(seconds)
         late = self.exitcode is None
         if late:
             self.kill()
-        written = [pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")]
-        out, err = (path.read_text() if path.exists() else "" for path in written)
+        files = [pathlib.Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        out, err = (path.read_text() if path.exists() else "" for path in files)
         if late:
             raise subprocess.TimeoutExpired(["ivx", *self._arguments], seconds, out, err)
         return subprocess.CompletedProcess(self._arguments, self._process.exitcode, out, err)
@@ -91,11 +91,11 @@ def ivx(*arguments: str) -> subprocess.CompletedProcess:
     return Command(*arguments).finish()
 
 
-def anew(*arguments: str) -> subprocess.CompletedProcess:
-    """The same by `python -m ivx`, libraries and all."""
+def fresh(*arguments: str, cwd: pathlib.Path = ROOT) -> subprocess.CompletedProcess:
+    """Runs `python -m ivx`, which imports its libraries itself."""
     return subprocess.run(
         [sys.executable, "-m", "ivx", *arguments],
-        cwd=ROOT,
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=300,
@@ -104,7 +104,7 @@ def anew(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def refused(result: subprocess.CompletedProcess) -> str:
-    """The one sentence of a command that was refused."""
+    """The one sentence of a command that rejected its input."""
     assert result.returncode == 2, (result.stdout, result.stderr)
     assert "Traceback" not in result.stderr
     sentences = [line for line in result.stderr.splitlines() if line.startswith("ivx: ")]
@@ -113,12 +113,13 @@ def refused(result: subprocess.CompletedProcess) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Of a user's shell: XLA_FLAGS split the host for the tests themselves."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    """The environment of a user's shell, without the XLA_FLAGS of the tests."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return environment | {"PYTHONPATH": str(ROOT)}
 
 
 def _run(arguments: tuple[str, ...], environment: dict[str, str], folder: str) -> None:
-    """In the new process."""
+    """The function of the new process."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(os.path.join(folder, name), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, number)

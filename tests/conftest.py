@@ -7,6 +7,13 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.pop("WANDB_PROJECT", None)
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  (named below)
+
+# Annotations are checked at run time in tests, and not in training.
+install_import_hook(["ivx", "data_pipelines"], "tests.typecheck.check")
+
 import pathlib
 
 import jax
@@ -19,11 +26,11 @@ from data_pipelines.synthetic import presets, write
 from data_pipelines.video import frames, resize
 from ivx.kernels import vocabulary
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import start
+from ivx.parallel import devices
 from ivx.text import tokenizer
 from tests.small import small_spec
 
-start.start(cpu_devices=0)
+devices.configure_devices(cpu_devices=0)
 flags.FLAGS.mark_as_parsed()
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -62,7 +69,7 @@ def samples(data_folder) -> list[sources.Sample]:
 
 @pytest.fixture(scope="session")
 def layouts(samples, rule) -> list[layout.Layout]:
-    return [rule(sample) for sample in samples]
+    return [rule.lay_out(sample) for sample in samples]
 
 
 @pytest.fixture(scope="session", params=["m2la", "m2la_exact", "gqa"])

@@ -1,9 +1,9 @@
-"""What a conversion holds in memory: arithmetic for 8B, and a smaller model measured beside it.
+"""Estimates the host memory of an 8B conversion and checks the estimate on a smaller model.
 
     python -m tests.conversion_memory
 
-A model of some 100 MB is converted in a process of its own; peaks are read from the kernel, and
-compared with the same arithmetic.
+A subprocess converts a model of some 100 MB. Its peak memory, as the kernel reports it, is compared
+with the same estimate.
 """
 
 import dataclasses
@@ -15,13 +15,14 @@ import sys
 from ivx.models import spec as specs
 
 GB = 1e9
+BATCH_SUMS = "sums of a batch, float32"
 ROOT = pathlib.Path(__file__).parents[1]
 
 PROGRAM = """
 import json, pathlib
 import jax, numpy as np
 from data_pipelines.batch import Batch
-from ivx.conversion import convert, halved, statistics
+from ivx.conversion import convert, lossless_bfloat16, statistics
 from ivx.conversion.method import Method
 from ivx.models.definition import ModelDefinition
 from ivx.parallel.mesh import AXES
@@ -34,7 +35,7 @@ def resident(key):
 def reset():
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
-def words(vocab):
+def text_batch(vocab):
     tokens = np.random.default_rng(0).integers(0, vocab, (1, 128)).astype(np.int32)
     ones, positions = np.ones_like(tokens), np.broadcast_to(np.arange(128), (1, 3, 128))
     return Batch(tokens, ones, positions.astype(np.int32), tokens, ones.astype(np.float32),
@@ -48,15 +49,15 @@ for spec in (small(), scaled()):
     params = jax.tree.map(lambda a: a.astype("bfloat16").astype("float32"), params)
     before = resident("VmRSS:")
     reset()
-    halved.halve(params)
-    batch = words(spec.text.vocab)
+    lossless_bfloat16.compact(params)
+    batch = text_batch(spec.text.vocab)
     sums = statistics.collect(definition, params, lambda first: [batch] * (2 - first), mesh)
-    passed = resident("VmHWM:") - before
+    pass_peak = resident("VmHWM:") - before
     reset()
-    made = convert.convert(definition, params, sums, Method(rotation="weighted", turn="mean",
-                                                            weighting="output"))
-    solved = resident("VmHWM:") - before
-print(json.dumps({"pass": passed, "solve": solved}))
+    method = Method(rotation="weighted", mean_rotation=True, weighting="output")
+    converted = convert.convert(definition, params, sums, method)
+    algebra_peak = resident("VmHWM:") - before
+print(json.dumps({"pass": pass_peak, "algebra": algebra_peak}))
 """
 
 
@@ -65,7 +66,7 @@ def small() -> specs.ModelSpec:
 
 
 def scaled() -> specs.ModelSpec:
-    """As tiny, with a decoder of eight layers of 512 and eight key-value heads of 64."""
+    """The tiny model with a decoder of eight layers of 512 and eight key-value heads of 64."""
     tiny = specs.tiny("gqa")
     text = dataclasses.replace(
         tiny.text,
@@ -80,49 +81,51 @@ def scaled() -> specs.ModelSpec:
     return dataclasses.replace(tiny, text=text)
 
 
-def holdings(text: specs.TextSpec) -> dict[str, float]:
-    """Bytes of what is held at once, by name; the source and activations aside."""
+def estimate(text: specs.TextSpec) -> dict[str, float]:
+    """Bytes held at the same time, by name, excluding the source and activations."""
     wide, narrow = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    inputs, rest = text.width + 1, (2 * text.kv_heads - 1) * text.head_dim
+    inputs, compressed = text.width + 1, (2 * text.kv_heads - 1) * text.head_dim
     moments = inputs**2 + inputs * (wide + 2 * narrow) + 4 * narrow**2 + wide * text.head_dim
-    kept = text.kv_rank + text.head_dim
-    made = inputs * (2 * wide + kept) + text.kv_rank * 2 * wide
+    cached = text.kv_rank + text.head_dim
+    attention = inputs * (2 * wide + cached) + text.kv_rank * 2 * wide
     # q, k, v, o twice (as read, and by heads), the queries and keys of the result, square roots.
-    one = 2 * inputs * 2 * (wide + narrow) + made + 6 * rest**2 + 3 * inputs * rest
+    layer = (
+        2 * inputs * 2 * (wide + narrow) + attention + 6 * compressed**2 + 3 * inputs * compressed
+    )
     return {
         "sums, float64": 8 * text.depth * moments,
-        "sums of a batch, float32": 4 * text.depth * moments,
+        BATCH_SUMS: 4 * text.depth * moments,
         "fitted queries and keys, float64": 8 * text.depth * inputs * (wide + narrow),
-        "new attention, float32": 4 * text.depth * made,
-        "one layer at work, float64": 8 * one,
+        "new attention, float32": 4 * text.depth * attention,
+        "one layer in conversion, float64": 8 * layer,
+    }
+
+
+def peaks(sizes: dict[str, float]) -> dict[str, float]:
+    """Peak memory of the pass and of the algebra."""
+    return {
+        "pass": sizes["sums, float64"] + sizes[BATCH_SUMS],
+        "algebra": sum(size for name, size in sizes.items() if name != BATCH_SUMS),
     }
 
 
 def main() -> None:
-    spec = specs.base_8b("gqa")
     source = (2 * 8.19e9 + 4 * 0.576e9) / GB
     print("8B, GB")
     print(f"  {'source, decoder in bfloat16':36s} {source:6.1f}")
-    found = {name: size / GB for name, size in holdings(spec.text).items()}
-    for name, size in found.items():
+    sizes = {name: size / GB for name, size in estimate(specs.base_8b("gqa").text).items()}
+    for name, size in sizes.items():
         print(f"  {name:36s} {size:6.1f}")
-    batch = "sums of a batch, float32"
-    passing = source + found["sums, float64"] + found[batch]
-    solving = source + sum(size for name, size in found.items() if name != batch)
     print(f"  {'reading, all in float32':36s} {4 * 8.767:6.1f}")
-    print(f"  {'the pass, besides activations':36s} {passing:6.1f}")
-    print(f"  {'the algebra':36s} {solving:6.1f}")
+    print(f"  {'pass, without activations':36s} {source + peaks(sizes)['pass']:6.1f}")
+    print(f"  {'algebra':36s} {source + peaks(sizes)['algebra']:6.1f}")
 
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    measured = json.loads(told.stdout.splitlines()[-1])
-    small_parts = {name: size / 1e6 for name, size in holdings(scaled().text).items()}
-    expected = {
-        "pass": small_parts["sums, float64"] + small_parts[batch],
-        "solve": sum(size for name, size in small_parts.items() if name != batch),
-    }
-    print("a smaller model, MB above the source: expected, measured")
+    ).stdout
+    measured = json.loads(output.splitlines()[-1])
+    expected = peaks({name: size / 1e6 for name, size in estimate(scaled().text).items()})
+    print("smaller model, MB above the source: expected, measured")
     for name, size in expected.items():
         print(f"  {name:36s} {size:6.0f} {measured[name] / 1e6:6.0f}")
 

@@ -1,8 +1,8 @@
-"""Damaged videos without end, from a few good ones and a seed.
+"""Writes any number of damaged videos from a few good ones and a seed, and reads them.
 
-    python -m tests.damage FOLDER COUNT    makes them, reads each, prints one JSON line a file
+    python -m tests.damage FOLDER COUNT    prints one JSON line per file
 
-The reading is a process of its own, so that a crash or a hang of a decoder is seen as one.
+Tests run it as a subprocess, so a decoder that crashes or hangs does not take the tests with it.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import Limits, Meter
 from tests import odd_videos
 
-# Small, so that tests reach them.
+# Small enough that damaged files reach them.
 LIMITS = Limits(frame_pixels=1 << 22, frames=5000, hours=1.0, decode_gib=0.5, decode_seconds=20.0)
 SEEDS = ("h264", "open_groups", "pyramid", "transport", "h264_avi", "mpeg4", "vp9", "gif", "mpeg2")
 MORE_SEEDS = ("hevc", "av1", "ten_bits", "hevc_ten_bits", "interlaced", "rotated", "mjpeg")
@@ -34,15 +34,15 @@ MORE_SEEDS += ("mpeg4_avi", "odd_size", "one_frame", "variable_rate", "late_star
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """The result of reading a damaged file.
 
     Attributes:
       name: of the file.
-      damage: what was done to it.
-      cause: why it was refused, "" if it was read.
-      message: likewise, in words.
-      megabytes: in use by the process afterwards.
-      seconds: of processor time.
+      damage: the name of the damage function.
+      cause: the cause of the `MediaError`, "" if the file was read.
+      message: the message of the `MediaError`, "" if the file was read.
+      megabytes: memory of the process afterwards.
+      seconds: processor time.
     """
 
     name: str
@@ -54,36 +54,36 @@ class Outcome:
 
 
 def bit_flips(data: bytearray, rng: np.random.Generator) -> None:
-    """One to a thousand bits, anywhere."""
+    """Flips one to a thousand bits anywhere."""
     for place in rng.integers(0, len(data), int(10 ** rng.uniform(0, 3))):
         data[place] ^= 1 << int(rng.integers(8))
 
 
 def header_flips(data: bytearray, rng: np.random.Generator) -> None:
-    """Some bytes where containers keep their tables: at either end."""
+    """Overwrites bytes at either end, where containers keep their tables."""
     for place in rng.integers(0, min(len(data), 2000), int(rng.integers(1, 30))):
         data[place if rng.random() < 0.5 else -1 - place] = int(rng.integers(256))
 
 
-def cut_short(data: bytearray, rng: np.random.Generator) -> None:
-    """The end is missing."""
+def cut_end(data: bytearray, rng: np.random.Generator) -> None:
+    """Removes the end."""
     del data[int(rng.integers(0, len(data))) :]
 
 
-def beheaded(data: bytearray, rng: np.random.Generator) -> None:
-    """The beginning is missing."""
+def cut_beginning(data: bytearray, rng: np.random.Generator) -> None:
+    """Removes the beginning."""
     del data[: int(rng.integers(1, len(data)))]
 
 
 def zeroed(data: bytearray, rng: np.random.Generator) -> None:
-    """A stretch of zeros, as of a download that was broken off."""
+    """Overwrites a range with zeros, as after an interrupted download."""
     start = int(rng.integers(0, len(data)))
     length = min(int(rng.integers(1, 4096)), len(data) - start)
     data[start : start + length] = bytes(length)
 
 
 def shuffled(data: bytearray, rng: np.random.Generator) -> None:
-    """Blocks of the file change places."""
+    """Swaps blocks of the file."""
     blocks = [data[i : i + 512] for i in range(0, len(data), 512)]
     first, second = rng.integers(0, len(blocks), 2)
     blocks[first], blocks[second] = blocks[second], blocks[first]
@@ -91,13 +91,13 @@ def shuffled(data: bytearray, rng: np.random.Generator) -> None:
 
 
 def doubled(data: bytearray, rng: np.random.Generator) -> None:
-    """A stretch comes twice."""
+    """Repeats a range of bytes."""
     start = int(rng.integers(0, len(data)))
     data[start:start] = data[start : start + int(rng.integers(1, 4096))]
 
 
-def great_numbers(data: bytearray, rng: np.random.Generator) -> None:
-    """Sizes, counts, durations and times of the tables become extreme."""
+def extreme_numbers(data: bytearray, rng: np.random.Generator) -> None:
+    """Sets sizes, counts, durations and times in the tables to extreme values."""
     names = rb"tkhd|mvhd|mdhd|stts|ctts|stsz|stsc|stco|stss|elst|avc1|hvc1|hev1|av01|mp4v|avcC|trex"
     places = [found.end() for found in re.finditer(names, bytes(data))]
     places = places or rng.integers(0, max(1, min(len(data), 600)), 8).tolist()
@@ -109,80 +109,80 @@ def great_numbers(data: bytearray, rng: np.random.Generator) -> None:
 
 
 def giant_size(data: bytearray, rng: np.random.Generator) -> None:
-    """The tables of an mp4 declare 65,000 pixels a side; elsewhere as `great_numbers`."""
+    """Declares 65,000 pixels per side in an mp4; other containers get `extreme_numbers`."""
     places = [found.start() for found in re.finditer(rb"avc1|hvc1|hev1|av01|mp4v", bytes(data))]
     if not places:
-        great_numbers(data, rng)
+        extreme_numbers(data, rng)
     for place in places:
         data[place + 28 : place + 32] = struct.pack(">HH", 65000, 65000)
 
 
 def no_duration(data: bytearray, rng: np.random.Generator) -> None:
-    """Every frame of an mp4 lasts no time; elsewhere as `great_numbers`."""
+    """Sets all frame durations of an mp4 to zero; other containers get `extreme_numbers`."""
     places = [found.end() for found in re.finditer(b"stts", bytes(data))]
     if not places:
-        great_numbers(data, rng)
+        extreme_numbers(data, rng)
     for place in places:
         data[place + 12 : place + 16] = bytes(4)
 
 
 def text(data: bytearray, rng: np.random.Generator) -> None:
-    """The name of a video, words inside; some are playlists that name other files."""
+    """Replaces the content with text, sometimes a playlist that names other files."""
     kinds = (b"not a video", b"#EXTM3U\n/etc/passwd\n", b"ffconcat version 1.0\nfile h264.mp4\n")
     data[:] = kinds[rng.integers(len(kinds))] * int(rng.integers(1, 100))
 
 
 def noise(data: bytearray, rng: np.random.Generator) -> None:
-    """Random bytes, at times behind the head of a good file."""
+    """Replaces the content with random bytes, sometimes after an intact header."""
     keep = int(rng.integers(0, 64)) * int(rng.integers(0, 2))
     data[keep:] = rng.bytes(int(rng.integers(1, 20000)))
 
 
 def nothing(data: bytearray, rng: np.random.Generator) -> None:
-    """An empty file."""
+    """Removes the content."""
     data.clear()
 
 
 DAMAGES: tuple[Callable, ...] = (
     bit_flips,
     header_flips,
-    cut_short,
-    beheaded,
+    cut_end,
+    cut_beginning,
     zeroed,
     shuffled,
     doubled,
-    great_numbers,
+    extreme_numbers,
     giant_size,
     no_duration,
     text,
     noise,
     nothing,
 )
-# Where the likelihood of finding something is; the rest are soon all the same.
-_FERTILE = (bit_flips, header_flips, great_numbers, cut_short, zeroed)
+# The damages most likely to reach new decoder code; the others soon repeat.
+_PRODUCTIVE = (bit_flips, header_flips, extreme_numbers, cut_end, zeroed)
 
 
 def make(folder: pathlib.Path, count: int, seed: int = 0) -> list[tuple[pathlib.Path, str]]:
-    """Writes `count` files: (path, what was done to it) each."""
+    """Writes `count` files; returns (path, name of the damage) for each."""
     rng = np.random.default_rng(seed)
     seeds = [odd_videos.make(name, folder) for name in SEEDS]
     if count > 100:
         seeds += [odd_videos.make(name, folder) for name in MORE_SEEDS]
         plain = odd_videos.make("no_b_frames", folder)
-        seeds.append(odd_videos.negative(plain, folder / "negative.ts", before=7))
-        seeds.append(odd_videos.jumping(plain, folder / "jumping.mp4"))
+        seeds.append(odd_videos.negative_times(plain, folder / "negative.ts", before=7))
+        seeds.append(odd_videos.jump_ahead(plain, folder / "jumping.mp4"))
         seeds.append(odd_videos.edit_list(plain, folder / "edited.mp4", hidden=5))
-        seeds.append(odd_videos.audio(folder / "audio.mp4"))
-        seeds.append(odd_videos.folder(folder / "frames"))
+        seeds.append(odd_videos.audio_only(folder / "audio.mp4"))
+        seeds.append(odd_videos.frame_folder(folder / "frames"))
     # Or each would always meet the same damage.
-    assert math.gcd(len(seeds), len(DAMAGES) * len(_FERTILE)) == 1
+    assert math.gcd(len(seeds), len(DAMAGES) * len(_PRODUCTIVE)) == 1
     found = []
     for number in range(count):
         source = seeds[number % len(seeds)]
         # Every damage in turn, then those that find most.
         turn, place = divmod(number, len(DAMAGES))
-        damage = _FERTILE[number % len(_FERTILE)] if turn % 2 else DAMAGES[place]
-        # Sometimes under the name of another kind.
+        damage = _PRODUCTIVE[number % len(_PRODUCTIVE)] if turn % 2 else DAMAGES[place]
+        # Sometimes with the suffix of another container.
         suffix = seeds[rng.integers(len(seeds))].suffix if rng.random() < 0.1 else source.suffix
         path = folder / f"{number:04d}_{source.stem}_{damage.__name__}{suffix}"
         if source.is_dir():
@@ -200,7 +200,7 @@ def _damage_file(source, path, damage, rng: np.random.Generator) -> None:
 
 
 def _damage_folder(source, path, damage, rng: np.random.Generator) -> None:
-    """One frame, or a third of them, or one is gone."""
+    """Damages one frame or a third of the frames, and sometimes deletes one."""
     shutil.copytree(source, path)
     frames = sorted(path.iterdir())
     for frame in rng.choice(frames, len(frames) // 3 if rng.random() < 0.3 else 1, replace=False):
@@ -212,7 +212,7 @@ def _damage_folder(source, path, damage, rng: np.random.Generator) -> None:
 def read(path: pathlib.Path, damage: str) -> Outcome:
     """Probes a file and reads a few frames of it, as training would.
 
-    Anything but a `MediaError` is a fault of ours and is raised.
+    Errors other than `MediaError` are bugs and are raised.
     """
     start, cause, message = time.process_time(), "", ""
     try:
@@ -228,7 +228,7 @@ def read(path: pathlib.Path, damage: str) -> Outcome:
 
 
 def described(kind: odd_videos.Kind) -> VideoInfo:
-    """What an annotation would say of the undamaged file."""
+    """The correct annotation of the undamaged file."""
     return VideoInfo(kind.frames, float(odd_videos.RATE), *kind.size)
 
 
@@ -237,14 +237,14 @@ def _sample(picture: np.ndarray) -> np.ndarray:
 
 
 def _megabytes() -> float:
-    """Memory of this process now."""
+    """Current memory of this process."""
     with open("/proc/self/statm") as numbers:
         pages = int(numbers.read().split()[1])
     return round(pages * resource.getpagesize() / 2**20, 1)
 
 
 def _peak_megabytes() -> float:
-    """Most memory of this process; `ru_maxrss` counts in that of the process it was forked from."""
+    """Peak memory of this process; `ru_maxrss` would include that of the parent process."""
     status = pathlib.Path("/proc/self/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024

@@ -1,11 +1,11 @@
-"""Kills runs with SIGKILL at random moments and starts them again: `python -m tests.kill_train`.
+"""Kills runs with SIGKILL at random times and restarts them: `python -m tests.kill_train`.
 
     python -m tests.kill_train --runs=30          the toy of tests/toy.py, killed in steps and saves
-    python -m tests.kill_train --runs=5 --real    `ivx train` on synthetic clips; minutes a run
+    python -m tests.kill_train --runs=5 --real    `ivx train` on synthetic clips; minutes per run
 
-Every other run is killed while a checkpoint is being written. Each is then started again until it
-ends by itself. Its losses, and the fingerprints of its last state, have to be those of a run that
-nobody killed. Prints what happened as JSON; exits with 1 if a single bit differs.
+Every other run is killed while it writes a checkpoint. Each is restarted until it finishes. Its
+losses, and the fingerprints of its last state, must equal those of an uninterrupted run. Prints the
+results as JSON; exits with 1 if a single bit differs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _PATIENCE = 600.0
 
 
 class Toy:
-    """Starts the toy in processes that are forked off one that has imported the libraries."""
+    """Starts the toy in processes forked from one that has imported the libraries."""
 
     def __call__(self, workdir: pathlib.Path):
         arguments = [str(workdir), f"--steps={STEPS}", f"--save_every={SAVE_EVERY}"]
@@ -37,7 +37,7 @@ class Toy:
 
 
 def _toy(arguments: list[str]) -> None:
-    # What a run says would drown what the test says.
+    # The output of the runs would hide that of the test.
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 2)
     os.dup2(silent, 1)
@@ -57,7 +57,7 @@ class Real:
 
 
 def losses(workdir: pathlib.Path) -> list[tuple[int, float]]:
-    """Step and loss of every row."""
+    """Step and loss of every row with a loss."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row["loss/total"]) for row in rows if "loss/total" in row]
 
@@ -69,23 +69,27 @@ def last_state(workdir: pathlib.Path) -> dict:
 
 
 def half_written(workdir: pathlib.Path) -> bool:
-    """Whether a checkpoint is on its way."""
+    """Whether a checkpoint is being written."""
     return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
 
 
 def kill(process, workdir: pathlib.Path, rng: random.Random, seconds: float, saving: bool) -> dict:
-    """Kills a run after a random time, or at its n-th save; what state it was in.
+    """Kills a run at a random time or in a random save; returns the state it was in.
 
     Args:
-      seconds: that a whole run takes.
+      process: the run.
+      workdir: of the run.
+      rng: for the time or the save.
+      seconds: duration of a complete run.
+      saving: whether to kill the run during a save.
     """
     deadline = time.monotonic() + (_PATIENCE if saving else rng.uniform(0, seconds))
-    saves, wanted, was = 0, rng.randrange(1, STEPS // SAVE_EVERY), False
+    saves, target, was_saving = 0, rng.randrange(1, STEPS // SAVE_EVERY), False
     while time.monotonic() < deadline and process.exitcode is None:
-        now = saving and half_written(workdir)
-        saves += now and not was
-        was = now
-        if now and saves == wanted:
+        is_saving = saving and half_written(workdir)
+        saves += is_saving and not was_saving
+        was_saving = is_saving
+        if is_saving and saves == target:
             time.sleep(rng.uniform(0, 0.02))
             break
         time.sleep(0.0005 if saving else 0.01)
@@ -101,14 +105,14 @@ def kill(process, workdir: pathlib.Path, rng: random.Random, seconds: float, sav
 def trial(
     start: Callable, workdir: pathlib.Path, rng: random.Random, seconds: float, saving: bool
 ) -> dict:
-    """One run: killed once, and again with one chance in three, then left alone."""
+    """One run: killed once, again with probability 1/3 each time, then left to finish."""
     kills = []
     while not kills or rng.random() < 1 / 3:
-        one = kill(start(workdir), workdir, rng, seconds, saving)
-        if one["killed"]:
-            kills.append(one)
+        result = kill(start(workdir), workdir, rng, seconds, saving)
+        if result["killed"]:
+            kills.append(result)
         elif not kills:
-            # It ended before its time had come: another try.
+            # It finished before the kill: try again.
             shutil.rmtree(workdir)
     process = start(workdir)
     process.join()
@@ -116,33 +120,33 @@ def trial(
 
 
 def run(start: Callable, folder: pathlib.Path, runs: int, seed: int) -> dict:
-    """All trials against one run that nobody kills."""
-    whole = folder / "whole"
-    # The second is as fast as those to come: compiled programs are found in the cache.
-    for workdir in (folder / "first", whole):
+    """Compares all trials with an uninterrupted run."""
+    reference = folder / "reference"
+    # The second one measures the duration: like the trials it finds compiled programs in the cache.
+    for workdir in (folder / "first", reference):
         began = time.monotonic()
         process = start(workdir)
         process.join()
         seconds = time.monotonic() - began
-        assert process.exitcode == 0, f"the run that nobody kills ended with {process.exitcode}"
-    expected, state = losses(whole), last_state(whole)
+        assert process.exitcode == 0, f"the uninterrupted run exited with {process.exitcode}"
+    expected, state = losses(reference), last_state(reference)
     rng, trials = random.Random(seed), []
     for number in range(runs):
         workdir = folder / f"run{number}"
-        done = trial(start, workdir, rng, seconds, saving=number % 2 == 0)
-        same = done["exit"] == 0 and losses(workdir) == expected
-        done["same"] = same and last_state(workdir) == state
-        trials.append(done)
-        print(json.dumps({"run": number} | done), file=sys.stderr, flush=True)
-        if done["same"]:
+        result = trial(start, workdir, rng, seconds, saving=number % 2 == 0)
+        same = result["exit"] == 0 and losses(workdir) == expected
+        result["same"] = same and last_state(workdir) == state
+        trials.append(result)
+        print(json.dumps({"run": number} | result), file=sys.stderr, flush=True)
+        if result["same"]:
             shutil.rmtree(workdir)
-    kills = [one for done in trials for one in done["kills"]]
+    kills = [kill for result in trials for kill in result["kills"]]
     return {
         "runs": runs,
         "kills": len(kills),
-        "kills_with_a_half_written_checkpoint": sum(one["half_written"] for one in kills),
-        "kills_before_the_first_step": sum(one["rows"] == 0 for one in kills),
-        "identical": sum(done["same"] for done in trials),
+        "kills_with_a_half_written_checkpoint": sum(kill["half_written"] for kill in kills),
+        "kills_before_the_first_step": sum(kill["rows"] == 0 for kill in kills),
+        "identical": sum(result["same"] for result in trials),
         "steps": len(expected),
     }
 
@@ -152,18 +156,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--runs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", action="store_true")
-    given = parser.parse_args(arguments)
+    flags = parser.parse_args(arguments)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="kill-train-"))
     start = Toy()
-    if given.real:
+    if flags.real:
         from data_pipelines.synthetic import presets, write
 
         write.synthesize(folder / "data", presets.PRESETS["test"], seed=3, workers=2)
         start = Real(folder / "data")
-    found = run(start, folder, given.runs, given.seed)
-    print(json.dumps(found))
-    if found["identical"] < found["runs"]:
-        print(f"what differs lies in {folder}", file=sys.stderr)
+    result = run(start, folder, flags.runs, flags.seed)
+    print(json.dumps(result))
+    if result["identical"] < result["runs"]:
+        print(f"the runs that differ are in {folder}", file=sys.stderr)
         return 1
     shutil.rmtree(folder)
     return 0

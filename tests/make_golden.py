@@ -6,7 +6,7 @@ import pytest
 
 import tests.conftest  # noqa: F401  (eight devices, as in the tests)
 from experiments import sft_short
-from ivx import build, config
+from ivx import config, from_config
 from tests import test_kernel_method
 from tests.test_config import EXPERIMENTS, GOLDEN, parameter_table
 
@@ -18,7 +18,7 @@ def main() -> None:
     for preset, attention in (("tiny", "m2la"), ("tiny", "gqa"), ("8b", "m2la")):
         experiment = sft_short.get_config(preset)
         experiment.model.attention = attention
-        table = parameter_table(build.model_definition(experiment))
+        table = parameter_table(from_config.model.definition(experiment))
         path = GOLDEN / f"parameters_{preset}_{attention}.json"
         path.write_text(json.dumps(table, indent=1) + "\n")
     # Numbers of a method are never made anew: other numbers are another method's.

@@ -1,4 +1,4 @@
-"""A model that compiles in seconds."""
+"""A small model for tests."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from ivx.models import spec
 
 
 def small_spec(attention: str = "m2la") -> spec.ModelSpec:
-    """Three decoder layers and three vision blocks, narrow: compiled in seconds."""
+    """Three narrow decoder layers and vision blocks; compiles in seconds."""
     tiny = spec.tiny(attention)
     return dataclasses.replace(
         tiny,

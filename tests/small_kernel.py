@@ -1,4 +1,6 @@
-"""A matrix product by Pallas, to compile: one that fits the memory of a core, and one that not."""
+"""A Pallas matrix product to compile: one that fits in VMEM, and one that does not."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,18 +14,18 @@ WIDE, BLOCK = 2048, 512
 
 def cases(chip: str) -> list[KernelCase]:
     del chip
-    # 1 MiB of sums, and 256 MiB, of which a core has no room for.
+    # Scratch of 1 MiB, and of 256 MiB, which exceeds the VMEM of a core.
     return [_case("small", 1), _case("large", 256)]
 
 
 def _case(name: str, copies: int) -> KernelCase:
-    """Blocks of [BLOCK, BLOCK] times [BLOCK, BLOCK]."""
-    whole = jax.ShapeDtypeStruct((WIDE, WIDE), jnp.bfloat16)
+    """A product in blocks of [BLOCK, BLOCK], with `copies` blocks of scratch."""
+    matrix = jax.ShapeDtypeStruct((WIDE, WIDE), jnp.bfloat16)
     return KernelCase(
         name=name,
         op="small",
         build=lambda: lambda x, w: product(x, w, copies),
-        arguments=(whole, whole),
+        arguments=(matrix, matrix),
         flops=2 * WIDE**3,
         hbm_bytes=4 * WIDE**3 / BLOCK,
         per_block=f"{BLOCK} x {BLOCK} x {BLOCK}",
@@ -32,18 +34,18 @@ def _case(name: str, copies: int) -> KernelCase:
     )
 
 
-def product(x, w, copies: int):
+def product(x: jax.Array, w: jax.Array, copies: int) -> jax.Array:
     steps = x.shape[0] // BLOCK
 
-    def kernel(x_ref, w_ref, out_ref, sum_ref):
+    def kernel(x_ref: Any, w_ref: Any, out_ref: Any, sum_ref: Any) -> None:
         @pl.when(pl.program_id(2) == 0)
-        def _():
+        def _() -> None:
             sum_ref[0] = jnp.zeros_like(sum_ref[0])
 
         sum_ref[0] += jnp.dot(x_ref[...], w_ref[...], preferred_element_type=jnp.float32)
 
         @pl.when(pl.program_id(2) == steps - 1)
-        def _():
+        def _() -> None:
             out_ref[...] = sum_ref[0].astype(out_ref.dtype)
 
     return pl.pallas_call(

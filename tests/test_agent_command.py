@@ -1,4 +1,4 @@
-"""`ivx agent` from flags to files."""
+"""`ivx agent`, from flags to files."""
 
 import json
 import types
@@ -9,12 +9,13 @@ import pytest
 from data_pipelines.synthetic.write import encode
 from experiments import sft_short
 from ivx import config as configs
+from ivx import workdir as workdirs
 from ivx.agent import trace
 from ivx.commands import agent
 from ivx.errors import UserError
 from ivx.models import spec
 from ivx.models.definition import ModelDefinition
-from ivx.training import checkpoint
+from ivx.training.checkpoints import checkpoint
 
 DEFAULTS = {
     "max_steps": 8,
@@ -31,7 +32,7 @@ DEFAULTS = {
 }
 
 
-def given(**values) -> types.SimpleNamespace:
+def make_flags(**values) -> types.SimpleNamespace:
     return types.SimpleNamespace(**{"video": "", "question": "", "out": ""} | DEFAULTS | values)
 
 
@@ -44,21 +45,23 @@ def film(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A tiny model that was never trained."""
+    """An untrained tiny model."""
     folder = tmp_path_factory.mktemp("agent") / "run"
     config = sft_short.get_config("scratch")
     config.data.mixture = "none.json"
-    configs.claim_workdir(folder, config)
+    workdirs.claim(folder, config)
     params = ModelDefinition(spec.tiny()).init(seed=0)
     checkpoint.save_params(folder, params, configs.snapshot(config))
     return folder
 
 
-def test_a_question_is_answered_traced_and_shown(workdir, film, tmp_path, capsys):
-    """What an untrained model says is no call; its first step is its last."""
-    out = tmp_path / "found"
+def test_command_answers_question_and_writes_trace_and_page(workdir, film, tmp_path, capsys):
+    """An untrained model makes no valid call, so its first step is its last."""
+    out = tmp_path / "out"
     result = agent.run(
-        given(workdir=str(workdir), video=str(film), question="What?", out=str(out), max_steps=1),
+        make_flags(
+            workdir=str(workdir), video=str(film), question="What?", out=str(out), max_steps=1
+        ),
         [],
     )
     episode = trace.read(out / trace.FILE)
@@ -70,7 +73,7 @@ def test_a_question_is_answered_traced_and_shown(workdir, film, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    ("values", "sentence"),
+    ("values", "message"),
     [
         ({}, "no --video was given"),
         ({"video": "a.mp4"}, "no --question was given"),
@@ -79,6 +82,6 @@ def test_a_question_is_answered_traced_and_shown(workdir, film, tmp_path, capsys
         ({"video": "a.mp4", "question": "?", "out": __file__}, "is a file; give a folder"),
     ],
 )
-def test_bad_input_gets_one_sentence(values, sentence):
-    with pytest.raises(UserError, match=sentence):
-        agent.run(given(**values), [])
+def test_bad_input_raises_user_error(values, message):
+    with pytest.raises(UserError, match=message):
+        agent.run(make_flags(**values), [])

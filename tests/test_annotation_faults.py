@@ -1,4 +1,4 @@
-"""Faults of annotations: named by line and cause, and the rest is read."""
+"""Unusable annotations become faults with a line and a cause; all others are read."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines import annotation_error, sources
 from data_pipelines.media_error import MediaError
-from tests.annotations import SAID, WORDS, data_set, shown
+from tests.annotations import ANSWER, TEXT_RECORD, data_set, video_messages
 
 INFO = {"image_wh": [64, 32], "origin_video_length": 10, "origin_fps": 1.0}
 
@@ -23,64 +23,66 @@ INFO = {"image_wh": [64, 32], "origin_video_length": 10, "origin_fps": 1.0}
         ({"id": 1}, annotation_error.MISSING),
         ({"messages": []}, annotation_error.MISSING),
         ({"messages": [{"role": "user"}]}, annotation_error.MISSING),
-        ({**WORDS, "surprise": 1}, annotation_error.UNKNOWN),
-        ({"messages": [{**SAID, "surprise": 1}]}, annotation_error.UNKNOWN),
-        ({**WORDS, "id": [1]}, annotation_error.TYPE),
+        ({**TEXT_RECORD, "surprise": 1}, annotation_error.UNKNOWN),
+        ({"messages": [{**ANSWER, "surprise": 1}]}, annotation_error.UNKNOWN),
+        ({**TEXT_RECORD, "id": [1]}, annotation_error.TYPE),
         ({"messages": [{"role": "user", "content": 5}]}, annotation_error.TYPE),
         ({"messages": [{"role": "boss", "content": "Hi"}]}, annotation_error.TEMPLATE),
-        ({"messages": shown("no place for it")}, annotation_error.TEMPLATE),
-        ({"messages": shown(surprise=1)}, annotation_error.UNKNOWN),
-        ({"messages": shown(url=None)}, annotation_error.TYPE),
-        ({"messages": shown(url="../a.mp4")}, annotation_error.ADDRESS),
-        ({"messages": shown(url="gs://other/a.mp4")}, annotation_error.ADDRESS),
-        ({"messages": shown(processed_fps=1.0)}, annotation_error.MISSING),
-        ({"messages": shown(**INFO | {"image_wh": [0, 0]})}, annotation_error.TYPE),
-        ({"messages": shown(**INFO, frames_timestamp=[1.0])}, annotation_error.VALUE),
-        ({"messages": shown(**INFO, span=[12, 13])}, annotation_error.SPAN),
+        ({"messages": video_messages("no place for it")}, annotation_error.TEMPLATE),
+        ({"messages": video_messages(surprise=1)}, annotation_error.UNKNOWN),
+        ({"messages": video_messages(url=None)}, annotation_error.TYPE),
+        ({"messages": video_messages(url="../a.mp4")}, annotation_error.ADDRESS),
+        ({"messages": video_messages(url="gs://other/a.mp4")}, annotation_error.ADDRESS),
+        ({"messages": video_messages(processed_fps=1.0)}, annotation_error.MISSING),
+        ({"messages": video_messages(**INFO | {"image_wh": [0, 0]})}, annotation_error.TYPE),
+        ({"messages": video_messages(**INFO, frames_timestamp=[1.0])}, annotation_error.VALUE),
+        ({"messages": video_messages(**INFO, span=[12, 13])}, annotation_error.SPAN),
         (
-            {"messages": shown(**INFO), "truths": [{"span": [8.0, 14.0]}]},
+            {"messages": video_messages(**INFO), "truths": [{"span": [8.0, 14.0]}]},
             annotation_error.SPAN,
         ),
-        ({"messages": shown(), "truths": [{"span": [8.0, 4.0]}]}, annotation_error.SPAN),
+        ({"messages": video_messages(), "truths": [{"span": [8.0, 4.0]}]}, annotation_error.SPAN),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
             annotation_error.MISSING,
         ),
-        ({"id": "one", **WORDS}, annotation_error.REPEATED),
+        ({"id": "one", **TEXT_RECORD}, annotation_error.REPEATED),
     ],
 )
-def test_a_fault_is_named_by_line_and_cause_and_the_rest_is_read(tmp_path, line, cause):
-    member = data_set(tmp_path, {"id": "one", **WORDS}, line, {"id": "two", **WORDS})
-    found = sources.read(member)
-    assert [sample.id for sample in found.samples] == ["one", "two"]
-    [fault] = found.faults
+def test_fault_has_line_and_cause_and_other_lines_are_read(tmp_path, line, cause):
+    member = data_set(tmp_path, {"id": "one", **TEXT_RECORD}, line, {"id": "two", **TEXT_RECORD})
+    result = sources.read(member)
+    assert [sample.id for sample in result.samples] == ["one", "two"]
+    [fault] = result.faults
     assert fault.cause == cause and fault.where.endswith("x.jsonl:2")
     assert fault.sentence.startswith(fault.where) and len(fault.sentence) < 600
     with pytest.raises(sources.AnnotationError, match=r"x\.jsonl:2"):
         sources.read_samples(member)
 
 
-def test_half_a_line_at_the_end_is_told_from_a_bad_one(tmp_path):
-    member = data_set(tmp_path, WORDS, WORDS | {"id": 2})
+def test_incomplete_last_line_has_its_own_cause(tmp_path):
+    member = data_set(tmp_path, TEXT_RECORD, TEXT_RECORD | {"id": 2})
     [file] = member.annotations
     file.write_bytes(file.read_bytes()[:-9])
     [fault] = sources.read(member).faults
-    assert fault.cause == annotation_error.CUT and "x.jsonl:2: half a line" in fault.sentence
+    assert fault.cause == annotation_error.CUT and "x.jsonl:2: incomplete line" in fault.sentence
 
 
-def test_ids_may_repeat_where_nothing_is_told_apart_by_them(tmp_path):
-    """In training both are kept, under names of their own; an evaluation refuses."""
-    other = {"messages": [{"role": "user", "content": "Bye"}, SAID], "id": "one"}
-    member = data_set(tmp_path, {"id": "one", **WORDS}, other)
+def test_repeated_ids_are_renamed_in_training_and_rejected_in_evaluation(tmp_path):
+    """Training keeps both samples under different ids; evaluation rejects the data set."""
+    other = {"messages": [{"role": "user", "content": "Bye"}, ANSWER], "id": "one"}
+    member = data_set(tmp_path, {"id": "one", **TEXT_RECORD}, other)
     first, second = sources.read(member).samples
     assert first.id == "one" and second.id.startswith("one (") and second.id.endswith("jsonl:2)")
-    with pytest.raises(sources.AnnotationError, match=r"the id one is that of .*x.jsonl:1, too"):
+    with pytest.raises(
+        sources.AnnotationError, match=r"repeats the id one of .*x.jsonl:1; give every"
+    ):
         sources.read_samples(member)
 
 
-def test_separators_inside_of_a_line_do_not_cut_it(tmp_path):
+def test_unicode_line_separators_do_not_split_a_line(tmp_path):
     text = {"role": "user", "content": "a\u2028b\x85c"}
-    line = json.dumps({"messages": [text, SAID]}, ensure_ascii=False).encode()
+    line = json.dumps({"messages": [text, ANSWER]}, ensure_ascii=False).encode()
     [sample] = sources.read_samples(data_set(tmp_path, b"\xef\xbb\xbf" + line))
     assert sample.messages[0]["content"] == "a\u2028b\x85c"
 
@@ -102,8 +104,8 @@ JUNK = [
 ]
 
 
-def spoil(value, rng) -> object:
-    """A copy with one thing of another kind, gone, or too many."""
+def corrupt(value, rng) -> object:
+    """A copy in which one part has another type, is missing, or is superfluous."""
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.15:
         return JUNK[rng.integers(len(JUNK))]
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -114,12 +116,12 @@ def spoil(value, rng) -> object:
     elif rng.random() < 0.1 and isinstance(copy, dict):
         copy["surprise"] = JUNK[rng.integers(len(JUNK))]
     else:
-        copy[key] = spoil(value[key], rng)
+        copy[key] = corrupt(value[key], rng)
     return copy
 
 
-def test_whatever_stands_in_a_line_is_a_sample_or_a_fault(tmp_path, rule):
-    """A thousand spoilt annotations: none stops the reader, none breaks the rule of layout."""
+def test_corrupted_annotation_is_a_sample_or_a_fault(tmp_path, rule):
+    """None of 1000 corrupted annotations stops the reader or breaks the layout rule."""
     call = {"name": "f", "arguments": {"a": 1}}
     tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     text = {"type": "text", "text": "<VIDEO_CONTEXT>", "conversation_timestamps": [[1, 2]]}
@@ -128,7 +130,10 @@ def test_whatever_stands_in_a_line_is_a_sample_or_a_fault(tmp_path, rule):
         "id": "one",
         "messages": [
             {"role": "system", "content": "Hi"},
-            {"role": "user", "content": [shown(**INFO, span=[1, 2], fps=1)[0]["content"][0], text]},
+            {
+                "role": "user",
+                "content": [video_messages(**INFO, span=[1, 2], fps=1)[0]["content"][0], text],
+            },
             {"role": "assistant", "content": "", "tool_calls": [call], "loss": False},
             {"role": "tool", "content": [image, {"type": "text", "text": "<IMG_CONTEXT>"}]},
             {"role": "assistant", "content": "Yes", "thinking": "Hm"},
@@ -138,10 +143,10 @@ def test_whatever_stands_in_a_line_is_a_sample_or_a_fault(tmp_path, rule):
     }
     assert sources.read(data_set(tmp_path, good)).faults == []
     rng = np.random.default_rng(0)
-    lines = [spoil(good, rng) for _ in range(1000)]
-    found = sources.read(data_set(tmp_path, *lines))
-    assert len(found.samples) + len(found.faults) == 1000 and len(found.faults) > 500
-    assert all(str(tmp_path) in fault.sentence for fault in found.faults)
-    for sample in found.samples:
+    lines = [corrupt(good, rng) for _ in range(1000)]
+    result = sources.read(data_set(tmp_path, *lines))
+    assert len(result.samples) + len(result.faults) == 1000 and len(result.faults) > 500
+    assert all(str(tmp_path) in fault.sentence for fault in result.faults)
+    for sample in result.samples:
         with contextlib.suppress(MediaError):
-            rule(sample)
+            rule.lay_out(sample)

@@ -1,10 +1,11 @@
-"""Reading a compiler's schedule, and compiling for TPUs with no TPU where libtpu is at hand."""
+"""Schedules of the TPU compiler are read, and kernels compile without a TPU if libtpu is there."""
 
 import pathlib
 
 import pytest
 
-from ivx.aot import bundles, child, chips, kernel, library, schedule, topology
+from benchmarks.schedules import bundles, compiled_case, schedule
+from ivx.aot import child, chips, library, topology
 from ivx.errors import UserError
 from ivx.kernels.case import KernelCase
 from tests.small_kernel import cases
@@ -14,7 +15,7 @@ ROOM = "2 2 4 2 1 3 3 2 2 2"
 
 
 def dump(folder: pathlib.Path, listing: list[tuple[str, str]]) -> pathlib.Path:
-    """Files of a kernel named `op`, of (what a bundle does, the slots that it fills)."""
+    """Writes the files of a kernel named `op`, from (instructions, slots) of each bundle."""
     texts = [f"{number:#5x}   : > {{ {text} }}" for number, (text, _) in enumerate(listing)]
     memory = (
         "  #allocation0 [shape = 'f32[8,128]', space=vmem, size = 0x1000, scoped, tag = 'x']\n"
@@ -39,7 +40,7 @@ def line(text: str = "", mxu: int = 0, valu: int = 0, spills: int = 0) -> tuple[
     return text, f"{mxu} 0 {valu} 0 0 0 {spills} {spills} {spills} 0"
 
 
-# A loop of 30 bundles after 2 of preparation: a way with a mask, one without, and a jump back.
+# A loop of 30 bundles after 2 of setup: one path with a mask, one without, and a jump back.
 COPY = "%1 = dma.hbm_to_vmem /*hbm=*/%s1, /*size_in_granules=*/64, /*vmem=*/%s2"
 WITHOUT = [line("%2 = vmatpush.bf16", mxu=2, valu=1)] * 8
 WITH = [line("%3 = vmatmul.bf16", mxu=2, valu=4, spills=1)] * 8 + [line(valu=4)] * 2
@@ -64,7 +65,7 @@ def listing(tmp_path) -> bundles.Listing:
     return found
 
 
-def test_sections_are_cut_at_branches_and_know_their_loop(listing):
+def test_sections_end_at_branches_and_know_their_loop(listing):
     assert (listing.name, listing.vmem, listing.spilled) == ("op", 8192, 4096)
     found = [(one.start, one.cycles, one.loop, one.conditional) for one in listing.sections]
     assert found == [
@@ -83,9 +84,9 @@ def a_case(flops: float, loaded: float = 2048.0) -> KernelCase:
     return KernelCase("a", "op", lambda: None, (), flops, loaded, "a block", flops, loaded)
 
 
-def test_of_two_ways_through_a_step_the_shorter_is_hot(listing):
+def test_shorter_of_two_paths_is_hot(listing):
     chip = chips.CHIPS["v6e"]
-    full = 8 * 2 * 256**2 * 2 * 2  # eight bundles in which both units take two rows
+    full = 8 * 2 * 256**2 * 2 * 2  # eight bundles with two rows in both units
     found = schedule.judge(a_case(full), chip, [listing])
     [one] = found.kernels
     assert (one.cycles, one.around, one.sometimes, one.other_ways) == (8, 16, 0, (10,))
@@ -96,22 +97,22 @@ def test_of_two_ways_through_a_step_the_shorter_is_hot(listing):
     assert found.useful == pytest.approx(8 / 24)
 
 
-def test_sections_that_one_way_alone_does_not_suffice_for_are_parts_of_a_step(listing):
+def test_step_has_both_paths_if_one_has_too_few_flops(listing):
     both = 2 * 8 * 2 * 256**2 * 2 * 2
     found = schedule.judge(a_case(both), chips.CHIPS["v6e"], [listing])
     assert found.kernels[0].cycles == 18 and found.kernels[0].spills == (8, 8)
 
 
-def test_a_step_that_memory_bounds_is_as_slow_as_memory(listing):
+def test_memory_bound_step_takes_time_of_memory(listing):
     found = schedule.judge(a_case(1.0, loaded=1640e9), chips.CHIPS["v6e"], [listing])
     assert found.modelled == found.hbm == 1.0
 
 
-def test_a_dump_that_does_not_fit_together_is_said_so(tmp_path):
+def test_inconsistent_dump_is_rejected(tmp_path):
     folder = dump(tmp_path, LOOP)
     path = folder / "123-op.1-68-pre-delay_hlo-static-per-bundle-utilization.txt"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]))
-    with pytest.raises(bundles.UnreadableDump, match="36 bundles, but what fills 35"):
+    with pytest.raises(bundles.UnreadableDump, match="has 36 bundles, but utilization of 35"):
         bundles.read(folder)
 
 
@@ -127,22 +128,22 @@ def test_clocks_follow_from_published_peaks():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("v6e", "is no topology; write chip:sides"),
-        ("v9:2x2", "no chip 'v9'; there are v5e"),
+        ("v6e", "is not a topology; write chip:sides"),
+        ("v9:2x2", "no chip 'v9'; chips are v5e"),
         ("v6e:4x4x4", "has 2 sides, not 3"),
         ("v5p:1x1x1", "v5p:2x2x1 is the smallest"),
     ],
 )
-def test_topologies_that_are_none_are_refused(name, sentence):
+def test_bad_topologies_are_rejected(name, sentence):
     with pytest.raises(UserError, match=sentence):
         topology.parse(name)
 
 
-def test_halves_of_a_chip_are_devices():
+def test_half_chips_count_as_devices():
     assert topology.size("tpu7x:4x4x4") == 128 and topology.size("v6e:16x16") == 256
 
 
-def test_without_libtpu_the_command_that_brings_it_is_named(monkeypatch, tmp_path):
+def test_missing_libtpu_names_make_target(monkeypatch, tmp_path):
     monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
     monkeypatch.setattr(library, "FOLDER", tmp_path)
     monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
@@ -150,7 +151,7 @@ def test_without_libtpu_the_command_that_brings_it_is_named(monkeypatch, tmp_pat
         library.find()
 
 
-def test_what_the_compiler_says_comes_before_where_it_said_it():
+def test_compiler_message_precedes_traceback():
     error = ValueError("INTERNAL: traced here\nMosaic failed to compile TPU kernel: no such dot\nx")
     assert child.sentence(error) == "ValueError: Mosaic failed to compile TPU kernel: no such dot"
 
@@ -163,14 +164,14 @@ def libtpu() -> bool:
 
 
 @pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
-def test_a_small_kernel_compiles_and_one_too_large_is_refused():
+def test_small_kernel_compiles_and_large_one_is_rejected():
     good, large = cases("v6e")
-    found = kernel.compile_case("tests.small_kernel", good, chips.CHIPS["v6e"], 300)
+    found = compiled_case.compile_case("tests.small_kernel", good, chips.CHIPS["v6e"], 300)
     assert not found.refusal, found.refusal
-    # All that is multiplied is useful, and a schedule cannot be faster than the units.
+    # All products are useful, and a schedule cannot be faster than the units.
     assert found.step.done == pytest.approx(1.0)
     assert found.step.schedule >= found.step.compute
     [one] = found.step.kernels
     assert one.name == "small_matmul" and one.copied >= good.block_bytes
-    found = kernel.compile_case("tests.small_kernel", large, chips.CHIPS["v6e"], 300)
+    found = compiled_case.compile_case("tests.small_kernel", large, chips.CHIPS["v6e"], 300)
     assert "vmem" in found.refusal

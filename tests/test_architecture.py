@@ -1,4 +1,7 @@
-"""Arrows point down: who may import whom, read off the code itself."""
+"""Who may import whom, read from the code: one strict order of packages, and no circles.
+
+Imports inside functions count like those at the top of a file.
+"""
 
 import ast
 import pathlib
@@ -6,87 +9,135 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-# From the top: a package imports only from its own row or below.
-ROWS = (
-    {"ivx.commands", "ivx.__main__"},
-    {"ivx.build"},
-    {
-        "ivx.stages",
-        "ivx.training",
-        "ivx.evaluation",
-        "ivx.reporting",
-        "ivx.assistant",
-        "ivx.agent",
-        "ivx.aot",
-    },
-    {"ivx.models", "ivx.sampling", "ivx.conversion", "ivx.hf"},
-    {"ivx.kernels", "ivx.parallel"},
+# From top to bottom: a package imports from those below it only.
+ORDER = (
+    "ivx.__main__",
+    "ivx.cli",
+    "ivx.commands",
+    "ivx",
+    "ivx.from_config",
+    "ivx.workdir",
+    "ivx.config_checks",
+    "ivx.config",
+    "ivx.config_keys",
+    "ivx.reporting",
+    "ivx.agent",
+    "ivx.evaluation",
+    "ivx.assistant",
+    "ivx.training",
+    "ivx.stages",
+    "ivx.sampling",
+    "ivx.conversion",
+    "ivx.hf",
+    "ivx.aot",
+    "ivx.judging",
+    "ivx.models",
+    "ivx.kernels",
+    "ivx.parallel",
+    "data_pipelines",
+    "ivx.text",
+    "ivx.bundled",
+    "ivx.shapes",
+    "ivx.errors",
 )
-# Below all rows, and open to all.
-GROUND = ("ivx.errors", "ivx.config", "ivx.text", "ivx.shapes", "data_pipelines")
-
-
-def imports(path: pathlib.Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+# Commands are found by name, so the command line knows of their package and of no module in it.
+OUTSIDE = ("benchmarks", "experiments", "tests")
 
 
 def files(folder: str) -> list[pathlib.Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
-def row_of(module: str) -> int | None:
-    for number, row in enumerate(ROWS):
-        if any(module == name or module.startswith(name + ".") for name in row):
-            return number
-    return None
+def module_of(path: pathlib.Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_pipelines_know_nothing_of_ivx_but_its_text():
+MODULES = {module_of(path): path for folder in ("ivx", "data_pipelines") for path in files(folder)}
+
+
+def imports(path: pathlib.Path) -> set[str]:
+    """Modules that a file imports, anywhere in it; a name in a module counts as the module."""
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                imported.add(name if name in MODULES else node.module)
+    return imported
+
+
+def package_of(module: str) -> str | None:
+    """The entry of `ORDER` that a module belongs to; the longest match counts."""
+    matches = [name for name in ORDER if module == name or module.startswith(name + ".")]
+    matches = [name for name in matches if name != "ivx" or module == "ivx"]
+    return max(matches, key=len, default=None)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_package_imports_only_from_packages_below_it(module: str):
+    own = package_of(module)
+    assert own is not None, f"{module} has no place in the order of packages"
+    for name in imports(MODULES[module]):
+        assert not name.startswith(OUTSIDE), f"{module} imports {name}"
+        other = package_of(name)
+        if other is not None and other != own:
+            assert ORDER.index(other) > ORDER.index(own), f"{module} imports {name}"
+
+
+def test_imports_within_packages_have_no_circles():
+    graph = {
+        module: {name for name in imports(path) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+    # The package's own file re-exports its modules; these import one another by the package.
+    for module, names in graph.items():
+        names.discard(module.rpartition(".")[0])
+    visiting, done = [], set()
+
+    def visit(module: str) -> None:
+        assert module not in visiting, " -> ".join([*visiting, module])
+        if module in done:
+            return
+        visiting.append(module)
+        for name in sorted(graph[module]):
+            visit(name)
+        visiting.pop()
+        done.add(module)
+
+    for module in graph:
+        visit(module)
+
+
+def test_pipelines_import_only_text_from_ivx():
     for path in files("data_pipelines"):
-        foreign = {name for name in imports(path) if name.split(".")[0] in ("ivx", "experiments")}
-        assert all(name.startswith("ivx.text") for name in foreign), (path, foreign)
+        ours = {name for name in imports(path) if name.split(".")[0] == "ivx"}
+        assert all(name.startswith("ivx.text") for name in ours), (path, ours)
 
 
-@pytest.mark.parametrize("path", files("ivx"), ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows_point_down(path):
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    own, grounded = row_of(module), module.startswith(GROUND)
-    assert own is not None or grounded or module == "ivx", f"{module} has no place in the house"
-    for name in imports(path):
-        assert not name.startswith("experiments"), name
-        if name.startswith(("ivx.", "data_pipelines.")):
-            if grounded:
-                assert name.startswith(GROUND), f"{module} imports {name}"
-            below = row_of(name)
-            if own is not None and below is not None:
-                assert below >= own, f"{module} imports {name}"
+def test_only_from_config_and_commands_read_configs():
+    readers = ("ivx.from_config", "ivx.commands", "ivx.cli", "ivx.workdir", "ivx.config")
+    for module, path in MODULES.items():
+        if not module.startswith(readers):
+            reads = {n for n in imports(path) if n.startswith(("ivx.config", "ml_collections"))}
+            assert not reads, (module, reads)
 
 
-def test_only_build_and_commands_read_configs():
-    for path in files("ivx"):
-        reads = {
-            name for name in imports(path) if name.startswith(("ivx.config", "ml_collections"))
-        }
-        allowed = (
-            path.is_relative_to(ROOT / "ivx/commands")
-            or path.parent.name == "build"
-            or path.name in ("config.py", "config_checks.py")
-        )
-        # ivx/__init__.py and __main__.py hand a config over without looking into it.
-        assert not reads or allowed or path.name in ("__init__.py", "__main__.py"), (path, reads)
+def test_packages_hold_no_logic_in_init():
+    for path in MODULES.values():
+        if path.name == "__init__.py" and path.parent.name != "ivx":
+            body = ast.parse(path.read_text()).body
+            logic = [
+                type(n).__name__ for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)
+            ]
+            assert not logic, (path, logic)
 
 
 def test_files_are_short():
-    long = {
-        str(path.relative_to(ROOT)): count
-        for folder in ("ivx", "data_pipelines", "experiments")
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for folder in ("ivx", "data_pipelines", "experiments", "benchmarks")
         for path in files(folder)
-        if (count := len(path.read_text().splitlines())) > 350
     }
-    assert not long
+    assert not {name: length for name, length in lengths.items() if length > 350}

@@ -1,4 +1,4 @@
-"""Dense and latent attention in shapes that nobody chose: hypothesis draws packs, heads, widths."""
+"""Dense and latent attention in random shapes: hypothesis draws packs, heads and widths."""
 
 import functools
 
@@ -17,7 +17,7 @@ st = hypothesis.strategies
 
 
 def few(examples: int):
-    """Every example is compiled; the same ones each time, so that the cache knows them."""
+    """Each example is compiled, so the examples are few and deterministic, for the cache."""
     return hypothesis.settings(
         max_examples=examples,
         deadline=None,
@@ -29,9 +29,9 @@ def few(examples: int):
 
 @st.composite
 def segments(draw, most: int) -> np.ndarray:
-    """One or two packs of samples of up to `most` tokens, of one length, with padding or without.
+    """One or two packs of one length, with samples of up to `most` tokens and optional padding.
 
-    A pack may be nothing but padding.
+    A pack may consist of padding only.
     """
     rows = draw(st.lists(st.lists(st.integers(1, most), max_size=6), min_size=1, max_size=2))
     length = max(1, max(map(sum, rows)) + draw(st.integers(0, 9)))
@@ -39,17 +39,17 @@ def segments(draw, most: int) -> np.ndarray:
 
 
 def dense_errors(rows, heads, kv_heads, width, values, dtype="float32") -> dict[str, float]:
-    """Of outputs and gradients of a call of these sizes."""
-    place = rows.shape
-    given = {"segments_bt": rows, "scale": width**-0.5}
+    """Errors of outputs and gradients for these sizes."""
+    shape = rows.shape
+    options = {"segments_bt": rows, "scale": width**-0.5}
     return errors(
-        functools.partial(dense_attention.causal_attention, **given),
-        functools.partial(reference.causal_attention, **given),
+        functools.partial(dense_attention.causal_attention, **options),
+        functools.partial(reference.causal_attention, **options),
         normal(
             rows.size,
-            q_btnh=(*place, heads, width),
-            k_btkh=(*place, kv_heads, width),
-            v_btkv=(*place, kv_heads, values),
+            q_btnh=(*shape, heads, width),
+            k_btkh=(*shape, kv_heads, width),
+            v_btkv=(*shape, kv_heads, values),
         ),
         dtype,
     )
@@ -60,19 +60,19 @@ def dense_errors(rows, heads, kv_heads, width, values, dtype="float32") -> dict[
     rows=segments(90), heads=st.integers(1, 3), shared=st.integers(1, 3), width=st.integers(1, 20),
     values=st.integers(1, 20), dtype=st.sampled_from(list(TOLERANCE)),
 )  # fmt: skip
-def test_dense_attention(rows, heads, shared, width, values, dtype):
-    found = dense_errors(rows, heads * shared, heads, width, values, dtype)
-    assert max(found.values()) < TOLERANCE[dtype], found
+def test_dense_attention_matches_reference_in_any_shape(rows, heads, shared, width, values, dtype):
+    actual = dense_errors(rows, heads * shared, heads, width, values, dtype)
+    assert max(actual.values()) < TOLERANCE[dtype], actual
 
 
 @few(2)
 @hypothesis.given(
     rows=segments(180), shared=st.integers(1, 2), width=st.sampled_from([128, 256])
 )  # fmt: skip
-def test_dense_attention_by_its_kernels(small_blocks, rows, shared, width):  # noqa: F811
+def test_dense_attention_kernels_match_reference_in_any_shape(small_blocks, rows, shared, width):  # noqa: F811
     with choice.force("tpu", True):
-        found = dense_errors(rows, shared, 1, width, 128)
-    assert max(found.values()) < TOLERANCE["float32"], found
+        actual = dense_errors(rows, shared, 1, width, 128)
+    assert max(actual.values()) < TOLERANCE["float32"], actual
 
 
 @few(2)
@@ -80,33 +80,33 @@ def test_dense_attention_by_its_kernels(small_blocks, rows, shared, width):  # n
     rows=segments(40), heads=st.integers(1, 6), group=st.integers(1, 6), rank=st.integers(1, 12),
     nope=st.integers(1, 9), rope=st.integers(1, 5),
 )  # fmt: skip
-def test_latent_attention(rows, heads, group, rank, nope, rope):
-    place = rows.shape
-    found = errors(
+def test_latent_attention_matches_reference_in_any_shape(rows, heads, group, rank, nope, rope):
+    shape = rows.shape
+    actual = errors(
         functools.partial(latent_attention, segments_bt=rows, group=group),
         functools.partial(latent_reference.latent_attention, segments_bt=rows),
         normal(
             rows.size,
-            q_nope_btnh=(*place, heads, nope),
-            q_rope_btnp=(*place, heads, rope),
-            latent_btr=(*place, rank),
-            k_rope_btp=(*place, rope),
+            q_nope_btnh=(*shape, heads, nope),
+            q_rope_btnp=(*shape, heads, rope),
+            latent_btr=(*shape, rank),
+            k_rope_btp=(*shape, rope),
             w_up_rnk=(rank, heads, 2 * nope),
         ),
         "float32",
     )
-    assert max(found.values()) < TOLERANCE["float32"], found
+    assert max(actual.values()) < TOLERANCE["float32"], actual
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["xla", "tpu"])
+@pytest.mark.parametrize("implementation", ["xla", "tpu"])
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize(
     "samples", [(8192,), (1, 2047, 2048, 4095), (4096, 4000)], ids=["one", "four", "padding"]
 )
-def test_lengths_up_to_8192(samples, dtype, way):
-    """In the blocks that a TPU has, interpreted, and in those of XLA."""
+def test_dense_attention_matches_reference_up_to_8192_tokens(samples, dtype, implementation):
+    """With the real block sizes of the TPU kernel (interpreted) and of XLA."""
     rows = packs(samples, length=8192)
-    with choice.force(way, True):
-        found = dense_errors(rows, 1, 1, 128, 128, dtype)
-    assert max(found.values()) < TOLERANCE[dtype], found
+    with choice.force(implementation, True):
+        actual = dense_errors(rows, 1, 1, 128, 128, dtype)
+    assert max(actual.values()) < TOLERANCE[dtype], actual

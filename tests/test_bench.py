@@ -1,4 +1,4 @@
-"""`ivx bench`: everything runs at a tiny size; no test asks how long it took."""
+"""`python -m benchmarks`: everything runs at a tiny size; no test depends on timing."""
 
 import os
 import types
@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from ivx.commands import bench
-from ivx.commands.bench import accelerator, decode, decode_videos, kernels, model, timing
+from benchmarks import accelerator, kernels, model, timing
+from benchmarks.decode import compare, videos
+from benchmarks.train import compare as train
 from ivx.errors import UserError
 from ivx.kernels.latent_attention import latent_attention
 from ivx.models.definition import ModelDefinition
 
 
-def given(**options) -> types.SimpleNamespace:
+def flags(**options) -> types.SimpleNamespace:
     usual = {"peer": None, "size": "tiny", "prompt_tokens": 16, "new_tokens": 3}
     usual |= {
         "quick": True,
@@ -26,8 +27,8 @@ def given(**options) -> types.SimpleNamespace:
     return types.SimpleNamespace(**usual | {"threads": 0, "repeats": 2} | options)
 
 
-def test_the_model_is_timed(capsys):
-    result = bench.run(given(), ["model"])
+def test_model_benchmark_times_prefill_and_decode(capsys):
+    result = model.run(flags())
     rows = {(row["name"], row["attention"], row["phase"]): row for row in result["rows"]}
     assert set(rows) == {
         ("ivx", attention, phase) for attention in ("gqa", "m2la") for phase in model.TARGETS
@@ -38,15 +39,15 @@ def test_the_model_is_timed(capsys):
     assert "tokens/s" in printed and "load" in printed
 
 
-def test_beside_transformers_both_answer_the_same():
-    """The bench refuses to time a peer that answers otherwise."""
+def test_model_benchmark_compares_answers_with_transformers():
+    """It refuses to time a peer that gives another answer."""
     pytest.importorskip("transformers")
-    result = bench.run(given(peer="transformers"), ["model"])
+    result = model.run(flags(peer="transformers"))
     assert set(result["ratios"]) == {"prefill", "decode"}
     assert {row["name"] for row in result["rows"]} == {"ivx", "transformers"}
 
 
-def test_the_bench_has_about_64_million_parameters():
+def test_benchmark_model_has_about_64_million_parameters():
     definition = ModelDefinition(model.spec("64m", "gqa"))
     count = sum(leaf.size for leaf in jax.tree.leaves(definition.abstract_params))
     assert 60e6 < count < 68e6
@@ -54,7 +55,7 @@ def test_the_bench_has_about_64_million_parameters():
     assert text.kv_rank + text.head_dim == text.kv_heads * text.head_dim
 
 
-def test_contestants_take_turns_and_the_first_does_not_count():
+def test_contestants_take_turns_after_a_warm_up():
     turns = []
     works = {"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}
     times = timing.take_turns(works, repeats=2)
@@ -63,76 +64,75 @@ def test_contestants_take_turns_and_the_first_does_not_count():
     assert timing.Times((3.0, 1.0, 2.0)).median == 2.0
 
 
-def test_every_frame_that_the_bench_reads_is_the_wanted_one(tmp_path, monkeypatch, capsys):
-    """Ours runs as a process of its own, in whole groups and in a copied file; peers are absent."""
-    clips = (decode_videos.Clip(3, 30), decode_videos.Clip(6, 30, copies=2))
-    monkeypatch.setattr(decode, "QUICK_CLIPS", clips)
-    result = bench.run(given(videos=str(tmp_path), counts=["5", "0"]), ["decode"])
+def test_decode_benchmark_reads_the_requested_frames(tmp_path, monkeypatch, capsys):
+    """ivx runs in a process of its own, also on a file that repeats another; peers are absent."""
+    clips = (videos.Clip(3, 30), videos.Clip(6, 30, copies=2))
+    monkeypatch.setattr(compare, "QUICK_CLIPS", clips)
+    result = compare.run(flags(videos=str(tmp_path), counts=["5", "0"]))
     rows = {(row["clip"], row["count"], row["name"]): row for row in result["rows"]}
-    assert {name for _, _, name in rows} == set(decode.OURS)
+    assert {name for _, _, name in rows} == set(compare.OURS)
     for (clip, count, name), row in rows.items():
         frames = {"3s_gop30": 90, "6s_gop30": 180}[clip] if count == 0 else count
         assert row["frames"] == frames
         assert row["exact"] == (0 if name == "raw" else frames), (clip, count, name)
     assert result["wrong_frames"] == 0
-    assert set(result["absent"]) == {*decode.FRAME_PEERS, *decode.PATCH_PEERS}
+    assert set(result["absent"]) == {*compare.FRAME_PEERS, *compare.PATCH_PEERS}
     printed = capsys.readouterr().out
     assert "absent: decord: no Python at /nowhere/python" in printed and "CPU s" in printed
     assert [path.suffix for path in tmp_path.iterdir()] == [".mp4"] * 2
 
 
-def test_bad_input_is_refused(tmp_path):
-    for words in ([], ["speed"], ["model", "model"]):
-        with pytest.raises(UserError, match="ivx bench knows model, "):
-            bench.run(given(), words)
+def test_unknown_names_and_too_many_threads_are_rejected(tmp_path):
     for option in ({"clips": ["1s"]}, {"counts": ["x"]}, {"counts": ["-1"]}, {"only": ["x"]}):
         with pytest.raises(UserError, match=f"--{next(iter(option))}"):
-            bench.run(given(videos=str(tmp_path), **option), ["decode"])
+            compare.run(flags(videos=str(tmp_path), **option))
     many = len(os.sched_getaffinity(0)) + 1
     with pytest.raises(UserError, match="cores; give at most as many"):
-        bench.run(given(threads=many), ["model"])
+        model.run(flags(threads=many))
 
 
-def test_kernels_are_timed_beside_grouped_attention_and_materialised_heads(capsys):
-    asked = given(layer="tiny", dtype="bfloat16", contexts=["64"], rows=["1", "3"], prefills=["48"])
-    result = bench.run(asked, ["kernels"])
+def test_kernel_benchmark_times_latent_attention_and_its_alternatives(capsys):
+    options = flags(
+        layer="tiny", dtype="bfloat16", contexts=["64"], rows=["1", "3"], prefills=["48"]
+    )
+    result = kernels.run(options)
     assert [(row["phase"], row["tokens"], row["rows"]) for row in result["rows"]] == [
         ("decode", 64, 1),
         ("decode", 64, 3),
         ("prefill", 48, 1),
     ]
     latent, grouped = result["rows"][-2]["contestants"]
-    # As in the release, latents are half of what grouped attention keeps.
+    # As in the release, latents take half the cache of grouped attention.
     spec = kernels.text_spec("tiny", "m2la")
     assert latent["cache_bytes"] == 3 * 64 * 2 * (spec.kv_rank + spec.head_dim)
     assert 2 * latent["cache_bytes"] == grouped["cache_bytes"]
-    assert all(len(one["seconds"]) == 2 for one in result["rows"][0]["contestants"])
-    # Nobody publishes how fast this memory is.
+    assert all(len(row["seconds"]) == 2 for row in result["rows"][0]["contestants"])
+    # The bandwidth of a CPU's memory is not known.
     assert result["bandwidth"] is None and latent["bandwidth_share"] is None
     printed = capsys.readouterr().out
-    assert "device cpu" in printed and "bfloat16, by the xla path" in printed
+    assert "device cpu" in printed and "bfloat16, xla path" in printed
     assert "times as fast" in printed
 
 
-def test_a_step_is_held_against_the_memory_that_it_reads(monkeypatch):
+def test_decode_step_is_compared_with_the_memory_bandwidth(monkeypatch):
     monkeypatch.setattr(accelerator, "name", lambda: "NVIDIA H100 80GB HBM3")
     assert accelerator.bandwidth() == 3.35e12
     monkeypatch.setattr(accelerator, "name", lambda: "TPU v5p")
     assert accelerator.bandwidth() == 2765e9
     monkeypatch.setattr(accelerator, "bandwidth", lambda: 1e9)
-    asked = given(layer="tiny", dtype="float32", contexts=["64"], rows=["1"], prefills=[])
-    [row] = bench.run(asked, ["kernels"])["rows"]
+    options = flags(layer="tiny", dtype="float32", contexts=["64"], rows=["1"], prefills=[])
+    [row] = kernels.run(options)["rows"]
     spec = kernels.text_spec("tiny", "m2la")
     wide = 2 * spec.heads * spec.head_dim
-    kept = spec.kv_rank + spec.head_dim
-    weights = (spec.width + 1) * (wide + kept) + spec.kv_rank * wide + wide // 2 * spec.width
+    cached = spec.kv_rank + spec.head_dim
+    weights = (spec.width + 1) * (wide + cached) + spec.kv_rank * wide + wide // 2 * spec.width
     latent, _ = row["contestants"]
-    shortest = 4 * (weights + 64 * kept) / 1e9
+    shortest = 4 * (weights + 64 * cached) / 1e9
     measured = 1e-3 * latent["median_ms"]
     assert latent["bandwidth_share"] == pytest.approx(shortest / measured, rel=0.05, abs=1e-3)
 
 
-def test_an_accelerator_is_timed_by_a_queue_of_calls(monkeypatch):
+def test_accelerator_is_timed_by_a_queue_of_calls(monkeypatch):
     calls = []
 
     def work():
@@ -141,20 +141,20 @@ def test_an_accelerator_is_timed_by_a_queue_of_calls(monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     times = accelerator.take_turns({"one": work}, repeats=2)
-    # A turn that does not count before two that do.
+    # A warm-up turn and two timed ones.
     assert len(calls) == 3 * 20 and len(times["one"].turns) == 2
 
 
-def test_materialised_heads_say_what_latent_attention_says():
+def test_materialised_heads_equal_latent_attention():
     shapes = [(1, 24, 4, 16), (1, 24, 4, 16), (1, 24, 32), (1, 24, 16), (32, 4, 32)]
     keys = jax.random.split(jax.random.key(1), len(shapes))
     arrays = [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
-    ours = latent_attention(*arrays, np.ones((1, 24), np.int32))
+    ours = latent_attention(*arrays, jax.numpy.ones((1, 24), jax.numpy.int32))
     np.testing.assert_allclose(kernels.materialised(*arrays), ours, rtol=1e-4, atol=1e-4)
 
 
-def test_training_is_timed(capsys):
-    result = bench.run(given(train_samples=4, train_frames=2, train_words=8), ["train"])
+def test_train_benchmark_times_both_kinds_of_attention(capsys):
+    result = train.run(flags(train_samples=4, train_frames=2, train_words=8))
     assert {(row["name"], row["attention"]) for row in result["rows"]} == {
         ("ivx", "gqa"),
         ("ivx", "m2la"),
@@ -164,11 +164,11 @@ def test_training_is_timed(capsys):
     assert "ratio" not in result and "tokens/s" in capsys.readouterr().out
 
 
-def test_beside_transformers_both_learn_the_same():
-    """The bench refuses to time a peer whose losses are others."""
+def test_train_benchmark_compares_losses_with_transformers():
+    """It refuses to time a peer whose losses differ."""
     pytest.importorskip("transformers")
     sizes = {"train_samples": 2, "train_frames": 4, "train_words": 16}
-    result = bench.run(given(peer="transformers", **sizes), ["train"])
+    result = train.run(flags(peer="transformers", **sizes))
     rows = [row for row in result["rows"] if row["attention"] == "gqa"]
     parameters = {row["name"]: row["parameters"] for row in rows}
     assert parameters["ivx"] == parameters["transformers"] and result["ratio"] > 0

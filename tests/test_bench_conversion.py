@@ -1,11 +1,11 @@
-"""`ivx bench conversion`: its tables, and a run of it at tiny size that goes on where it was."""
+"""`python -m benchmarks conversion`: its tables, and a tiny run that is continued."""
 
 import json
 import types
 
 import pytest
 
-from ivx.commands.bench import conversion, conversion_healing, conversion_page
+from benchmarks.conversion import conversion_page, healing, measure
 from ivx.errors import UserError
 from tests.conftest import ROOT
 
@@ -14,7 +14,7 @@ def row(method: str, share: float, words: float, **more) -> dict:
     return {"method": method, "share": share, "words": words, "loss": 1 + words} | more
 
 
-def test_the_page_has_a_column_for_each_size_and_a_row_for_each_method():
+def test_page_has_a_column_per_cache_size_and_a_row_per_method():
     healed = {"accuracy": 0.5, "balance": 2.0, "ranks": [64, 32], "layers_latent": [0.1, 0.2]}
     rows = [
         row("source", 1.0, 0.0, accuracy=0.9, steps=0),
@@ -32,13 +32,13 @@ def test_the_page_has_a_column_for_each_size_and_a_row_for_each_method():
 
 
 @pytest.mark.parametrize(("share", "rank"), [(1.0, 160), (0.75, 112), (0.5, 64), (0.375, 40)])
-def test_a_share_of_the_cache_is_a_rank(share, rank):
-    assert conversion.rank_of(types.SimpleNamespace(kv_heads=3, head_dim=32), share) == rank
+def test_cache_share_determines_the_rank(share, rank):
+    assert measure.rank_of(types.SimpleNamespace(kv_heads=3, head_dim=32), share) == rank
 
 
-def test_a_model_is_healed_at_the_first_loss_that_is_low_enough():
+def test_healing_ends_at_the_first_loss_below_the_goal():
     losses = [(0, 0.9), (5, 0.31), (10, 0.3), (12, 0.2)]
-    assert [conversion_healing.reached(losses, goal) for goal in (1.0, 0.3, 0.25, 0.1)] == [
+    assert [healing.reached(losses, goal) for goal in (1.0, 0.3, 0.25, 0.1)] == [
         0,
         10,
         12,
@@ -47,10 +47,10 @@ def test_a_model_is_healed_at_the_first_loss_that_is_low_enough():
 
 
 @pytest.mark.parametrize(("flag", "name"), [("methods", "exact"), ("shares", "0.6")])
-def test_a_row_that_is_not_known_is_an_error_that_names_those_that_are(flag, name, tmp_path):
-    given = {"out": str(tmp_path), "methods": [], "shares": []} | {flag: [name]}
-    with pytest.raises(UserError, match=rf"--{flag}: there is no '{name}'; there are .*, "):
-        conversion.run(types.SimpleNamespace(**given))
+def test_unknown_method_or_share_is_rejected_with_the_known_ones(flag, name, tmp_path):
+    options = {"out": str(tmp_path), "methods": [], "shares": []} | {flag: [name]}
+    with pytest.raises(UserError, match=rf"--{flag}: unknown name '{name}'; choose from .*, "):
+        measure.run(types.SimpleNamespace(**options))
 
 
 EXPERIMENT = """
@@ -58,7 +58,7 @@ from experiments import convert
 
 def get_config(preset):
     config = convert.get_config(preset)
-    # A pack for each of the devices that tests have, and two steps of matching.
+    # One pack for each of the test devices, and two steps of matching.
     config.data.batch_packs = 8
     config.run.update(steps=2, save_every=1)
     return config
@@ -70,11 +70,11 @@ def get_config(preset):
     ("method", "after", "most"),
     [("exact norm", "layers_latent", 0.1), ("output weighting and matched", "layers_matched", 3.0)],
 )
-def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch, method, after, most):
-    monkeypatch.setattr(conversion, "BALANCES", (1.0,))
+def test_interrupted_benchmark_continues(data_folder, tmp_path, monkeypatch, method, after, most):
+    monkeypatch.setattr(measure, "BALANCES", (1.0,))
     experiment = tmp_path / "experiment.py"
     experiment.write_text(EXPERIMENT)
-    given = types.SimpleNamespace(
+    options = types.SimpleNamespace(
         base=str(ROOT / "assets/tiny-base"),
         experiment=f"{experiment}:tiny",
         mixture=str(data_folder / "data.json"),
@@ -85,19 +85,19 @@ def test_a_bench_goes_on_where_it_stopped(data_folder, tmp_path, monkeypatch, me
         questions=4,
         heal=2,
     )
-    [source, row] = conversion.run(given)["rows"]
+    [source, row] = measure.run(options)["rows"]
     assert source["words"] == pytest.approx(0, abs=1e-5)
     assert row["words"] < most and len(row[after]) == 4
-    # Until it is healed, or for the two steps that it may take.
+    # Until the loss is reached, or for the maximum of two steps.
     assert row["healing"][0][0] == 0 and row["healing"][-1][0] == (
         2 if row["steps"] is None else row["steps"]
     )
     written = (tmp_path / "rows.jsonl").read_text()
     assert [json.loads(line)["method"] for line in written.splitlines()] == ["source", method]
-    conversion.run(given)
+    measure.run(options)
     assert (tmp_path / "rows.jsonl").read_text() == written
     assert f"| {method} |" in (tmp_path / "report.md").read_text()
-    # A row that is lost is made again, of the matching that is kept.
+    # A lost row is computed again from the stored matching run.
     (tmp_path / "rows.jsonl").write_text(written.splitlines()[0] + "\n")
-    again = conversion.run(given)["rows"][1]
+    again = measure.run(options)["rows"][1]
     assert again["words"] == pytest.approx(row["words"], rel=1e-4)

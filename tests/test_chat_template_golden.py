@@ -1,6 +1,6 @@
-"""The chat template writes what those of Qwen write, on hundreds of conversations.
+"""The chat template matches those of Qwen on hundreds of conversations.
 
-Compared are digests that transformers' rendering gave (tests/make_parity.py).
+The golden file holds digests of what transformers renders (tests/make_parity.py).
 """
 
 import json
@@ -28,7 +28,7 @@ def golden() -> list[str]:
     return json.loads(GOLDEN.read_text())
 
 
-def ours(conversation: conversations.Conversation) -> str:
+def render(conversation: conversations.Conversation) -> str:
     pieces = chat_template.render(
         conversation.messages,
         [VIDEO] * conversation.videos,
@@ -39,7 +39,7 @@ def ours(conversation: conversations.Conversation) -> str:
     return "".join(piece.text for piece in pieces)
 
 
-def test_the_conversations_are_of_every_kind(cases):
+def test_conversations_cover_every_kind(cases: list[conversations.Conversation]):
     roles = [[message["role"] for message in case.messages] for case in cases]
     assert len(cases) >= 300
     for kind in (
@@ -48,27 +48,31 @@ def test_the_conversations_are_of_every_kind(cases):
         [case for case in cases if case.enable_thinking],
         [case for case in cases if case.enable_thinking is False],
         [case for case in cases if not case.generate],
-        [one for one in roles if one.count("user") > 2],
-        [one for one in roles if "tool" in one],
-        [one for one in roles if "system" in one],
+        [names for names in roles if names.count("user") > 2],
+        [names for names in roles if "tool" in names],
+        [names for names in roles if "system" in names],
     ):
         assert len(kind) > 40
 
 
-def test_what_is_written_is_what_their_templates_write(cases, golden):
-    assert [peers.digest(ours(case)) for case in cases] == golden
+def test_template_matches_qwen_templates(
+    cases: list[conversations.Conversation], golden: list[str]
+):
+    assert [peers.digest(render(case)) for case in cases] == golden
 
 
-def test_so_is_what_the_template_of_an_exported_folder_writes(cases, golden):
+def test_exported_template_matches_qwen_templates(
+    cases: list[conversations.Conversation], golden: list[str]
+):
     environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     template: jinja2.Template = environment.from_string(write.TEMPLATE.read_text())
-    for case, wanted in zip(cases, golden, strict=True):
+    for case, expected in zip(cases, golden, strict=True):
         text = template.render(
             messages=conversations.as_items(case.messages),
             tools=case.tools,
             add_generation_prompt=case.generate,
             enable_thinking=case.enable_thinking,
         )
-        # It leaves start and end of a video to the processor.
-        assert peers.digest(text.replace("<|video_pad|>", VIDEO)) == wanted
+        # The processor adds the start and end tokens of a video.
+        assert peers.digest(text.replace("<|video_pad|>", VIDEO)) == expected

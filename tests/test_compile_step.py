@@ -1,16 +1,16 @@
-"""What `ivx compile` asks of a step, and what it makes of the compiler's answer."""
+"""`ivx compile`: the work of a step, and the estimate from the compiler's output."""
 
+import dataclasses
 import json
 
 import jax
 import pytest
 
-from ivx import build
+from ivx import from_config
 from ivx.aot import child, chips, estimate, program
-from ivx.build import dataless
+from ivx.aot.options import CompileOptions
 from ivx.commands import config_flag
-from ivx.commands.compile import step
-from ivx.models import spec, work
+from ivx.models import flop_counts, spec
 from ivx.models.definition import ModelDefinition
 from tests.command import ivx, refused
 from tests.conftest import ROOT
@@ -18,28 +18,28 @@ from tests.test_aot import libtpu
 
 
 @pytest.mark.parametrize("attention", ["m2la", "gqa"])
-def test_flops_of_layers_are_two_for_each_weight_and_token(attention):
+def test_layers_do_two_flops_per_weight_and_token(attention):
     shape = spec.base_8b(attention)
-    parts = work.forward(shape, tokens=1, pairs=0, patches=4, slice_patches=0)
+    parts = flop_counts.forward(shape, tokens=1, pairs=0, patches=4, slice_patches=0)
     kernels = {"visual": 0, "language_model": 0, "lm_head": 0}
     params = ModelDefinition(shape).abstract_params
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         names = [entry.key for entry in path]
         if names[-1] == "kernel":
-            kernels[names[0]] += leaf.size * (4 if _a_patch(names) else 1)
+            kernels[names[0]] += leaf.size * (4 if _is_per_patch(names) else 1)
     words = ("attention projections", "keys and values from latents", "feed-forward")
     assert sum(parts[part] for part in words) == 2 * kernels["language_model"]
     assert parts["head"] == 2 * kernels["lm_head"]
     assert parts["vision tower"] + parts["mergers"] == 2 * kernels["visual"]
 
 
-def _a_patch(names: list[str]) -> bool:
-    """Whether a layer sees patches, four of which make a token."""
+def _is_per_patch(names: list[str]) -> bool:
+    """Whether a layer runs on patches, four of which make a token."""
     return names[0] == "visual" and "merger" not in " ".join(names)
 
 
-def test_pairs_of_attention_are_products_of_queries_and_keys_and_of_weights_and_values():
-    parts = work.forward(spec.base_8b(), tokens=0, pairs=1, patches=0, slice_patches=0)
+def test_attention_flops_cover_scores_and_weighted_values():
+    parts = flop_counts.forward(spec.base_8b(), tokens=0, pairs=1, patches=0, slice_patches=0)
     assert parts["attention"] == 36 * 32 * 2 * (256 + 128)
 
 
@@ -47,15 +47,15 @@ KERNELS = {"dense_attention": 8, "dense_attention_backward": 4}
 V5P = chips.CHIPS["v5p"]
 
 
-def test_a_step_is_modelled_between_hidden_and_exposed_exchange():
+def test_estimate_lies_between_hidden_and_exposed_exchange():
     exchange = program.Collective("all-gather", "fsdp", 1, 200e9)
     found = program.Program((exchange,), KERNELS, int(1.75e9), 0)
     load = estimate.Load({"attention": 3.0 * 459e12, "vision attention": 0.0})
     time = estimate.estimate(found, V5P, 4, load, pace=0.5)
     assert time.cycles == pytest.approx(1.0, rel=1e-3)
     assert time.exchange == {"fsdp": pytest.approx(1.0)}
-    # Two forward passes, and gradients that take 8/3 of one; four chips, and half of what schedules
-    # leave: 12,892 cycles and 172 of a check, and 17,096 for 8 products.
+    # Two forward passes, and a backward pass of 8/3; four chips, at half the pace of the schedules:
+    # 12,892 cycles and 172 for a check forward, and 17,096 for 8 products backward.
     forward = 2048 * 1024 * 384 / ((12_892 + 172) * 4 * 128**2)
     back = 1024 * 1024 * 1024 / (17_096 * 4 * 128**2)
     assert (round(forward, 3), round(back, 3)) == (0.941, 0.958)
@@ -65,53 +65,55 @@ def test_a_step_is_modelled_between_hidden_and_exposed_exchange():
     assert time.utilisation(2.0) == pytest.approx(3 / 4 / 2)
 
 
-def test_without_a_backward_pass_kernels_do_what_is_useful():
+def test_kernels_without_backward_pass_do_useful_flops():
     load = estimate.Load({"attention": 10.0, "vision attention": 0.0}, "grouped")
     assert estimate.kernel_work({"dense_attention": 36}, load) == [
         estimate.KernelWork("dense_attention", "grouped", 10.0)
     ]
 
 
-def test_queries_that_go_back_in_parts_do_no_more():
+def test_backward_kernel_in_parts_does_same_flops():
     kernels = {"dense_attention": 8, "dense_attention_backward": 4 * 8}
     parts = {"attention": 3.0, "vision attention": 0.0}
     found = estimate.kernel_work(kernels, estimate.Load(parts, backward_calls=4))
     assert [work.flops for work in found] == [1.0, pytest.approx(8 / 3)]
-    # 65,536 tokens, of a group of heads with keys of 256, and as many shared by 8 devices.
-    config, asking = a_config(), step.Asking(1.0, 0.9, 784, "32b")
-    assert step.load(config, asking)["backward_calls"] == 4
+    # 65,536 tokens, keys of width 256; with context 8 a device has an eighth of the tokens.
+    config, options = a_config(), CompileOptions(1.0, 0.9, 784, "32b")
+    assert from_config.step_load.load(config, options)["backward_calls"] == 4
     config.mesh.context = 8
-    assert step.load(config, asking)["backward_calls"] == 1
+    assert from_config.step_load.load(config, options)["backward_calls"] == 1
 
 
-def test_a_teacher_runs_its_own_attention_once():
-    """Of 8 calls 4 are the teacher's, whose heads are grouped and whose layers are larger."""
+def test_teacher_runs_attention_forward_once():
+    """4 of 8 calls are the teacher's, which has grouped heads and larger layers."""
     parts = {"attention": 3.0, "teacher's attention": 50.0, "vision attention": 0.0}
     load = estimate.Load(parts, "latent", {"attention": 4, "vision attention": 4})
-    assert estimate.kernel_work(KERNELS, load) == [
-        estimate.KernelWork("dense_attention", "grouped", 50.0),
-        estimate.KernelWork("dense_attention", "latent", 1.0),
-        estimate.KernelWork("dense_attention_backward", "latent", pytest.approx(8 / 3)),
+    work = [dataclasses.astuple(kernel) for kernel in estimate.kernel_work(KERNELS, load)]
+    assert work == [
+        ("dense_attention", "grouped", 50.0),
+        ("dense_attention", "latent", 1.0),
+        ("dense_attention_backward", "latent", pytest.approx(8 / 3)),
     ]
 
 
-def test_what_is_asked_of_a_step_tells_the_teacher_apart():
-    asking = step.Asking(timeout=1.0, pace=0.9, slice_patches=784, teacher="32b")
+def test_load_separates_teacher_from_student():
+    options = CompileOptions(timeout=1.0, pace=0.9, slice_patches=784, teacher="32b")
     config = a_config("opd")
     config.optim.accumulation = 2
-    found = step.load(config, asking)
+    found = from_config.step_load.load(config, options)
     assert found["heads"] == "latent"
     assert found["taught"] == {"attention": 2 * 64, "vision attention": 2 * 27}
-    # A pair costs the student 3 of 32 heads in 36 layers, three times over; the teacher 2 of 64.
+    # Per pair: three passes over 36 layers of 32 heads at width 3 for the student, one over 64
+    # layers of 64 heads at width 2 for the teacher.
     flops = found["flops"]
     ratio = (3 * 36 * 32 * 3) / (64 * 64 * 2)
     assert flops["attention"] / flops["teacher's attention"] == pytest.approx(ratio)
-    found = step.load(a_config("convert"), asking)
+    found = from_config.step_load.load(a_config("convert"), options)
     assert (found["heads"], found["taught"]) == ("grouped", {}) and "head" not in found["flops"]
 
 
-def test_paces_are_those_of_schedules_that_were_read():
-    rows = json.loads((ROOT / "docs" / "results" / "kernels_tpu.json").read_text())
+def test_paces_match_stored_schedules():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "kernels_tpu.json").read_text())
     read = {(row["case"], row["chip"]): row for row in rows}
     for heads, of_chips in estimate.CYCLES.items():
         for chip, cycles in of_chips.items():
@@ -120,7 +122,7 @@ def test_paces_are_those_of_schedules_that_were_read():
                 for way in ("forward", "backward")
             ]
             assert cycles == tuple(case["cycles"] for case in cases)
-            # Backward nothing is made twice; forward, a check is counted besides.
+            # The backward kernel recomputes nothing extra; forward includes a check.
             name, share = chips.CHIPS[chip], estimate.kernel_share
             back = share(name, "dense_attention_backward", heads, pace=1.0)
             assert back == pytest.approx(cases[1]["useful"])
@@ -142,45 +144,45 @@ def a_config(name: str = "cpt"):
     ("arguments", "sentence"),
     [
         ((), "no --config was given"),
-        (("--config=experiments/cpt.py:tiny",), "no --topology was given"),
-        (("--config=experiments/cpt.py:tiny", "--topology=v6e:3x3"), "v6e:2x2 is the smallest"),
-        (("--config=experiments/cpt.py:tiny", "--mesh=rows:2"), "expected axis:size"),
-        (("kernels",), "knows step, kernel, pods, support, not 'kernels'"),
+        (("--config=cpt:tiny",), "no --topology was given"),
+        (("--config=cpt:tiny", "--topology=v6e:3x3"), "v6e:2x2 is the smallest"),
+        (("--config=cpt:tiny", "--mesh=rows:2"), "expected axis:size"),
+        (("kernels",), "ivx compile does not understand 'kernels'"),
     ],
 )
-def test_bad_input_is_one_sentence(arguments, sentence):
+def test_bad_input_is_rejected_in_one_sentence(arguments, sentence):
     assert sentence in refused(ivx("compile", *arguments))
 
 
 @pytest.mark.parametrize("name", ["cpt", "rl_gspo", "opd", "convert"])
-def test_the_program_of_a_stage_takes_what_it_is_said_to_take(name):
-    """Of every stage, on eight devices: traced with shapes alone."""
+def test_program_of_stage_traces_with_its_arguments(name):
+    """Every stage is traced on eight devices from shapes alone."""
     config = config_flag.load(ROOT / "experiments" / f"{name}.py", "tiny")
-    # Sums over all tokens of a pack are not made of packs that are cut.
-    cut = 1 if name == "convert" else 2
-    config.mesh.update(replica=1, fsdp=8 // cut, context=cut, cpu_devices=0)
+    # The statistics pass sums over full packs, so it cannot use the context axis.
+    context = 1 if name == "convert" else 2
+    config.mesh.update(replica=1, fsdp=8 // context, context=context, cpu_devices=0)
     config.data.update(batch_packs=8, pack_tokens=128, pack_patches=96)
-    found = dataless.program(config, build.mesh(config), teacher="small")
+    found = from_config.programs.program(config, from_config.mesh.make(config), teacher="small")
     outputs = jax.tree.leaves(found.function.trace(*found.arguments).out_info)
     assert outputs and ("teacher" in found.held) == (name == "opd")
     assert ("optimizer" in found.held) == (name != "convert")
 
 
 @pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
-def test_a_tiny_step_compiles_for_four_chips():
+def test_tiny_step_compiles_for_four_chips():
     config = config_flag.load(ROOT / "experiments" / "cpt.py", "tiny")
     config.mesh.update(replica=1, fsdp=2, tensor=2)
     config.data.update(batch_packs=4, pack_tokens=128, pack_patches=48)
-    asked = {"config": config.to_dict(), "topology": "v5e:2x2", "teacher": "small", "part": ""}
-    asked |= {"text": "", "known": ""}
-    answer = child.ask("ivx.commands.compile.step_child", asked, 900)
+    question = {"config": config.to_dict(), "topology": "v5e:2x2", "teacher": "small", "part": ""}
+    question |= {"text": "", "lower_only": False}
+    answer = child.ask("ivx.commands.compile.process", question, 900)
     assert not answer.refusal, answer.refusal
     found, held = answer.found, answer.found["bytes"]
-    # Moments lie like parameters, and all of it is what the program takes in.
+    # Moments are sharded like parameters, and the arguments hold all of these arrays.
     assert held["optimizer"] == pytest.approx(2 * held["parameters"], rel=0.01)
     assert found["memory"]["arguments"] == pytest.approx(sum(held.values()), rel=0.25)
-    assert {one["axes"] for one in found["program"]["collectives"]} & {"fsdp", "tensor"}
-    # A program that is known is lowered, to the same in another process, and not compiled.
-    asked["known"] = found["lowered"]
-    again = child.ask("ivx.commands.compile.step_child", asked, 900).found
+    assert {row["axes"] for row in found["program"]["collectives"]} & {"fsdp", "tensor"}
+    # Another process lowers to the same digest; with `lower_only` it does not compile.
+    question["lower_only"] = True
+    again = child.ask("ivx.commands.compile.process", question, 900).found
     assert again["lowered"] == found["lowered"] and "memory" not in again

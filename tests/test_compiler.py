@@ -1,6 +1,7 @@
-"""What XLA is told for devices that ivx knows, and nothing for others."""
+"""Compiler options for known TPUs, and none for other devices."""
 
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -11,18 +12,20 @@ from ivx.parallel import compiler
 from ivx.parallel.mesh import AXES, make_mesh
 
 
-def a_mesh(kind: str):
-    return types.SimpleNamespace(devices=np.array([[types.SimpleNamespace(device_kind=kind)]]))
+def mesh_of(kind: str) -> mock.Mock:
+    """A mesh with one device of this kind."""
+    devices = np.array([[types.SimpleNamespace(device_kind=kind)]])
+    return mock.Mock(spec=jax.sharding.Mesh, devices=devices)
 
 
 @pytest.mark.parametrize("kind", compiler.KINDS)
-def test_an_operation_leaves_a_quarter_of_a_cores_memory_at_least(kind):
+def test_vmem_limit_leaves_at_least_a_quarter_of_a_core(kind):
     chip = chips.chip(compiler.KINDS[kind])
-    [(name, room)] = compiler.options(a_mesh(kind)).items()
+    [(name, kib)] = compiler.options(mesh_of(kind)).items()
     assert name == "xla_tpu_scoped_vmem_limit_kib"
-    assert 1024 * int(room) <= chip.vmem * 3 / 4
+    assert 1024 * int(kib) <= chip.vmem * 3 / 4
 
 
-def test_nothing_is_said_to_other_compilers():
+def test_other_devices_get_no_options():
     assert compiler.options(make_mesh(dict.fromkeys(AXES, 1), jax.devices()[:1])) == {}
-    assert compiler.options(a_mesh("TPU v4")) == {}
+    assert compiler.options(mesh_of("TPU v4")) == {}

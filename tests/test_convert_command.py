@@ -1,4 +1,4 @@
-"""The command that converts: once, goes on, its result can be used, and bad input is refused."""
+"""`ivx convert` runs once, gives a usable result and rejects bad input."""
 
 import json
 import pathlib
@@ -9,26 +9,31 @@ import pytest
 
 from experiments import base
 from experiments import convert as convert_experiment
-from ivx import build, config
+from ivx import config, from_config
+from ivx import workdir as workdirs
 from ivx.hf import ranks
-from ivx.training import checkpoint
+from ivx.training.checkpoints import checkpoint
 from tests.command import ivx, refused
 
 
 @pytest.fixture(scope="module")
-def base_workdir(tmp_path_factory, data_folder) -> pathlib.Path:
-    """A base of random parameters."""
+def base_workdir(
+    tmp_path_factory: pytest.TempPathFactory, data_folder: pathlib.Path
+) -> pathlib.Path:
+    """A base with random parameters."""
     workdir = tmp_path_factory.mktemp("base")
     experiment = base.get_config("tiny")
     experiment.data.mixture = str(data_folder / "data.json")
-    config.claim_workdir(workdir, experiment)
-    params = build.model_definition(experiment).init(0)
+    workdirs.claim(workdir, experiment)
+    params = from_config.model.definition(experiment).init(0)
     checkpoint.save_params(workdir, params, config.snapshot(experiment))
     return workdir
 
 
-def arguments_of(base_workdir, data_folder, workdir) -> list[str]:
-    """A conversion of the base into a workdir, on few data."""
+def arguments_of(
+    base_workdir: pathlib.Path, data_folder: pathlib.Path, workdir: pathlib.Path
+) -> list[str]:
+    """Arguments that convert the base into a workdir, on little data."""
     return [
         "convert",
         "--config=experiments/convert.py:tiny",
@@ -40,7 +45,9 @@ def arguments_of(base_workdir, data_folder, workdir) -> list[str]:
     ]
 
 
-def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data_folder, tmp_path):
+def test_command_converts_once_and_its_result_is_usable(
+    base_workdir: pathlib.Path, data_folder: pathlib.Path, tmp_path: pathlib.Path
+):
     arguments = [
         *arguments_of(base_workdir, data_folder, tmp_path / "m2la"),
         "--config.stage.calibration_packs=8",
@@ -68,39 +75,45 @@ def test_the_command_converts_once_and_its_result_can_be_used(base_workdir, data
     assert "holds this conversion already" in again.stdout
     assert json.loads(again.stdout.splitlines()[-1]) == result
 
-    experiment = config.load_workdir(tmp_path / "m2la")
-    definition = build.model_definition(experiment)
+    experiment = workdirs.load(tmp_path / "m2la")
+    definition = from_config.model.definition(experiment)
     params, step = checkpoint.load_params(tmp_path / "m2la", definition.abstract_params)
     assert step == 6 and definition.spec.text.attention == "m2la"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    # Training leaves the zeros behind narrow latents alone, so that an export finds the ranks.
-    written = ranks.found(definition, params)
-    assert written == tuple(64 if width == max(widths) else width for width in widths)
+    # Training preserves the padding of smaller latents, so an export recovers the ranks.
+    exported = ranks.layer_ranks(definition, params)
+    assert exported == tuple(64 if width == max(widths) else width for width in widths)
 
 
-def test_a_model_that_is_latent_already_is_refused(data_folder, tmp_path):
+def test_latent_model_is_rejected(data_folder: pathlib.Path, tmp_path: pathlib.Path):
     folder = tmp_path / "latent"
     experiment = convert_experiment.get_config("tiny")
-    config.claim_workdir(folder, experiment)
+    workdirs.claim(folder, experiment)
     arguments = ["--config=experiments/convert.py:tiny", f"--workdir={tmp_path / 'm2la'}"]
     arguments.append(f"--config.data.mixture={data_folder / 'data.json'}")
-    found = refused(ivx("convert", *arguments, f"--config.run.start={folder}"))
-    assert "has m2la attention already; take a model with gqa" in found
+    message = refused(ivx("convert", *arguments, f"--config.run.start={folder}"))
+    assert "already has m2la attention; start from a model with gqa" in message
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         (["--config.stage.calibration_packs=2"], "calibration tokens are too few"),
-        (["--config.model.kv_rank=161"], "latent of 161 numbers is wider than the 160"),
-        (["--config.stage.mean_rank=65"], "mean_rank = 65 is more than the widest"),
-        (["--config.run.start="], "no --config.run.start was given"),
+        (["--config.model.kv_rank=161"], "latent of rank 161 is wider than the 160"),
+        (["--config.stage.mean_rank=65"], "mean_rank = 65 exceeds model.kv_rank"),
+        (["--config.run.start="], "--config.run.start is missing"),
         (["--config.run.start=/nonexistent"], "is not a workdir"),
-        (["--config.model.preset=8b"], "is of another architecture"),
+        (["--config.model.preset=8b"], "has another architecture"),
         (["--config.model.attention=gqa"], "cannot run stage convert with attention gqa"),
     ],
 )
-def test_bad_input_gets_one_sentence(base_workdir, data_folder, tmp_path, changes, sentence):
+def test_bad_input_is_rejected(
+    base_workdir: pathlib.Path,
+    data_folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    changes: list[str],
+    message: str,
+):
     arguments = arguments_of(base_workdir, data_folder, tmp_path / "m2la")
-    assert sentence in refused(ivx(*arguments, *changes))
+    assert message in refused(ivx(*arguments, *changes))
     assert not (tmp_path / "m2la").exists()

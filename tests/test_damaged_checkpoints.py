@@ -1,4 +1,4 @@
-"""A checkpoint that is not what was saved is noticed, said, and the one before is used."""
+"""Damaged checkpoints are detected and reported, and the previous one is restored."""
 
 import json
 import os
@@ -14,15 +14,15 @@ import optax
 import pytest
 
 from ivx.errors import UserError
-from ivx.training import checkpoint, verified
-from ivx.training.state import init_state
+from ivx.training.checkpoints import checkpoint, restore
+from ivx.training.step import init_state
 
 OPTIMIZER = optax.adamw(1e-3)
 STEPS = (3, 6)
 
 
 def state_of(step: int):
-    """A state whose parameters tell its step."""
+    """A state whose parameters depend on its step."""
     rng = np.random.default_rng(step)
     params = {"kernel": jnp.asarray(rng.normal(size=(64, 32)), jnp.float32), "bias": jnp.ones(32)}
     return init_state(params, OPTIMIZER)
@@ -39,23 +39,23 @@ def saved(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(autouse=True)
-def at_once(monkeypatch):
-    """What cannot be read is tried again at once."""
-    monkeypatch.setattr(verified, "_PAUSES", (0.0,))
+def no_pauses(monkeypatch):
+    """Retries without waiting."""
+    monkeypatch.setattr(restore, "_PAUSES", (0.0,))
 
 
-def test_storage_that_fails_once_costs_no_checkpoint(workdir, monkeypatch, capfd):
-    read, failing = verified._read, [OSError("503 Service Unavailable")]
+def test_temporary_read_error_is_retried(workdir, monkeypatch, capfd):
+    read, failing = restore._read, [OSError("503 Service Unavailable")]
 
-    def sometimes(*asked):
+    def flaky(*arguments):
         if failing:
             raise failing.pop()
-        return read(*asked)
+        return read(*arguments)
 
-    monkeypatch.setattr(verified, "_read", sometimes)
-    assert restore(workdir).next_batch == max(STEPS)
-    said = capfd.readouterr().err
-    assert "503 Service Unavailable" in said and "DAMAGED" not in said
+    monkeypatch.setattr(restore, "_read", flaky)
+    assert restore_newest(workdir).next_batch == max(STEPS)
+    output = capfd.readouterr().err
+    assert "503 Service Unavailable" in output and "DAMAGED" not in output
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def same(a, b) -> bool:
     )
 
 
-def restore(workdir: pathlib.Path, remote=None) -> checkpoint.Restored:
+def restore_newest(workdir: pathlib.Path, remote=None) -> checkpoint.Restored:
     checkpoints = checkpoint.Checkpoints(workdir, 2, "{}", remote)
     try:
         return checkpoints.restore(jax.eval_shape(lambda: state_of(0)))
@@ -79,9 +79,9 @@ def restore(workdir: pathlib.Path, remote=None) -> checkpoint.Restored:
 
 
 def files(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
-    """Those that arrays are stored in."""
-    place = workdir / checkpoint.FOLDER / str(step) / "state"
-    return sorted(path for path in place.rglob("*") if path.is_file())
+    """The files that store arrays."""
+    state = workdir / checkpoint.FOLDER / str(step) / "state"
+    return sorted(path for path in state.rglob("*") if path.is_file())
 
 
 def largest(workdir: pathlib.Path, step: int) -> pathlib.Path:
@@ -113,41 +113,41 @@ def change_position(workdir: pathlib.Path, change) -> None:
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
-def test_what_was_saved_is_restored(workdir):
-    restored = restore(workdir)
+def test_intact_checkpoint_is_restored(workdir):
+    restored = restore_newest(workdir)
     assert restored.next_batch == 6 and same(restored.state, state_of(6))
-    assert not (workdir / verified.DAMAGED).exists()
+    assert not (workdir / restore.DAMAGED).exists()
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_the_one_before_is_used_and_said(workdir, kind, capsys):
+def test_damaged_checkpoint_falls_back_to_previous_and_warns(workdir, kind, capsys):
     DAMAGE[kind](workdir)
-    restored = restore(workdir)
+    restored = restore_newest(workdir)
     assert restored.next_batch == 3 and same(restored.state, state_of(3))
-    said = capsys.readouterr().err
-    assert "DAMAGED CHECKPOINT" in said and "step 6" in said
-    assert "GOES ON FROM THE CHECKPOINT BEFORE: step 3" in said
-    # The run comes by step 6 again, and saves it.
-    assert (workdir / verified.DAMAGED / "6").is_dir()
+    output = capsys.readouterr().err
+    assert "DAMAGED CHECKPOINT" in output and "step 6" in output
+    assert "FALLING BACK to an earlier checkpoint: step 3" in output
+    # The run saves step 6 again.
+    assert (workdir / restore.DAMAGED / "6").is_dir()
     checkpoints = checkpoint.Checkpoints(workdir, 2, "{}")
     checkpoints.save(state_of(6), 6)
     checkpoints.close()
-    assert restore(workdir).next_batch == 6
+    assert restore_newest(workdir).next_batch == 6
 
 
-def test_a_flipped_bit_anywhere_is_noticed_or_harmless(saved, tmp_path):
-    """Every file of arrays in turn: never are other numbers believed."""
-    noticed = 0
+def test_flipped_bit_in_any_file_is_detected_or_harmless(saved, tmp_path):
+    """For every array file: wrong values are never restored."""
+    detected = 0
     for number, path in enumerate(files(saved, 6)):
         workdir = shutil.copytree(saved, tmp_path / str(number))
         flip(workdir / path.relative_to(saved))
-        restored = restore(workdir)
-        noticed += restored.next_batch == 3
+        restored = restore_newest(workdir)
+        detected += restored.next_batch == 3
         assert same(restored.state, state_of(restored.next_batch))
-    assert noticed
+    assert detected
 
 
-def test_reading_parameters_alone_notices_too_and_changes_nothing(workdir, capsys):
+def test_loading_parameters_detects_damage_and_changes_nothing(workdir, capsys):
     abstract = jax.eval_shape(lambda: state_of(0).params)
     assert checkpoint.load_params(workdir, abstract)[1] == 6
     flip(largest(workdir, 6))
@@ -157,35 +157,35 @@ def test_reading_parameters_alone_notices_too_and_changes_nothing(workdir, capsy
     assert (workdir / "checkpoints/6").is_dir()
 
 
-def test_when_none_is_whole_the_error_names_each(workdir):
+def test_error_lists_every_damaged_checkpoint(workdir):
     for step in STEPS:
         flip(largest(workdir, step))
-    with pytest.raises(UserError, match=r"no checkpoint of .* is whole: step 6: .*; step 3: "):
-        restore(workdir)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact: step 6: .*; step 3: "):
+        restore_newest(workdir)
     assert all((workdir / "checkpoints" / str(step)).is_dir() for step in STEPS)
 
 
-def test_one_that_a_kill_left_half_written_is_removed(workdir):
-    half = workdir / "checkpoints/9.orbax-checkpoint-tmp"
-    shutil.copytree(workdir / "checkpoints/6", half)
-    assert restore(workdir).next_batch == 6
+def test_incomplete_checkpoint_of_a_killed_run_is_removed(workdir):
+    partial = workdir / "checkpoints/9.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints/6", partial)
+    assert restore_newest(workdir).next_batch == 6
     # Orbax removes it in the background.
     until = time.monotonic() + 60
-    while half.exists() and time.monotonic() < until:
+    while partial.exists() and time.monotonic() < until:
         time.sleep(0.05)
-    assert not half.exists()
+    assert not partial.exists()
 
 
-def test_without_checksums_it_is_believed_and_said(workdir, capsys):
-    """As an earlier version wrote them."""
+def test_checkpoint_without_checksums_is_restored_with_warning(workdir, capsys):
+    """Earlier versions wrote no checksums."""
     change_position(workdir, lambda data: {"next_batch": data["next_batch"]})
-    assert restore(workdir).next_batch == 6
-    assert "without checksums" in capsys.readouterr().err
+    assert restore_newest(workdir).next_batch == 6
+    assert "has no checksums" in capsys.readouterr().err
 
 
 @pytest.fixture
 def twice(tmp_path) -> tuple[pathlib.Path, checkpoint.Remote]:
-    """A workdir with steps 3, 6, 9, and a second place that every other of them went to."""
+    """A workdir with steps 3, 6, 9, and a second folder with every other one."""
     remote = checkpoint.Remote(str(tmp_path / "bucket"), every=2)
     checkpoints = checkpoint.Checkpoints(tmp_path / "run", 3, "{}", remote)
     for step in (3, 6, 9):
@@ -194,50 +194,50 @@ def twice(tmp_path) -> tuple[pathlib.Path, checkpoint.Remote]:
     return tmp_path / "run", remote
 
 
-def test_a_lost_disk_is_made_up_for_by_the_second_place(twice, capsys):
+def test_second_folder_restores_a_lost_workdir(twice, capsys):
     workdir, remote = twice
     shutil.rmtree(workdir)
-    restored = restore(workdir, remote)
+    restored = restore_newest(workdir, remote)
     assert restored.next_batch == 6 and same(restored.state, state_of(6))
     assert f"restored step 6 from {remote.folder}" in capsys.readouterr().err
 
 
-def test_of_two_places_the_newest_whole_one_counts(twice):
+def test_newest_intact_checkpoint_of_both_folders_is_restored(twice):
     workdir, remote = twice
-    assert restore(workdir, remote).next_batch == 9
+    assert restore_newest(workdir, remote).next_batch == 9
     flip(largest(workdir, 9))
     flip(largest(workdir, 6))
-    # Step 6 is damaged in the workdir, and whole in the other place.
-    assert restore(workdir, remote).next_batch == 6
+    # Step 6 is damaged in the workdir but intact in the second folder.
+    assert restore_newest(workdir, remote).next_batch == 6
     assert not (workdir / "checkpoints/6").exists()
 
 
-def test_the_last_save_goes_to_both(twice):
+def test_last_save_goes_to_both_folders(twice):
     workdir, remote = twice
     checkpoints = checkpoint.Checkpoints(workdir, 3, "{}", remote)
     checkpoints.save(state_of(12), 12, last=True)
     checkpoints.close()
     shutil.rmtree(workdir)
-    assert restore(workdir, remote).next_batch == 12
+    assert restore_newest(workdir, remote).next_batch == 12
 
 
-def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path):
-    """A file system of a MiB; needs the right to mount one."""
+def test_full_disk_raises_user_error_and_keeps_older_checkpoint(tmp_path):
+    """On a file system of 1 MiB; needs permission to mount one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no right to mount a file system")
+        pytest.skip("no permission to mount a file system")
     try:
         checkpoints = checkpoint.Checkpoints(disk, 2, "{}")
         checkpoints.save(state_of(3), 3)
         checkpoints.close()
         (disk / "films").write_bytes(bytes((os.statvfs(disk).f_bavail - 2) * 4096))
         checkpoints = checkpoint.Checkpoints(disk, 2, "{}")
-        with pytest.raises(UserError, match=r"could not be written to .*goes on from step 3"):
+        with pytest.raises(UserError, match=r"could not be written to .*resume from step 3"):
             checkpoints.save(state_of(6), 6)
             checkpoints.close()
         (disk / "films").unlink()
-        assert restore(disk).next_batch == 3
+        assert restore_newest(disk).next_batch == 3
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)

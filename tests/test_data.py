@@ -1,4 +1,4 @@
-"""From annotations to batches: layout, packing, the plan, the loader."""
+"""From annotations to batches: layout, packing, plan and loader."""
 
 import dataclasses
 import json
@@ -18,8 +18,8 @@ from data_pipelines.video.resize import MERGE
 OPTIONS = loader.LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**20)
 
 
-def test_positions_of_text_slices_and_text_again():
-    """Two words, a slice of 2 x 3, a word: the slice advances by its longer side."""
+def test_slice_advances_positions_by_its_longer_side():
+    """Two words, a slice of 2 x 3, and a word."""
     is_visual = np.array([0, 0, 1, 1, 1, 1, 1, 1, 0], bool)
     assert positions_3d(is_visual, [(2, 3)]).tolist() == [
         [0, 1, 2, 2, 2, 2, 2, 2, 5],
@@ -28,42 +28,42 @@ def test_positions_of_text_slices_and_text_again():
     ]
 
 
-def test_positions_that_do_not_match_the_slices_are_an_error():
+def test_positions_reject_slices_that_do_not_match():
     with pytest.raises(ValueError, match="visual tokens for slices"):
         positions_3d(np.array([1, 1, 0], bool), [(1, 3)])
 
 
-def test_a_layout_accounts_for_every_visual_token(layouts):
-    for one in layouts:
-        tokens = sum(size // MERGE**2 for size in one.slice_sizes)
-        assert one.is_visual.sum() == tokens > 0
-        assert not (one.trained & one.is_visual).any()
-        assert one.trained.any()
+def test_layout_has_a_visual_token_per_merged_patch_group(layouts):
+    for layout in layouts:
+        tokens = sum(size // MERGE**2 for size in layout.slice_sizes)
+        assert layout.is_visual.sum() == tokens > 0
+        assert not (layout.trained & layout.is_visual).any()
+        assert layout.trained.any()
 
 
-def test_only_answers_are_trained(layouts, samples, rule):
-    for one, sample in zip(layouts, samples, strict=True):
-        said = rule.tokenizer.decode(one.tokens[one.trained], skip_special=False)
+def test_only_answers_bear_loss(layouts, samples, rule):
+    for layout, sample in zip(layouts, samples, strict=True):
+        trained = rule.tokenizer.decode(layout.tokens[layout.trained], skip_special=False)
         answers = [m["content"] + "<|im_end|>" for m in sample.messages if m["role"] == "assistant"]
-        assert said == "".join(answers)
+        assert trained == "".join(answers)
 
 
-def test_no_slice_straddles_a_block_and_targets_stay_within_a_sample(layouts, shape):
+def test_slices_stay_within_blocks_and_targets_within_samples(layouts, shape):
     chosen = layouts[:3]
-    pack = packing.assemble(chosen, [one.read_patches() for one in chosen], shape)
+    pack = packing.assemble(chosen, [layout.read_patches() for layout in chosen], shape)
     for number in range(1, pack.slices.max() + 1):
         rows = np.flatnonzero(pack.slices == number)
         assert rows[0] // shape.slice_block == rows[-1] // shape.slice_block
-    for number, one in enumerate(chosen, 1):
-        places = np.flatnonzero(pack.segments == number)
-        np.testing.assert_array_equal(pack.tokens[places], one.tokens)
-        np.testing.assert_array_equal(pack.targets[places[:-1]], one.tokens[1:])
-        assert pack.weights[places[-1]] == 0
-        assert pack.weights[places].sum() == one.trained[1:].sum()
-        np.testing.assert_array_equal(pack.visual_index[places] >= 0, one.is_visual)
+    for number, layout in enumerate(chosen, 1):
+        indices = np.flatnonzero(pack.segments == number)
+        np.testing.assert_array_equal(pack.tokens[indices], layout.tokens)
+        np.testing.assert_array_equal(pack.targets[indices[:-1]], layout.tokens[1:])
+        assert pack.weights[indices[-1]] == 0
+        assert pack.weights[indices].sum() == layout.trained[1:].sum()
+        np.testing.assert_array_equal(pack.visual_index[indices] >= 0, layout.is_visual)
 
 
-def test_a_pack_is_nine_arrays_of_a_size_that_is_known(layouts, shape):
+def test_pack_has_nine_arrays_of_nbytes(layouts, shape):
     pack = packing.assemble([layouts[0]], [layouts[0].read_patches()], shape)
     arrays = jax.tree.leaves(pack)
     assert len(arrays) == 9 and sum(array.nbytes for array in arrays) == shape.nbytes
@@ -75,7 +75,7 @@ def short_plan(samples, rule, shape):
     return plan.make_plan([member], shape, count=12, batch=2, seed=5)
 
 
-def read(short_plan, rule, shape, start=0, **changes) -> list[loader.Loaded]:
+def read(short_plan, rule, shape, start=0, **changes) -> list[loader.LoadedBatch]:
     options = dataclasses.replace(OPTIONS, **changes)
     return list(loader.batches(short_plan, rule, shape, 2, start, options))
 
@@ -84,7 +84,7 @@ def equal(a, b) -> bool:
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, a.batch, b.batch)))
 
 
-def test_the_order_of_data_does_not_depend_on_threads_or_workers(short_plan, rule, shape):
+def test_batches_do_not_depend_on_threads_or_workers(short_plan, rule, shape):
     expected = read(short_plan, rule, shape)
     assert len(expected) == 6
     for changes in (
@@ -92,26 +92,27 @@ def test_the_order_of_data_does_not_depend_on_threads_or_workers(short_plan, rul
         {"threads": 4, "cache_bytes": 0},
         {"workers": 2},
     ):
-        found = read(short_plan, rule, shape, **changes)
-        assert len(found) == 6 and all(equal(a, b) for a, b in zip(expected, found, strict=True)), (
-            changes
-        )
-    # From the last, of workers: each array in shared memory, not pickled through a pipe.
-    for one in found:
-        assert all(isinstance(leaf, SharedMemoryArray) for leaf in jax.tree.leaves(one.batch))
+        result = read(short_plan, rule, shape, **changes)
+        assert len(result) == 6, changes
+        assert all(equal(a, b) for a, b in zip(expected, result, strict=True)), changes
+    # The last result is that of workers, which must not pickle arrays through a pipe.
+    for loaded in result:
+        assert all(isinstance(leaf, SharedMemoryArray) for leaf in jax.tree.leaves(loaded.batch))
 
 
-def test_a_cursor_goes_on_exactly_where_it_points(short_plan, rule, shape):
+def test_loader_resumes_at_any_batch(short_plan, rule, shape):
     expected = read(short_plan, rule, shape)
     for start in (1, 4, 6):
-        found = read(short_plan, rule, shape, start)
-        assert len(found) == 6 - start
-        assert all(equal(a, b) for a, b in zip(expected[start:], found, strict=True))
+        result = read(short_plan, rule, shape, start)
+        assert len(result) == 6 - start
+        assert all(equal(a, b) for a, b in zip(expected[start:], result, strict=True))
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_hosts_share_what_one_reads_alone_and_may_change_in_number(samples, rule, shape, hosts):
-    """A run of two hosts is stopped after a batch and goes on with another number of them."""
+def test_hosts_together_read_the_batches_of_one_host_and_may_change_in_number(
+    samples, rule, shape, hosts
+):
+    """A run on two hosts stops after one batch and resumes on another number of hosts."""
     member = plan.Member(plan.measure(samples, rule, shape), sample_ratio=1.0)
     planned = plan.make_plan([member], shape, count=12, batch=4, seed=5)
 
@@ -127,24 +128,24 @@ def test_hosts_share_what_one_reads_alone_and_may_change_in_number(samples, rule
             )
             for i in range(count)
         ]
-        # Pack k of a batch is read by host k modulo their number.
+        # Pack k of a batch is read by host k modulo the number of hosts.
         return [
             jax.tree.map(
                 lambda *rows: np.stack(rows, 1).reshape(-1, *rows[0].shape[1:]),
-                *[one.batch for one in parts],
+                *[loaded.batch for loaded in host_batches],
             )
-            for parts in zip(*shares, strict=True)
+            for host_batches in zip(*shares, strict=True)
         ]
 
     alone = joined(1, 0, workers=0)
     assert len(alone) == 3
-    found = joined(2, 0, workers=0)[:1] + joined(hosts, 1, workers=2 if hosts == 2 else 0)
-    for batch, other in zip(alone, found, strict=True):
+    resumed = joined(2, 0, workers=0)[:1] + joined(hosts, 1, workers=2 if hosts == 2 else 0)
+    for batch, other in zip(alone, resumed, strict=True):
         assert all(jax.tree.leaves(jax.tree.map(np.array_equal, batch, other)))
 
 
-def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_path):
-    """One clip is cut short, one is gone: their samples drop out, everything else stays."""
+def test_bad_video_is_skipped_with_message_and_cause(data_folder, rule, shape, tmp_path):
+    """The samples of a truncated and of a missing clip are skipped; all others are read."""
     shutil.copytree(data_folder, tmp_path / "data")
     clips = tmp_path / "data" / "clips" / "train"
     cut = clips / "000003.mp4"
@@ -156,25 +157,23 @@ def test_a_bad_video_is_skipped_counted_and_named(data_folder, rule, shape, tmp_
     assert measured.dropped == []
     packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 2, seed=0)
     loaded = read(packs, rule, shape)
-    sentences = sorted({sentence for one in loaded for sentence in one.skipped})
+    sentences = sorted({sentence for batch in loaded for sentence in batch.skipped})
     assert len(sentences) == 2
     assert "train-000003" in sentences[0] and "000003.mp4: not a readable video" in sentences[0]
     assert "train-000005" in sentences[1] and "no such file" in sentences[1]
-    # Also behind the pipe of a worker.
+    # The cause survives the pipe of a worker.
     sentences = pickle.loads(pickle.dumps(sentences))
     assert [sentence.cause for sentence in sentences] == ["unreadable", "missing"]
-    assert all(one.batch.weights.sum() > 0 for one in loaded)
+    assert all(loaded_batch.batch.weights.sum() > 0 for loaded_batch in loaded)
 
 
-def test_a_video_without_sizes_is_probed_once_and_may_vanish_later(
-    data_folder, rule, shape, tmp_path
-):
-    """Its size is that of planning time; when it is gone or replaced, its sample drops out."""
+def test_video_that_changes_after_planning_is_skipped(data_folder, rule, shape, tmp_path):
+    """A video without annotated size is probed for the plan; later changes skip its sample."""
     shutil.copytree(data_folder, tmp_path / "data")
     [member] = sources.read_mixture(tmp_path / "data" / "data.json", ("synthetic_train",))
     bare = [
-        dataclasses.replace(one, videos=tuple(sources.VideoRef(v.path, None) for v in one.videos))
-        for one in sources.read_samples(member)
+        dataclasses.replace(s, videos=tuple(sources.VideoRef(v.path, None) for v in s.videos))
+        for s in sources.read_samples(member)
     ]
     measured = plan.measure(bare, rule, shape)
     assert measured.dropped == [] and all(s.videos[0].info for s in measured.samples)
@@ -183,12 +182,12 @@ def test_a_video_without_sizes_is_probed_once_and_may_vanish_later(
     shutil.copy(clips / "000002.mp4", clips / "000001.mp4")
     packs = plan.make_plan([plan.Member(measured, 1.0)], shape, 8, 2, seed=0)
     skipped = {
-        sentence.split(":")[0] for one in read(packs, rule, shape) for sentence in one.skipped
+        sentence.split(":")[0] for batch in read(packs, rule, shape) for sentence in batch.skipped
     }
     assert skipped == {"sample train-000000", "sample train-000001"}
 
 
-def test_samples_that_cannot_fit_are_left_out_with_the_reason(samples, rule):
+def test_samples_that_do_not_fit_are_dropped_with_a_reason(samples, rule):
     small = packing.PackShape(tokens=64, patches=48, slice_block=48)
     measured = plan.measure(samples, rule, small)
     assert len(measured.samples) + len(measured.dropped) == len(samples)
@@ -209,7 +208,7 @@ def test_samples_that_cannot_fit_are_left_out_with_the_reason(samples, rule):
         ('{"messages": [{"role": "user", "content": [{"type": "video_url"}]}]}', "needs"),
     ],
 )
-def test_bad_annotations_are_named_by_file_and_line(tmp_path, line, complaint):
+def test_bad_annotation_error_names_file_and_line(tmp_path, line, complaint):
     good = '{"messages": [{"role": "user", "content": ""}]}'
     (tmp_path / "x.jsonl").write_text(good + "\n" + line + "\n")
     data_set = sources.DataSet("x", (tmp_path / "x.jsonl",), tmp_path, 1.0)
@@ -228,14 +227,14 @@ def test_bad_annotations_are_named_by_file_and_line(tmp_path, line, complaint):
         ('{"y": {}}', "no data set x; there are y"),
     ],
 )
-def test_bad_mixtures_are_explained(tmp_path, text, complaint):
+def test_bad_mixture_is_rejected(tmp_path, text, complaint):
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(sources.AnnotationError, match=complaint):
         sources.read_mixture(tmp_path / "data.json", ("x",))
 
 
 @pytest.mark.parametrize("url", ["../secret.mp4", "/etc/passwd", "http://example.com/a.mp4"])
-def test_media_outside_the_root_are_refused(tmp_path, url):
+def test_media_outside_the_root_are_rejected(tmp_path, url):
     item = {"type": "video_url", "video_url": {"url": url}}
     (tmp_path / "x.jsonl").write_text(
         json.dumps({"messages": [{"role": "user", "content": [item]}]})
@@ -244,7 +243,7 @@ def test_media_outside_the_root_are_refused(tmp_path, url):
         sources.read_samples(sources.DataSet("x", (tmp_path / "x.jsonl",), tmp_path, 1.0))
 
 
-def test_splits_share_no_clip_and_the_same_seed_gives_the_same_files(data_folder, tmp_path):
+def test_synthetic_splits_share_no_clip_and_seed_determines_files(data_folder, tmp_path):
     again = tmp_path / "again"
     write.synthesize(again, presets.PRESETS["test"], seed=3, workers=2)
     contents = {}

@@ -1,43 +1,47 @@
-"""`ivx data check` and `ivx data tfds` as a user calls them, and runs that meet unusable lines."""
+"""`ivx data check` and `ivx data tfds` on the command line, and runs on unusable annotations."""
 
 import json
 import shutil
 
 import pytest
 
-from ivx import build, config
+from ivx import config, from_config
 from ivx.commands import data_check
 from ivx.errors import UserError
-from tests.annotations import WORDS, shown
+from tests.annotations import TEXT_RECORD, video_messages
 from tests.command import ivx, refused
 
 
 @pytest.fixture
-def spoilt(tmp_path, data_folder):
-    """The synthetic set with four bad lines, and a clip that is gone."""
+def damaged(tmp_path, data_folder):
+    """The synthetic data set with four bad lines and a missing clip."""
     folder = tmp_path / "data"
     shutil.copytree(data_folder, folder)
     (folder / "clips" / "train" / "000000.mp4").unlink()
     file = folder / "train.jsonl"
-    bad = ["{", json.dumps({**WORDS, "surprise": 1}), json.dumps({"messages": shown("no place")})]
+    bad = [
+        "{",
+        json.dumps({**TEXT_RECORD, "surprise": 1}),
+        json.dumps({"messages": video_messages("no place")}),
+    ]
     first = file.read_text().splitlines()[1]
     file.write_text(file.read_text() + "\n".join([*bad, first]) + "\n")
     return folder
 
 
-def of(folder, **data):
-    """The config of a tiny run on it."""
-    found = config.tiny()
-    found.data.update(mixture=str(folder / "data.json"), train=("synthetic_train",), **data)
-    return found
+def tiny_config(folder, **data):
+    """The config of a tiny run on the data set."""
+    tiny = config.tiny()
+    tiny.data.update(mixture=str(folder / "data.json"), train=("synthetic_train",), **data)
+    return tiny
 
 
-def test_a_mixture_is_counted_and_every_fault_named(spoilt, data_folder):
+def test_check_counts_samples_and_lists_every_fault(damaged, data_folder):
     lines = len((data_folder / "train.jsonl").read_text().splitlines())
     result = ivx(
         "data",
         "check",
-        f"--mixture={spoilt / 'data.json'}",
+        f"--mixture={damaged / 'data.json'}",
         "--config=experiments/sft_short.py:tiny",
         "--json",
     )
@@ -48,7 +52,7 @@ def test_a_mixture_is_counted_and_every_fault_named(spoilt, data_folder):
     assert 0 < train["tokens"]["min"] <= train["tokens"]["median"] <= train["tokens"]["max"]
     assert train["trained_tokens"]["sum"] < train["tokens"]["sum"]
     causes = {fault["cause"]: fault["where"] for fault in found["faults"]}
-    file = spoilt / "train.jsonl"
+    file = damaged / "train.jsonl"
     assert causes == {
         "not JSON": f"{file}:{lines + 1}",
         "unknown key": f"{file}:{lines + 2}",
@@ -59,8 +63,8 @@ def test_a_mixture_is_counted_and_every_fault_named(spoilt, data_folder):
     assert f"not JSON: 1\n  {file}:{lines + 1}: not valid JSON" in result.stdout
 
 
-def test_a_good_mixture_passes(data_folder, capsys):
-    found = data_check.check(str(data_folder / "data.json"), (), of(data_folder))
+def test_check_passes_a_good_mixture(data_folder, capsys):
+    found = data_check.check(str(data_folder / "data.json"), (), tiny_config(data_folder))
     assert found["ok"] and found["faults"] == [] and len(found["data_sets"]) > 1
     assert "no faults" in capsys.readouterr().out
 
@@ -75,42 +79,50 @@ def test_a_good_mixture_passes(data_folder, capsys):
         (["tfds"], "no --out was given"),
     ],
 )
-def test_what_cannot_be_checked_or_built_is_said_in_a_sentence(arguments, sentence):
+def test_bad_arguments_are_rejected_in_one_sentence(arguments, sentence):
     assert sentence in refused(ivx("data", *arguments))
 
 
-def test_training_names_and_leaves_out_what_is_unusable(spoilt, capsys):
-    [(_, found)] = build.samples(of(spoilt), ("synthetic_train",), training=True)
+def test_training_skips_and_logs_unusable_annotations(damaged, capsys):
+    [(_, found)] = from_config.data.samples(
+        tiny_config(damaged), ("synthetic_train",), training=True
+    )
     notes = capsys.readouterr().err
-    assert found and "4 unusable annotations were left out" in notes
-    assert notes.count("left out /") == 4 and "surprise" in notes
-    config = of(spoilt)
-    assert build.plan_of(config, ("synthetic_train",), config.data.batch_packs, level=False).packs
+    assert found and "skipped 4 unusable annotations" in notes
+    assert notes.count("skipped /") == 4 and "surprise" in notes
+    config = tiny_config(damaged)
+    assert from_config.data.plan_of(
+        config, ("synthetic_train",), config.data.batch_packs, level=False
+    ).packs
 
 
-def test_a_run_with_too_many_unusable_lines_does_not_begin(spoilt):
-    with pytest.raises(UserError, match=r"4 unusable .* 3 by data.max_bad_samples.*ivx data check"):
-        build.plan_of(of(spoilt, max_bad_samples=3), ("synthetic_train",), 2, level=False)
+def test_training_rejects_more_than_max_bad_samples(damaged):
+    with pytest.raises(
+        UserError, match=r"4 unusable .* data.max_bad_samples allows 3; .*ivx data check"
+    ):
+        from_config.data.plan_of(
+            tiny_config(damaged, max_bad_samples=3), ("synthetic_train",), 2, level=False
+        )
 
 
 def test_workers_need_shared_memory_for_their_batches(data_folder):
-    """Without room there a worker would die of a bus error in the middle of the run."""
-    config = of(data_folder, workers=2)
-    assert build.loader_options(config).workers == 2
+    """Without enough shared memory, a worker would die of a bus error during the run."""
+    config = tiny_config(data_folder, workers=2)
+    assert from_config.data.loader_options(config).workers == 2
     config.data.batch_packs = 10**9
-    with pytest.raises(UserError, match=r"data.workers = 2 hand over .* --shm-size"):
-        build.loader_options(config)
+    with pytest.raises(UserError, match=r"data.workers = 2 needs .* --shm-size"):
+        from_config.data.loader_options(config)
     config.data.workers = 0
-    assert build.loader_options(config).workers == 0
+    assert from_config.data.loader_options(config).workers == 0
 
 
-def test_what_is_evaluated_is_whole_or_refused(spoilt):
+def test_evaluation_rejects_any_unusable_annotation(damaged):
     with pytest.raises(UserError, match="not valid JSON"):
-        build.samples(of(spoilt), ("synthetic_train",))
+        from_config.data.samples(tiny_config(damaged), ("synthetic_train",))
 
 
-def test_crossing_bounds_of_a_data_set_are_refused_before_anything_is_read(spoilt):
+def test_minimum_above_maximum_is_rejected_before_samples_are_read(damaged):
     entry = {"annotation": "train.jsonl", "video_min_frames": 99}
-    (spoilt / "data.json").write_text(json.dumps({"synthetic_train": entry}))
+    (damaged / "data.json").write_text(json.dumps({"synthetic_train": entry}))
     with pytest.raises(UserError, match="data set synthetic_train: video_min_frames = 99 exceeds"):
-        build.samples(of(spoilt), ("synthetic_train",), training=True)
+        from_config.data.samples(tiny_config(damaged), ("synthetic_train",), training=True)

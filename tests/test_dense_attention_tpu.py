@@ -9,8 +9,8 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from ivx.kernels import choice, dense_attention
-from ivx.kernels.dense_attention import blocks, reference, schedule, tpu_backward
-from ivx.kernels.dense_attention.visits import earlier_in_sample, visits
+from ivx.kernels.dense_attention import blocks, packed_visits, reference, tpu_backward
+from ivx.kernels.dense_attention.visits import causal_key_range, list_visits
 from tests.attention import QUICKLY, TOLERANCE, errors, normal, packs
 
 INTERPRETERS = {"hlo": True, "tpu": pltpu.InterpretParams()}
@@ -18,7 +18,7 @@ INTERPRETERS = {"hlo": True, "tpu": pltpu.InterpretParams()}
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Several blocks in few tokens; interpreted kernels are slow."""
+    """Small blocks, so that few tokens have several; interpreted kernels are slow."""
     monkeypatch.setattr(blocks, "BLOCK", 256)
     monkeypatch.setattr(blocks, "TILE", 128)
     monkeypatch.setattr(tpu_backward, "BACKWARD_TILE", 128)
@@ -43,7 +43,9 @@ def inputs(length: int, heads: int, kv_heads: int, width: int) -> dict[str, np.n
     ],
     ids=["packs", "bfloat16", "hundreds, grouped heads", "tpu interpreter"],
 )
-def test_values_and_gradients(small_blocks, segments, heads, kv_heads, width, dtype, interpreter):
+def test_values_and_gradients_match_float64(
+    small_blocks, segments, heads, kv_heads, width, dtype, interpreter
+):
     given = {"segments_bt": segments, "scale": width**-0.5}
     with choice.force("tpu", INTERPRETERS[interpreter]):
         found = errors(
@@ -56,10 +58,8 @@ def test_values_and_gradients(small_blocks, segments, heads, kv_heads, width, dt
 
 
 @pytest.mark.parametrize("kv_heads", [1, 2])
-def test_gradients_of_parts_of_the_queries_add_up_to_those_of_all(
-    small_blocks, monkeypatch, kv_heads
-):
-    """Slopes of more queries than are held at a time: three parts, of which the last is padded."""
+def test_gradients_by_parts_equal_gradients_in_one_part(small_blocks, monkeypatch, kv_heads):
+    """More queries than RESIDENT allows: three parts, of which the last is padded."""
     segments = packs((1100, 100), (700,), length=1280)
     given, arrays = {"segments_bt": segments, "scale": 0.1}, inputs(1280, 2, kv_heads, 128)
 
@@ -71,21 +71,21 @@ def test_gradients_of_parts_of_the_queries_add_up_to_those_of_all(
             return jax.jit(lambda a: jax.grad(loss)(a), compiler_options=QUICKLY)(arrays)
 
     whole = gradients()
-    # Float32, and two windows of it, of two blocks of 256.
+    # float32 and two output windows, for two blocks of 256.
     monkeypatch.setattr(tpu_backward, "RESIDENT", 2 // kv_heads * 2 * 256 * 128 * 12)
-    assert tpu_backward.parts((2, kv_heads, 2 // kv_heads, 1280, 128), 4) == 3
+    assert tpu_backward.part_count((2, kv_heads, 2 // kv_heads, 1280, 128), 4) == 3
     for a, b in zip(jax.tree.leaves(gradients()), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_blocks_that_are_all_padding_get_no_gradient(small_blocks):
-    """Nor may what was in their memory come near one: 0 times NaN is NaN."""
+def test_blocks_of_padding_get_zero_gradients(small_blocks):
+    """Their uninitialized log-sum-exps must not enter a product: 0 times NaN is NaN."""
     length = 1024
     segments = packs((300,), (), length=length)
     q, k, v = (jnp.asarray(a.swapaxes(1, 2)) for a in inputs(length, 1, 1, 128).values())
-    seen = earlier_in_sample(segments)
+    seen = causal_key_range(segments)
     real = (segments > 0)[:, None, None]
-    # As the forward kernel leaves rows that it never came by.
+    # The forward kernel leaves rows without visits uninitialized.
     lse, delta = (jnp.where(real, a, jnp.nan) for a in (jnp.ones(real.shape), jnp.ones(real.shape)))
     d_out = jnp.where(real[..., None], v[:, :, None], 0)
     with choice.force("tpu", True):
@@ -96,7 +96,7 @@ def test_blocks_that_are_all_padding_get_no_gradient(small_blocks):
         assert jnp.isfinite(gradient).all()
 
 
-def test_padding_does_not_leak(small_blocks):
+def test_padding_has_no_effect(small_blocks):
     segments = packs((140,), (20,), length=300)
     clean = {name: jnp.asarray(a) for name, a in inputs(300, 1, 1, 128).items()}
     poisoned = {
@@ -115,8 +115,8 @@ def test_padding_does_not_leak(small_blocks):
             np.testing.assert_array_equal(a, b)
 
 
-def test_maxima_that_rise_fast(small_blocks, monkeypatch):
-    """Scores far above all before them, in a block that needs no mask, do not overflow."""
+def test_fast_rising_maxima_do_not_overflow(small_blocks, monkeypatch):
+    """Scores far above all earlier ones, in a block without a mask."""
     length = 768
     segments = packs((length,), length=length)
     arrays = {name: jnp.asarray(a[:1]) for name, a in inputs(length, 1, 1, 128).items()}
@@ -134,37 +134,36 @@ def test_maxima_that_rise_fast(small_blocks, monkeypatch):
     assert not jnp.isfinite(never).all()
 
 
-def test_a_visit_is_one_number():
-    """What is packed into it comes out again, at the largest sizes as well."""
-    seen = earlier_in_sample(packs((70, 58), (128,), length=128))
-    found = visits(seen, 128, 16, 32)
-    last = schedule.MOST_BLOCKS - 1
+def test_packed_visits_round_trip():
+    """Also at the largest indices."""
+    key_range = causal_key_range(packs((70, 58), (128,), length=128))
+    found = list_visits(key_range, 128, 16, 32)
+    last = packed_visits.MOST_BLOCKS - 1
     found = found._replace(
-        batch=found.batch.at[0].set(schedule.MOST_BATCH - 1),
+        batch=found.batch.at[0].set(packed_visits.MOST_BATCH - 1),
         query=found.query.at[0].set(last),
         key=found.key.at[0].set(last),
         empty=found.empty.at[0].set(True),
     )
-    code = schedule.encode(found)
-    for read, written in (
-        (schedule.batch_of, found.batch),
-        (schedule.query_of, found.query),
-        (schedule.key_of, found.key),
-        (schedule.is_masked, found.masked),
-        (schedule.opens, found.opens),
-        (schedule.closes, found.closes),
-        (schedule.is_empty, found.empty),
+    code = packed_visits.encode(found)
+    for decode, expected in (
+        (packed_visits.batch_of, found.batch),
+        (packed_visits.query_of, found.query),
+        (packed_visits.key_of, found.key),
+        (packed_visits.is_masked, found.masked),
+        (packed_visits.opens, found.opens),
+        (packed_visits.closes, found.closes),
+        (packed_visits.is_empty, found.empty),
     ):
-        np.testing.assert_array_equal(read(code), written)
+        np.testing.assert_array_equal(decode(code), expected)
 
 
-def test_widths_that_the_kernel_does_not_take_run_in_xla(caplog):
-    """And the reason is given."""
+def test_unsupported_widths_fall_back_to_xla_with_a_warning(caplog):
     arrays = {name: jnp.asarray(a[..., :48]) for name, a in inputs(20, 1, 1, 128).items()}
     segments = packs((20,), (20,), length=20)
-    choice._told.clear()
+    choice._logged.clear()
     with choice.force("tpu", True), caplog.at_level("WARNING"):
         found = dense_attention.causal_attention(**arrays, segments_bt=segments, scale=0.1)
-    assert "widths of keys 48 and of values 48 must be multiples of 128" in caplog.text
+    assert "key width 48 and value width 48 must be multiples of 128" in caplog.text
     expected = dense_attention.causal_attention(**arrays, segments_bt=segments, scale=0.1)
     np.testing.assert_array_equal(found, expected)

@@ -1,4 +1,4 @@
-"""How far one model is from another, against logits made whole."""
+"""The divergence of two models, against materialised logits."""
 
 import jax
 import numpy as np
@@ -11,23 +11,23 @@ from ivx.parallel.mesh import AXES
 from tests.conftest import pack, small_spec
 
 
-def test_means_are_those_of_whole_logits(layouts, shape):
+def test_means_match_materialised_logits(layouts, shape):
     definition = ModelDefinition(small_spec())
-    both = [definition.init(seed) for seed in (0, 1)]
+    params = [definition.init(seed) for seed in (0, 1)]
     batch = pack(layouts[:2], shape)
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES)
-    found = divergence(*((definition.bind, params) for params in both), [batch], mesh)
+    result = divergence(*((definition.bind, p) for p in params), [batch], mesh)
 
     def log_probabilities(params):
         model = definition.bind(params)
         logits = np.asarray(model.logits(jax.jit(lambda b: model(b).hidden)(batch)), np.float64)
-        away = logits - logits.max(-1, keepdims=True)
-        return away - np.log(np.exp(away).sum(-1, keepdims=True))
+        shifted = logits - logits.max(-1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
-    log_p, log_q = map(log_probabilities, both)
+    log_p, log_q = map(log_probabilities, params)
     kl = (np.exp(log_p) * (log_p - log_q)).sum(-1)
     nll = -np.take_along_axis(log_q, batch.targets[..., None].astype(int), -1)[..., 0]
     words, real = batch.weights > 0, batch.segments > 0
-    assert found.all == pytest.approx(kl[real].mean(), rel=1e-5)
-    assert found.words == pytest.approx(kl[words].mean(), rel=1e-5)
-    assert found.loss == pytest.approx(nll[words].mean(), rel=1e-5)
+    assert result.all == pytest.approx(kl[real].mean(), rel=1e-5)
+    assert result.words == pytest.approx(kl[words].mean(), rel=1e-5)
+    assert result.loss == pytest.approx(nll[words].mean(), rel=1e-5)

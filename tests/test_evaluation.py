@@ -1,9 +1,10 @@
-"""Reading answers, scoring them, and the table."""
+"""Parsing answers, scoring them, and the table of scores."""
 
 import pytest
 
-from ivx.evaluation import answers, metrics, scoring
+from ivx.evaluation import scoring
 from ivx.evaluation.scoring import Prediction
+from ivx.judging import answers, metrics
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from ivx.evaluation.scoring import Prediction
         ("", None),
     ],
 )
-def test_spans_are_read(text, span):
+def test_span_is_parsed(text, span):
     assert answers.span(text) == span
 
 
@@ -41,7 +42,7 @@ def test_spans_are_read(text, span):
         ("", None),
     ],
 )
-def test_letters_are_read_as_whole_words_among_those_offered(text, letter):
+def test_letter_is_parsed_as_standalone_option(text, letter):
     assert answers.letter(text, options=4) == letter
 
 
@@ -56,11 +57,11 @@ def test_letters_are_read_as_whole_words_among_those_offered(text, letter):
         (None, (1, 2), 0.0),
     ],
 )
-def test_temporal_iou(a, b, iou):
+def test_temporal_iou_equals_expected(a, b, iou):
     assert metrics.temporal_iou(a, b) == pytest.approx(iou)
 
 
-def test_recall_counts_the_threshold_itself():
+def test_recall_includes_the_threshold():
     assert metrics.span_scores([0.3, 0.5, 0.7, 0.0]) == {
         "mIoU": pytest.approx(0.375),
         "R@0.3": 0.75,
@@ -69,8 +70,8 @@ def test_recall_counts_the_threshold_itself():
     }
 
 
-def test_the_interval_of_a_share_is_wilsons():
-    """Values from Wilson's formula worked by hand for 8 of 10."""
+def test_interval_equals_wilson_formula():
+    """Values computed by hand for 8 of 10."""
     low, high = metrics.interval(0.8, 10)
     assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
 
@@ -79,7 +80,7 @@ def prediction(text: str, family="attribute", **truth) -> Prediction:
     return Prediction("x", family, "?", {"format": "open", **truth}, "v.mp4", text)
 
 
-def test_points():
+def test_score_of_each_format():
     colours = ["red", "blue"]
     assert scoring.score(prediction(" Red.", answer="red", values=colours)) == 1
     assert scoring.score(prediction("blue", answer="red", values=colours)) == 0
@@ -90,7 +91,7 @@ def test_points():
     assert scoring.score(Prediction("x", "order", "?", choice, "", "B")) == 1
 
 
-def test_the_table_has_a_row_for_each_family_and_way_of_asking():
+def test_table_has_one_row_per_family_and_format():
     values = ["red", "green", "blue", "white"]
     rows = scoring.table(
         [

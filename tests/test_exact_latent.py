@@ -1,4 +1,4 @@
-"""`m2la_exact`: norm and rope of the source kept, the cache a projection of the source's."""
+"""`m2la_exact`: keeps the source's norm and rope; its cache projects the source's cache."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ivx.conversion import convert, exact_layer, shared_latent, statistics
+from ivx.conversion import convert, latent_layer, shared_latent, statistics
 from ivx.conversion.method import Method
 from ivx.models.definition import ModelDefinition
 from ivx.parallel.mesh import AXES
@@ -19,7 +19,7 @@ METHODS = [Method(weighting=near) for near in ("plain", "balanced", "output")]
 
 
 def normed_heads(of: f64.Geometry) -> tuple[np.ndarray, ...]:
-    """q and k after QK-norm, v, and o_proj; tokens are the first axis."""
+    """q and k after QK-norm, v, and o_proj; tokens are axis 0."""
     layer, x = f64.random_layer(of), f64.inputs(of)[:TOKENS]
     rng = np.random.default_rng(8)
     scale_q, scale_k = rng.uniform(0.5, 2, (2, of.head_dim))
@@ -28,42 +28,44 @@ def normed_heads(of: f64.Geometry) -> tuple[np.ndarray, ...]:
     return q, k, (x @ layer.v).reshape(k.shape), layer.o
 
 
-def answers(of: f64.Geometry, rank: int, method: Method) -> tuple[np.ndarray, np.ndarray]:
-    """Attention of the source with its norm, and of the converted layer, written out here."""
+def converted_and_source(
+    of: f64.Geometry, rank: int, method: Method
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reference attention of the converted layer and of its source."""
     q, k, v, o = normed_heads(of)
     by, group = f64.angles(of), of.heads // of.kv_heads
-    wanted = f64.on_heads(q, *(np.repeat(a, group, 1) for a in (k, v)), by)
+    expected = f64.on_heads(q, *(np.repeat(a, group, 1) for a in (k, v)), by)
 
     roped_q, roped_k = f64.turn(q, by), f64.turn(k, by)
     cached = np.hstack([roped_k.reshape(TOKENS, -1), v.reshape(TOKENS, -1)])
     queries = np.einsum("tnh,tni->nhi", roped_q, roped_q)
-    layer = exact_layer.keys_and_values(cached.T @ cached, queries, {"kernel": o})
+    layer = latent_layer.exact_keys_and_values(cached.T @ cached, queries, {"kernel": o})
     shared = shared_latent.compress(layer, shared_latent.rotate(layer, method), rank)
     kept = cached @ shared.cached
     assert kept.shape[1] == rank + of.head_dim
-    asked = np.einsum("tnh,nhk->tnk", roped_q, shared.ask)
+    asked = np.einsum("tnh,nhk->tnk", roped_q, shared.query)
     keys_values = np.einsum("sr,rnk->snk", kept[:, :rank], shared.up)
     scores = np.einsum("tnh,snh->nts", asked[..., : of.head_dim], keys_values[..., : of.head_dim])
     scores += np.einsum("tnp,sp->nts", asked[..., of.head_dim :], kept[:, rank:])
     found = f64.attend(scores / np.sqrt(2 * of.head_dim), keys_values[..., of.head_dim :])
-    return found, wanted
+    return found, expected
 
 
 @pytest.mark.parametrize("of", [SMALL, PUBLISHED], ids=lambda of: f"{of.kv_heads}x{of.head_dim}")
-def test_at_full_rank_the_layer_equals_its_source_norm_and_rope_and_all(of):
-    found, wanted = answers(of, of.whole, Method(rotation="complex"))
-    assert distance(found, wanted) < EXACT
+def test_layer_of_full_rank_equals_its_source_with_norm_and_rope(of):
+    found, expected = converted_and_source(of, of.whole, Method(rotation="complex"))
+    assert distance(found, expected) < EXACT
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.weighting)
-def test_every_weighting_says_so(method):
-    found, wanted = answers(SMALL, SMALL.whole, method)
-    # Weights of 1 to 1,000 that are multiplied with and divided by cost three digits.
-    assert distance(found, wanted) < (1e-9 if method.weighting == "output" else EXACT)
+def test_layer_of_full_rank_equals_its_source_for_every_weighting(method):
+    found, expected = converted_and_source(SMALL, SMALL.whole, method)
+    # Scaling by weights of 1 to 1,000 and back loses three digits.
+    assert distance(found, expected) < (1e-9 if method.weighting == "output" else EXACT)
 
 
-def test_less_rank_is_further_away():
-    errors = [distance(*answers(SMALL, rank, Method())) for rank in (8, 16, 24, 32)]
+def test_error_grows_as_rank_shrinks():
+    errors = [distance(*converted_and_source(SMALL, rank, Method())) for rank in (8, 16, 24, 32)]
     assert errors == sorted(errors, reverse=True) and errors[-1] > 1e-4
 
 
@@ -75,8 +77,8 @@ def batch(layouts, shape):
     return pack(layouts[:3], shape)
 
 
-def test_a_whole_model_of_full_rank_gives_what_its_source_gives(batch):
-    """Any source: no case is special. Video, three-axis positions, packs with padding."""
+def test_model_of_full_rank_equals_its_source(batch):
+    """A random source with video, three-axis positions and padding."""
     source, exact = (
         ModelDefinition(
             dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Checksums of arrays: any bit counts, where the array lies does not."""
+"""Checksums of arrays depend on every bit, but not on the sharding."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ivx.parallel.mesh import make_mesh
-from ivx.training import fingerprint
-from ivx.training.fingerprint import fingerprints
+from ivx.training.checkpoints import fingerprint
+from ivx.training.checkpoints.fingerprint import fingerprints
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def tree():
     }
 
 
-def test_by_hand():
-    """1 * 1 + 2 * 3 + 3 * 5 of the bits of integers; paths are dotted."""
+def test_fingerprint_equals_formula():
+    """1 * 1 + 2 * 3 + 3 * 5 for small integers; paths are dotted."""
     assert fingerprints({"a": {"b": np.array([1, 2, 3], np.int32)}}) == {"a.b": 22}
     assert fingerprints({"a": np.array([-1], np.int32)}) == {"a": 2**32 - 1}
 
@@ -40,24 +40,24 @@ def test_numpy_devices_and_meshes_agree(tree):
             "mask": PartitionSpec(None, "tensor"),
         }
         shardings = [NamedSharding(mesh, spec) for spec in jax.tree.leaves(specs)]
-        spread = jax.device_put(tree, jax.tree.unflatten(jax.tree.structure(tree), shardings))
-        assert fingerprints(spread) == expected
+        sharded = jax.device_put(tree, jax.tree.unflatten(jax.tree.structure(tree), shardings))
+        assert fingerprints(sharded) == expected
 
 
-def test_blocks_of_numpy_change_nothing(tree, monkeypatch):
+def test_numpy_block_size_does_not_matter(tree, monkeypatch):
     expected = fingerprints(tree)
     monkeypatch.setattr(fingerprint, "_BLOCK", 16)
     assert fingerprints(tree) == expected
 
 
-def test_every_bit_and_every_place_counts():
+def test_every_bit_and_position_matters():
     rng = np.random.default_rng(1)
     a = rng.normal(size=(5, 7)).astype(np.float32)
     [expected] = fingerprints([a]).values()
-    for place in range(a.size):
+    for index in range(a.size):
         for bit in (0, 13, 31):
             other = a.copy()
-            other.view(np.uint32).reshape(-1)[place] ^= np.uint32(1 << bit)
+            other.view(np.uint32).reshape(-1)[index] ^= np.uint32(1 << bit)
             assert fingerprints([other])["0"] != expected
     assert fingerprints([a[::-1]])["0"] != expected
     assert fingerprints([np.array([0.0], np.float32)]) != fingerprints(
@@ -65,6 +65,6 @@ def test_every_bit_and_every_place_counts():
     )
 
 
-def test_an_array_of_more_than_four_billion_elements_wraps():
-    """Strides and places are taken modulo 2^32, as the sum is."""
+def test_strides_wrap_for_more_than_four_billion_elements():
+    """Strides and indices are taken modulo 2^32, as the sum is."""
     assert fingerprint._strides((3, 2**20, 2**13)) == [2**33 % 2**32, 2**13, 1]

@@ -1,4 +1,4 @@
-"""Annotations of other projects, files of other kinds: what is made of them and what refused."""
+"""Annotation formats of other projects, and kinds of annotation files."""
 
 import dataclasses
 import json
@@ -9,26 +9,26 @@ from array_record.python import array_record_module
 
 from data_pipelines import annotation_error, formats, sources
 from data_pipelines.sources.entries import entries
-from ivx.evaluation import answers, scoring, text_only
-from ivx.stages import rewards
-from tests.annotations import WORDS, data_set
+from ivx.evaluation import scoring, text_only
+from ivx.judging import answers, rewards
+from tests.annotations import TEXT_RECORD, data_set
 
 
-def read(folder, name: str, text, form: str, **changes) -> sources.Found:
-    """What a file of this format gives."""
+def read(folder, name: str, text, form: str, **changes) -> sources.ReadResult:
+    """Reads a file of this format."""
     file = folder / name
     file.write_text(text if isinstance(text, str) else json.dumps(text))
     member = sources.DataSet("x", (file,), folder, 1.0, form)
     return sources.read(dataclasses.replace(member, **changes))
 
 
-def one(found: sources.Found) -> sources.Sample:
-    assert found.faults == []
-    [sample] = found.samples
+def only_sample(result: sources.ReadResult) -> sources.Sample:
+    assert result.faults == []
+    [sample] = result.samples
     return sample
 
 
-def asked(sample: sources.Sample) -> str:
+def question_of(sample: sources.Sample) -> str:
     [(text, _)] = text_only.questions(sample)
     return text
 
@@ -82,11 +82,11 @@ GROUNDED = [
 
 
 @pytest.mark.parametrize(("form", "name", "text", "video"), GROUNDED)
-def test_a_sentence_and_its_span_become_a_question_of_when(tmp_path, form, name, text, video):
-    """The answer that is trained on is worth a full reward; the span ends with the video."""
-    sample = one(read(tmp_path, name, text, form))
+def test_sentence_with_span_becomes_a_grounding_question(tmp_path, form, name, text, video):
+    """The training answer gets the full reward; a span is cut to the end of the video."""
+    sample = only_sample(read(tmp_path, name, text, form))
     assert sample.videos[0].path == str(tmp_path / video)
-    assert "'person turn a light on'" in asked(sample)
+    assert "'person turn a light on'" in question_of(sample)
     [truth] = sample.truths
     start, end = truth["span"]
     assert start == 24.3 and end == (30.4 if name == "sta.txt" else 30.0)
@@ -109,9 +109,9 @@ R1 = {
 }
 
 
-def test_choices_of_video_r1(tmp_path):
-    sample = one(read(tmp_path, "r1.json", [R1], "video_r1"))
-    assert asked(sample).startswith("What is it?\nA. A cat\nB. A dog\n")
+def test_video_r1_choice_becomes_a_choice_question(tmp_path):
+    sample = only_sample(read(tmp_path, "r1.json", [R1], "video_r1"))
+    assert question_of(sample).startswith("What is it?\nA. A cat\nB. A dog\n")
     [truth] = sample.truths
     assert truth["options"] == ["A cat", "A dog"] and truth["answer"] == "B"
     assert rewards.reward_of(truth)("<think>Barks.</think>(B)", truth) == 1.0
@@ -119,20 +119,20 @@ def test_choices_of_video_r1(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["numerical", "OCR", "free-form", "regression"])
-def test_words_of_video_r1_about_images(tmp_path, kind):
+def test_video_r1_image_question_is_judged_by_text(tmp_path, kind):
     words = {"problem_type": kind, "data_type": "image", "path": "a.jpg", "options": []}
     line = R1 | words | {"solution": "<answer>42</answer>"}
-    sample = one(read(tmp_path, "r1.jsonl", line, "video_r1"))
+    sample = only_sample(read(tmp_path, "r1.jsonl", line, "video_r1"))
     assert sample.videos == () and sample.images[0].path.endswith("a.jpg")
     [truth] = sample.truths
     assert truth["family"] == kind and rewards.reward_of(truth)("42.", truth) == 1.0
     assert rewards.reward_of(truth)("43", truth) == 0.0
 
 
-def test_rows_of_internvideo3_by_named_columns(tmp_path):
+def test_internvideo3_row_is_read_by_named_columns(tmp_path):
     fields = {"video": "vid", "question": "q", "answer": "a"}
     line = {"vid": "abc", "q": "What?", "a": "A dot.", "extra": 1}
-    sample = one(read(tmp_path, "rows.jsonl", line, "internvideo3", fields=fields))
+    sample = only_sample(read(tmp_path, "rows.jsonl", line, "internvideo3", fields=fields))
     assert sample.videos[0].path.endswith("abc.mp4") and sample.messages[1]["content"] == "A dot."
 
 
@@ -140,13 +140,13 @@ def test_rows_of_internvideo3_by_named_columns(tmp_path):
     ("form", "name", "text", "cause", "complaint"),
     [
         ("charades", "a.txt", "no line of it", annotation_error.VALUE, "VIDEO start end##sentence"),
-        ("charades", "a.txt", "v 9.0 3.0##x", annotation_error.SPAN, "is none"),
+        ("charades", "a.txt", "v 9.0 3.0##x", annotation_error.SPAN, "is empty or negative"),
         (
             "charades",
             "a.json",
             {"v": {"duration": 5, "timestamps": [[7, 9]], "sentences": ["x"]}},
             annotation_error.SPAN,
-            "outside of a video of 5 seconds",
+            "outside a video of 5 seconds",
         ),
         (
             "charades",
@@ -183,10 +183,10 @@ def test_rows_of_internvideo3_by_named_columns(tmp_path):
         ("internvideo3", "a.jsonl", {"vid": "v"}, annotation_error.MISSING, "fields must name"),
     ],
 )
-def test_what_is_of_another_form_is_a_fault(tmp_path, form, name, text, cause, complaint):
-    found = read(tmp_path, name, text, form)
-    [fault] = found.faults
-    assert found.samples == [] and fault.cause == cause
+def test_malformed_entry_is_a_fault(tmp_path, form, name, text, cause, complaint):
+    result = read(tmp_path, name, text, form)
+    [fault] = result.faults
+    assert result.samples == [] and fault.cause == cause
     assert fault.where.startswith(str(tmp_path / name) + ":")
     with pytest.raises(sources.AnnotationError, match=complaint):
         raise sources.AnnotationError(fault.sentence)
@@ -194,34 +194,34 @@ def test_what_is_of_another_form_is_a_fault(tmp_path, form, name, text, cause, c
 
 @pytest.mark.parametrize("form", sorted(formats.FORMATS))
 @pytest.mark.parametrize("value", [None, 5, [], {}, "", {"vid": None}, {"events": 5}])
-def test_no_format_fails_otherwise_than_by_a_fault(tmp_path, form, value):
-    found = read(tmp_path, "a.json", [value], form)
-    assert found.samples == [] and len(found.faults) == 1
+def test_formats_report_arbitrary_values_as_faults(tmp_path, form, value):
+    result = read(tmp_path, "a.json", [value], form)
+    assert result.samples == [] and len(result.faults) == 1
 
 
-# Files of other kinds
+# Kinds of files
 
 
-def test_array_records_hold_a_sample_each(tmp_path):
+def test_array_records_are_read(tmp_path):
     file = tmp_path / "a.array_record"
     writer = array_record_module.ArrayRecordWriter(str(file), "group_size:1")
-    for line in (json.dumps({"id": "one", **WORDS}).encode(), b"{", b"\xff"):
+    for line in (json.dumps({"id": "one", **TEXT_RECORD}).encode(), b"{", b"\xff"):
         writer.write(line)
     writer.close()
-    found = sources.read(data_set(tmp_path, annotations=(file,)))
-    assert [sample.id for sample in found.samples] == ["one"]
-    assert [fault.cause for fault in found.faults] == [
+    result = sources.read(data_set(tmp_path, annotations=(file,)))
+    assert [sample.id for sample in result.samples] == ["one"]
+    assert [fault.cause for fault in result.faults] == [
         annotation_error.NOT_JSON,
         annotation_error.NOT_TEXT,
     ]
-    assert found.faults[0].where.endswith("a.array_record:2")
+    assert result.faults[0].where.endswith("a.array_record:2")
     file.write_bytes(b"no such file")
     with pytest.raises(sources.AnnotationError, match="not a readable ArrayRecord file"):
         list(entries(data_set(tmp_path, annotations=(file,))))
 
 
-def test_rows_of_parquet_are_samples_nested_or_as_json(tmp_path):
-    """Nulls, which a table needs where rows differ, are keys that are not there."""
+def test_parquet_rows_are_read_nested_or_as_json(tmp_path):
+    """Nulls, which a table needs where the keys of rows differ, count as missing keys."""
     pyarrow = pytest.importorskip("pyarrow", reason="pip install 'ivx[parquet]'")
     from pyarrow import parquet
 
@@ -233,16 +233,16 @@ def test_rows_of_parquet_are_samples_nested_or_as_json(tmp_path):
         {"role": "assistant", "content": [{"type": "text", "text": "A dot."}], "loss": True},
     ]
     parquet.write_table(pyarrow.Table.from_pylist([{"id": "one", "messages": nested}]), file)
-    sample = one(sources.read(data_set(tmp_path, annotations=(file,))))
+    sample = only_sample(sources.read(data_set(tmp_path, annotations=(file,))))
     assert sample.videos[0].path.endswith("a.mp4")
     rows = [
         {"id": "one", "messages": json.dumps(nested), "truths": None},
         {"id": "two", "messages": "[", "truths": "[]"},
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-    found = sources.read(data_set(tmp_path, annotations=(file,)))
-    assert [sample.id for sample in found.samples] == ["one"]
-    [fault] = found.faults
+    result = sources.read(data_set(tmp_path, annotations=(file,)))
+    assert [sample.id for sample in result.samples] == ["one"]
+    [fault] = result.faults
     assert fault.where.endswith("a.parquet:2") and fault.cause == annotation_error.NOT_JSON
     file.write_bytes(b"no such file")
     with pytest.raises(sources.AnnotationError, match="not a readable Parquet file"):
@@ -253,14 +253,14 @@ def test_rows_of_parquet_are_samples_nested_or_as_json(tmp_path):
     ("changes", "extra"),
     [({"annotations": (pathlib.Path("a.parquet"),)}, "parquet"), ({"tfds": "x"}, "tfds")],
 )
-def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, changes, extra):
+def test_missing_package_error_names_the_extra(tmp_path, monkeypatch, changes, extra):
     for name in ("pyarrow", "tensorflow_datasets"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     with pytest.raises(sources.AnnotationError, match=rf"pip install 'ivx\[{extra}\]'"):
         list(entries(data_set(tmp_path, **{"split": "train", **changes})))
 
 
-def test_files_of_no_known_kind_are_refused(tmp_path):
+def test_unknown_file_kind_is_rejected(tmp_path):
     member = data_set(tmp_path, annotations=(tmp_path / "a.csv",))
-    with pytest.raises(sources.AnnotationError, match=r"known are .jsonl, .parquet"):
+    with pytest.raises(sources.AnnotationError, match=r"expected .jsonl, .parquet"):
         list(entries(member))

@@ -1,44 +1,53 @@
-"""What stands around the weights: sizes, frames, template, model card."""
+"""The files of a folder besides its weights: config, preprocessor, template, model card."""
 
 import dataclasses
 import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jinja2
 import pytest
 
 from ivx.errors import UserError
-from ivx.hf import card, config, preset, processor, text_files, write
+from ivx.hf import card, config, processor, text_files, write
 from ivx.models import spec
 from ivx.text import chat_template, special_tokens, tokenizer
 from tests.conftest import small_spec
 
 
 @pytest.fixture(scope="module")
-def words():
+def words() -> tokenizer.Tokenizer:
     return tokenizer.load("compact")
 
 
-def written(folder, content: dict):
+def write_config(folder: pathlib.Path, content: dict) -> pathlib.Path:
     (folder / "config.json").write_text(json.dumps(content))
     return folder
 
 
-def used(found: spec.ModelSpec) -> spec.ModelSpec:
-    """Without what its attention does not look at."""
+def without_unused_sizes(sizes: spec.ModelSpec) -> spec.ModelSpec:
+    """The sizes with those that the attention does not use set to a constant."""
     unused = {"m2la": {"kv_heads": 1}, "m2la_exact": {}, "gqa": {"kv_rank": 1}}
-    changed = unused[found.text.attention]
-    return dataclasses.replace(found, text=dataclasses.replace(found.text, **changed))
+    changed = unused[sizes.text.attention]
+    return dataclasses.replace(sizes, text=dataclasses.replace(sizes.text, **changed))
 
 
 @pytest.mark.parametrize("attention", spec.ATTENTIONS)
 @pytest.mark.parametrize("make", [small_spec, *spec.PRESETS.values()])
-def test_sizes_come_back(words, tmp_path, make, attention):
-    wanted = make(attention)
-    found = config.read_spec(written(tmp_path, config.write_config(wanted, words, wanted.dtype)))
-    assert used(found) == used(wanted)
+def test_sizes_survive_a_round_trip(
+    words: tokenizer.Tokenizer,
+    tmp_path: pathlib.Path,
+    make: Callable[[str], spec.ModelSpec],
+    attention: str,
+):
+    sizes = make(attention)
+    content = config.write_config(sizes, words, sizes.dtype)
+    read = config.read_spec(write_config(tmp_path, content))
+    assert without_unused_sizes(read) == without_unused_sizes(sizes)
 
 
-def test_ids_are_those_of_the_tokenizer(words):
+def test_config_has_the_ids_of_the_tokenizer(words: tokenizer.Tokenizer):
     content = config.write_config(spec.tiny(), words)
     assert content["video_token_id"] == words.encode(special_tokens.VIDEO_PAD)[0]
     assert content["vision_start_token_id"] == words.encode(special_tokens.VISION_START)[0]
@@ -47,81 +56,95 @@ def test_ids_are_those_of_the_tokenizer(words):
     assert text_files.generation_config(words)["eos_token_id"][0] == end
 
 
-def as_transformers_5(content):
+def as_transformers_5(content: dict[str, Any]) -> None:
     text = content["text_config"]
     text["rope_parameters"] = text.pop("rope_scaling") | {"rope_theta": text.pop("rope_theta")}
 
 
-def as_one_level(content):
+def as_one_level(content: dict[str, Any]) -> None:
     content.update(content.pop("text_config") | {"model_type": content["model_type"]})
 
 
-def as_older(content):
+def as_older(content: dict[str, Any]) -> None:
     content["torch_dtype"] = content.pop("dtype")
     rank = content["text_config"].pop("kv_lora_rank")
     content["text_config"]["kv_lora_rank_list"] = [rank] * 3
 
 
-@pytest.mark.parametrize("rewrite", [as_transformers_5, as_one_level, as_older])
-def test_other_spellings_are_read(words, tmp_path, rewrite):
+@pytest.mark.parametrize("variant", [as_transformers_5, as_one_level, as_older])
+def test_variants_of_the_config_are_read(
+    words: tokenizer.Tokenizer, tmp_path: pathlib.Path, variant: Callable[[dict], None]
+):
     content = config.write_config(small_spec(), words)
-    before = config.read_spec(written(tmp_path, content))
-    rewrite(content)
-    assert config.read_spec(written(tmp_path, content)) == before
+    before = config.read_spec(write_config(tmp_path, content))
+    variant(content)
+    assert config.read_spec(write_config(tmp_path, content)) == before
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "complaint"),
+    ("part", "change", "message"),
     [
         (None, {"model_type": "llava"}, "model_type 'llava'"),
-        (None, {"model_type": "qwen2_vl"}, "model_type 'qwen2_vl' is not one that ivx reads"),
-        (None, {"model_type": "llama"}, "model_type 'llama' is not one that ivx reads"),
-        (None, {"tie_word_embeddings": True}, r"at the top as in text_config, not \[True, False\]"),
-        ("vision_config", {"patch_size": 14}, "patch_size is 14, ivx has 16 only"),
+        (None, {"model_type": "qwen2_vl"}, "model_type 'qwen2_vl' is not supported"),
+        (None, {"model_type": "llama"}, "model_type 'llama' is not supported"),
+        (
+            None,
+            {"tie_word_embeddings": True},
+            r"the same at the top level and in text_config, not \[True, False\]",
+        ),
+        ("vision_config", {"patch_size": 14}, "patch_size is 14, ivx supports only 16"),
         ("vision_config", {"spatial_merge_size": 3}, "spatial_merge_size is 3"),
         ("vision_config", {"temporal_patch_size": 1}, "temporal_patch_size is 1"),
-        ("vision_config", {"num_position_embeddings": 50}, "50 is no square"),
-        ("vision_config", {"out_hidden_size": 7}, "gives 7 numbers"),
-        ("vision_config", {"deepstack_visual_indexes": [0, 9]}, "must be blocks of a tower"),
+        ("vision_config", {"num_position_embeddings": 50}, "50 is not a square"),
+        ("vision_config", {"out_hidden_size": 7}, "out_hidden_size is 7"),
+        ("vision_config", {"deepstack_visual_indexes": [0, 9]}, "must be block indices"),
         ("vision_config", {"deepstack_visual_indexes": [1, 1]}, "each at most once"),
-        ("vision_config", {"deepstack_visual_indexes": []}, "a list of some blocks"),
-        ("text_config", {"num_hidden_layers": "3"}, "num_hidden_layers must be a positive whole"),
+        ("vision_config", {"deepstack_visual_indexes": []}, "a non-empty list of block indices"),
+        ("text_config", {"num_hidden_layers": "3"}, "num_hidden_layers must be a positive integer"),
         ("text_config", {"rope_theta": None}, "rope_theta must be a positive number"),
         ("text_config", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
         ("text_config", {"kv_lora_rank_list": [24, 16]}, r"each of 3 layers, not \[24, 16\]"),
         ("text_config", {"kv_lora_rank_list": [24, 16, 0]}, r"each of 3 layers, not \[24, 16, 0\]"),
-        ("text_config", {"v_head_dim": 8}, "the same for all parts"),
+        ("text_config", {"v_head_dim": 8}, "must be equal, not"),
         ("text_config", {"kv_lora_rank": None}, "3 layers, not None"),
     ],
 )
-def test_what_ivx_cannot_build_is_refused_in_one_sentence(words, tmp_path, part, change, complaint):
+def test_unsupported_config_is_rejected_in_one_sentence(
+    words: tokenizer.Tokenizer,
+    tmp_path: pathlib.Path,
+    part: str | None,
+    change: dict[str, Any],
+    message: str,
+):
     content = config.write_config(small_spec(), words)
     (content[part] if part else content).update(change)
-    with pytest.raises(UserError, match=complaint) as refused:
-        config.read_spec(written(tmp_path, content))
-    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=message) as error:
+        config.read_spec(write_config(tmp_path, content))
+    assert "\n" not in str(error.value)
 
 
-def test_all_that_is_wrong_is_said_at_once(words, tmp_path):
+def test_error_lists_every_problem_of_the_config(
+    words: tokenizer.Tokenizer, tmp_path: pathlib.Path
+):
     content = config.write_config(small_spec(), words)
     content["vision_config"].update(patch_size=14, depth=None)
     content["text_config"].update(hidden_act="gelu")
     with pytest.raises(UserError, match=r"hidden_act.*patch_size.*depth"):
-        config.read_spec(written(tmp_path, content))
+        config.read_spec(write_config(tmp_path, content))
 
 
 @pytest.mark.parametrize("attention", spec.ATTENTIONS)
-def test_a_preset_is_recognised_by_its_sizes(words, tmp_path, attention):
+def test_preset_is_recognised_by_its_sizes(
+    words: tokenizer.Tokenizer, tmp_path: pathlib.Path, attention: str
+):
     for name, make in spec.PRESETS.items():
-        found = config.read_spec(
-            written(tmp_path, config.write_config(make(attention), words, "float32"))
-        )
-        assert preset.preset_of(found) == name
+        content = config.write_config(make(attention), words, "float32")
+        assert config.preset_of(config.read_spec(write_config(tmp_path, content))) == name
     with pytest.raises(UserError, match=r"no preset \(tiny, .*text.width = 48 instead of 192"):
-        preset.preset_of(small_spec(attention))
+        config.preset_of(small_spec(attention))
 
 
-def test_frame_rules_come_back_and_absent_ones_are_those_of_qwen(tmp_path):
+def test_frame_rules_survive_a_round_trip_and_default_to_qwen(tmp_path: pathlib.Path):
     rules = processor.FrameRules(1.5, 2, 16, 4096, 65536, 1024, 12288)
     for name, content in processor.processor_files(rules).items():
         (tmp_path / name).write_text(json.dumps(content))
@@ -142,14 +165,16 @@ def test_frame_rules_come_back_and_absent_ones_are_those_of_qwen(tmp_path):
             processor.read_frame_rules(tmp_path)
 
 
-def rendered(messages, **given) -> str:
-    """Written by the exported template, in an environment like that of transformers."""
+def render_exported(messages: list[dict], **variables: Any) -> str:
+    """Renders the exported template in an environment like that of transformers."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(write.TEMPLATE.read_text()).render(messages=messages, **given)
+    return environment.from_string(write.TEMPLATE.read_text()).render(
+        messages=messages, **variables
+    )
 
 
-# What a processor replaces by the slices of a video, each after its time.
+# The processor replaces it by the slices of the video, each after its time.
 VIDEO = "<|video_pad|>"
 TOOLS = [
     {
@@ -158,7 +183,7 @@ TOOLS = [
     }
 ]
 CALLS = [{"name": "look", "arguments": {"start": 0.5}}, {"name": "look", "arguments": {}}]
-# Ours (a video is a placeholder in the text), theirs (a video is an item), tools.
+# (ivx messages with a placeholder per video, HF messages with an item per video, tools).
 CONVERSATIONS = {
     "plain": (
         [
@@ -231,19 +256,19 @@ CONVERSATIONS = {
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 @pytest.mark.parametrize("generate", [False, True])
-def test_the_exported_template_writes_what_ours_writes(name, generate):
+def test_exported_template_matches_the_ivx_template(name: str, generate: bool):
     ours, theirs, tools = CONVERSATIONS[name]
     videos = sum(str(message["content"]).count("<VIDEO_CONTEXT>") for message in ours)
     pieces = chat_template.render(ours, [VIDEO] * videos, generate, tools)
-    text = rendered(theirs, tools=list(tools) or None, add_generation_prompt=generate)
+    text = render_exported(theirs, tools=list(tools) or None, add_generation_prompt=generate)
     assert text == "".join(piece.text for piece in pieces)
 
 
 @pytest.mark.parametrize("attention", spec.ATTENTIONS)
-def test_the_card_has_a_head_and_a_table(attention):
+def test_card_has_front_matter_and_a_table(attention: str):
     text = card.render("kitten", spec.tiny(attention), {"step": 960, "odd": "a|b\nc"})
-    head = text.split("---\n")[1]
-    assert "license: apache-2.0\nlibrary_name: transformers\n" in head
+    front_matter = text.split("---\n")[1]
+    assert "license: apache-2.0\nlibrary_name: transformers\n" in front_matter
     assert "# kitten\n" in text
     assert "| step | 960 |\n| odd | a\\|b c |\n" in text
     assert ("trust_remote_code=True" in text) == (attention != "gqa")

@@ -1,8 +1,9 @@
-"""Weights out and in again: bit for bit, by the index, and with everything amiss said at once."""
+"""Export and import of weights: bitwise, through the index, with every mismatch in one error."""
 
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -13,8 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from ivx.errors import UserError
 from ivx.hf import names, processor, read, shards, write
-from ivx.hf.index import INDEX, SINGLE
-from ivx.models.definition import ModelDefinition
+from ivx.hf.shards import INDEX, SINGLE
+from ivx.models.definition import ModelDefinition, Params
 from ivx.text import compact_tokenizer
 from tests.conftest import small_spec
 
@@ -22,8 +23,8 @@ SMALL_SHARD = 100_000
 
 
 @pytest.fixture(scope="module")
-def noisy(params):
-    """Parameters without a zero or a one in them, so that nothing can be mistaken."""
+def noisy(params: Params) -> Params:
+    """Parameters without zeros or ones, so that no two arrays are alike."""
     rng = np.random.default_rng(1)
     return jax.tree.map(
         lambda a: (np.asarray(a) + 0.1 * rng.standard_normal(a.shape)).astype(np.float32), params
@@ -31,37 +32,45 @@ def noisy(params):
 
 
 @pytest.fixture(scope="module")
-def exported(definition, noisy, tmp_path_factory) -> pathlib.Path:
-    """The model in float32, in many shards."""
+def exported(
+    definition: ModelDefinition, noisy: Params, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A float32 export in many shards."""
     folder = tmp_path_factory.mktemp("hf") / "model"
     export(folder, definition, noisy, dtype="float32", shard_bytes=SMALL_SHARD)
     return folder
 
 
-def export(folder, definition, params, **options) -> None:
+def export(
+    folder: pathlib.Path, definition: ModelDefinition, params: Params, **options: Any
+) -> None:
     rules = processor.FrameRules()
     write.export(folder, definition, params, compact_tokenizer.PATH, rules, {}, **options)
 
 
-def single(folder, definition, params) -> pathlib.Path:
-    """The weights alone, in one file."""
+def single(folder: pathlib.Path, definition: ModelDefinition, params: Params) -> pathlib.Path:
+    """Writes the weights to one file."""
     folder.mkdir()
     shards.write_params(folder, definition, params, np.dtype(np.float32), 1e12)
     return folder / SINGLE
 
 
-def same(a, b) -> None:
+def assert_equal(a: Params, b: Params) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert left.dtype == right.dtype == np.float32
         np.testing.assert_array_equal(left, right)
 
 
-def test_float32_comes_back_bit_for_bit(definition, noisy, exported):
-    same(read.read_params(exported, definition), noisy)
+def test_float32_round_trip_is_bitwise(
+    definition: ModelDefinition, noisy: Params, exported: pathlib.Path
+):
+    assert_equal(read.read_params(exported, definition), noisy)
 
 
-def test_shards_keep_to_their_size_and_the_index_adds_up(exported, definition, noisy):
+def test_shards_respect_their_limit_and_the_index_is_complete(
+    exported: pathlib.Path, definition: ModelDefinition, noisy: Params
+):
     index = json.loads((exported / INDEX).read_text())
     files = sorted(path.name for path in exported.glob("*.safetensors"))
     count = len(files)
@@ -76,18 +85,24 @@ def test_shards_keep_to_their_size_and_the_index_adds_up(exported, definition, n
             assert shard.metadata() == {"format": "pt"}
 
 
-def test_bfloat16_comes_back_bit_for_bit_in_both_directions(definition, noisy, tmp_path):
-    """bf16 folder -> our tree -> folder: the same bytes; rounded parameters -> folder: the same."""
+def test_bfloat16_round_trip_is_bitwise_in_both_directions(
+    definition: ModelDefinition, noisy: Params, tmp_path: pathlib.Path
+):
+    """Folder -> parameters -> folder gives the same bytes; so do rounded parameters."""
     export(tmp_path / "first", definition, noisy)
     tree = read.read_params(tmp_path / "first", definition)
-    same(tree, jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), noisy))
+    assert_equal(
+        tree, jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), noisy)
+    )
     export(tmp_path / "second", definition, tree)
     first, second = (tmp_path / name / SINGLE for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_linear_weights_are_written_transposed(definition, noisy, tmp_path):
-    """Looked at from outside: a writer that ignored strides would scramble every one of them."""
+def test_linear_weights_are_written_transposed(
+    definition: ModelDefinition, noisy: Params, tmp_path: pathlib.Path
+):
+    """A writer that ignored strides would store the wrong order."""
     tensors = load_file(single(tmp_path / "x", definition, noisy))
     gate = noisy["language_model"]["layers"]["mlp"]["gate_proj"]["kernel"]
     np.testing.assert_array_equal(
@@ -104,17 +119,17 @@ def tied() -> ModelDefinition:
     )
 
 
-def test_a_tied_model_has_one_table(tied, tmp_path):
-    """No lm_head goes out; one that comes in all the same has to be the embedding."""
+def test_tied_model_stores_one_table(tied: ModelDefinition, tmp_path: pathlib.Path):
+    """An export has no lm_head; a redundant one in a folder must equal the embedding."""
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), tied.abstract_params)
     path = single(tmp_path / "x", tied, params)
     tensors = load_file(path)
     assert names.HEAD not in tensors
-    same(read.read_params(path.parent, tied), params)
+    assert_equal(read.read_params(path.parent, tied), params)
 
     save_file(tensors | {names.HEAD: tensors[names.EMBEDDING]}, path)
-    same(read.read_params(path.parent, tied), params)
+    assert_equal(read.read_params(path.parent, tied), params)
     other = tensors[names.EMBEDDING].copy()
     other[-1, -1] += 1e-3
     save_file(tensors | {names.HEAD: other}, path)
@@ -122,21 +137,25 @@ def test_a_tied_model_has_one_table(tied, tmp_path):
         read.read_params(path.parent, tied)
 
 
-def test_the_index_is_followed_whatever_shards_are_called(definition, noisy, exported, tmp_path):
+def test_index_locates_tensors_whatever_the_shards_are_called(
+    definition: ModelDefinition, noisy: Params, exported: pathlib.Path, tmp_path: pathlib.Path
+):
     index = json.loads((exported / INDEX).read_text())
     for number, file in enumerate(sorted(set(index["weight_map"].values()))):
         odd = f"model-language-{number:04d}-fused-save_rank0.safetensors"
         (tmp_path / odd).write_bytes((exported / file).read_bytes())
-        for name, place in index["weight_map"].items():
-            if place == file:
+        for name, shard in index["weight_map"].items():
+            if shard == file:
                 index["weight_map"][name] = odd
-    # A file that the index does not name is none of our business.
+    # Files that the index does not name are ignored.
     (tmp_path / "model-00001-of-00009.safetensors").write_bytes(b"not a shard")
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": index["weight_map"]}))
-    same(read.read_params(tmp_path, definition), noisy)
+    assert_equal(read.read_params(tmp_path, definition), noisy)
 
 
-def test_everything_amiss_is_said_at_once(definition, noisy, tmp_path):
+def test_error_lists_every_mismatch(
+    definition: ModelDefinition, noisy: Params, tmp_path: pathlib.Path
+):
     path = single(tmp_path / "x", definition, noisy)
     tensors = load_file(path)
     layer = "model.language_model.layers"
@@ -146,23 +165,25 @@ def test_everything_amiss_is_said_at_once(definition, noisy, tmp_path):
     tensors[f"{layer}.1.mlp.down_proj.weight"] = np.zeros((2, 3), np.float32)
     tensors[f"{layer}.1.input_layernorm.weight"] = np.zeros(48, np.int8)
     save_file(tensors, path)
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         read.read_params(path.parent, definition)
-    sentence = str(refused.value)
+    message = str(error.value)
     for part in (
         f"missing lm_head.weight, {layer}.{{0,2}}.mlp.up_proj.weight",
         "unexpected model.visual.extra.weight",
         f"{layer}.1.mlp.down_proj.weight of {SINGLE} is [2, 3], expected [48, 64]",
         f"{layer}.1.input_layernorm.weight of {SINGLE} is of type I8",
     ):
-        assert part in sentence
-    assert "\n" not in sentence
+        assert part in message
+    assert "\n" not in message
 
 
-def test_a_tensor_that_its_shard_lacks_is_missing(definition, noisy, tmp_path):
+def test_tensor_absent_from_its_shard_is_reported_missing(
+    definition: ModelDefinition, noisy: Params, tmp_path: pathlib.Path
+):
     path = single(tmp_path / "x", definition, noisy)
-    places = {name: path.name for name in load_file(path)} | {"model.ghost": path.name}
-    (path.parent / INDEX).write_text(json.dumps({"weight_map": places}))
+    weight_map = {name: path.name for name in load_file(path)} | {"model.ghost": path.name}
+    (path.parent / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     tensors = load_file(path)
     del tensors["lm_head.weight"]
     save_file(tensors, path)
@@ -171,43 +192,54 @@ def test_a_tensor_that_its_shard_lacks_is_missing(definition, noisy, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["header", "cut", "empty"])
-def test_a_damaged_shard_gives_one_sentence(definition, noisy, tmp_path, damage):
+def test_damaged_shard_is_rejected(
+    definition: ModelDefinition, noisy: Params, tmp_path: pathlib.Path, damage: str
+):
     path = single(tmp_path / "x", definition, noisy)
-    whole = path.read_bytes()
-    path.write_bytes({"header": b"\xff" * 64 + whole[64:], "cut": whole[:-9], "empty": b""}[damage])
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged: .*; fetch it again"):
+    content = path.read_bytes()
+    path.write_bytes(
+        {"header": b"\xff" * 64 + content[64:], "cut": content[:-9], "empty": b""}[damage]
+    )
+    with pytest.raises(UserError, match=r"model\.safetensors is damaged: .*; download it again"):
         read.read_params(path.parent, definition)
 
 
 @pytest.mark.parametrize(
-    "place",
+    "file",
     ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "c:\\x.safetensors", "x.bin"],
 )
-def test_an_index_cannot_lead_out_of_its_folder(definition, tmp_path, place):
-    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": place}}))
-    with pytest.raises(UserError, match=r"expected a \.safetensors file of the same"):
+def test_index_cannot_point_outside_its_folder(
+    definition: ModelDefinition, tmp_path: pathlib.Path, file: str
+):
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
+    with pytest.raises(UserError, match=r"expected a \.safetensors file in the same"):
         read.read_params(tmp_path, definition)
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "sentence"),
+    ("file", "content", "message"),
     [
-        ("pytorch_model.bin", "", "can run code when it is opened"),
+        ("pytorch_model.bin", "", "can execute code when it is opened"),
         ("notes.txt", "", "neither model.safetensors.index.json nor model.safetensors"),
         (INDEX, "{", "is damaged"),
         (INDEX, "[]", "holds no JSON object"),
-        (INDEX, '{"weight_map": {"a": 1}}', "does not say where tensors lie"),
+        (INDEX, '{"weight_map": {"a": 1}}', "does not map tensors to files"),
         (INDEX, '{"weight_map": {"a": "b.safetensors"}}', "b.safetensors is missing"),
     ],
 )
-def test_a_folder_without_weights_is_explained(definition, tmp_path, file, content, sentence):
+def test_folder_without_weights_is_rejected(
+    definition: ModelDefinition, tmp_path: pathlib.Path, file: str, content: str, message: str
+):
     (tmp_path / file).write_text(content)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         read.read_params(tmp_path, definition)
 
 
-def test_an_export_overwrites_nothing_and_leaves_nothing_half_done(
-    definition, noisy, tmp_path, monkeypatch
+def test_export_overwrites_nothing_and_leaves_no_partial_folder(
+    definition: ModelDefinition,
+    noisy: Params,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").write_text("years of work")

@@ -1,4 +1,4 @@
-"""Images: how files of every kind are decoded, how large, and what is said of bad ones."""
+"""Image decoding, image sizes, and errors for broken files."""
 
 import io
 import struct
@@ -18,27 +18,27 @@ RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
 def gradient(width: int, height: int) -> np.ndarray:
-    """uint8 [h, w, 3] in which no two places are alike."""
+    """uint8 [h, w, 3] in which all pixels differ."""
     y, x = np.mgrid[:height, :width]
     return np.stack([y * 255 // height, x * 255 // width, (x + y) % 256], -1).astype(np.uint8)
 
 
-def shown(path) -> np.ndarray:
+def read(path) -> np.ndarray:
     return decode.read(path, decode.probe(path))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp", "avif"])
-def test_an_image_is_turned_upright_in_its_size_as_well(tmp_path, orientation, kind):
+def test_exif_orientation_rotates_pixels_and_size(tmp_path, orientation, kind):
     picture = np.zeros((48, 80, 3), np.uint8)
-    picture[:24, :40] = 255  # bright in the upper left, as stored
+    picture[:24, :40] = 255  # the upper left quarter, as stored
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     path = tmp_path / f"x.{kind}"
     Image.fromarray(picture).save(path, exif=exif)
     found = decode.probe(path)
     assert (found.width, found.height) == ((48, 80) if orientation > 4 else (80, 48))
-    upright = shown(path)
+    upright = read(path)
     high, wide = (side // 2 for side in upright.shape[:2])
     quarters = (
         upright[:high, :wide],
@@ -46,12 +46,12 @@ def test_an_image_is_turned_upright_in_its_size_as_well(tmp_path, orientation, k
         upright[high:, wide:],
         upright[high:, :wide],
     )
-    # Clockwise from the upper left: where EXIF says that the stored corner belongs.
+    # Where EXIF puts the upper left corner, counted clockwise from the upper left.
     corner = {1: 0, 2: 1, 3: 2, 4: 3, 5: 0, 6: 1, 7: 2, 8: 3}[orientation]
     assert [part.mean() > 128 for part in quarters] == [n == corner for n in range(4)]
 
 
-def test_pixels_of_every_kind_become_rgb_of_eight_bits(tmp_path):
+def test_every_pixel_format_is_converted_to_eight_bit_rgb(tmp_path):
     grey = gradient(40, 30)[..., 0]
     for name, image, expected in (
         ("grey.png", Image.fromarray(grey), grey),
@@ -66,38 +66,38 @@ def test_pixels_of_every_kind_become_rgb_of_eight_bits(tmp_path):
         ("rgb.bmp", Image.fromarray(gradient(40, 30)), gradient(40, 30)),
     ):
         image.save(tmp_path / name)
-        found = shown(tmp_path / name)
-        assert found.shape == (30, 40, 3) and found.dtype == np.uint8, name
+        pixels = read(tmp_path / name)
+        assert pixels.shape == (30, 40, 3) and pixels.dtype == np.uint8, name
         if expected is not None:
-            wanted = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, 2)
-            np.testing.assert_array_equal(found, wanted, name)
+            rgb = expected if expected.ndim == 3 else np.repeat(expected[..., None], 3, 2)
+            np.testing.assert_array_equal(pixels, rgb, name)
         elif name != "bits.png":
-            assert np.abs(found.astype(int) - gradient(40, 30)).mean() < 20, name
+            assert np.abs(pixels.astype(int) - gradient(40, 30)).mean() < 20, name
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_what_is_transparent_is_white(tmp_path, mode):
-    """Colours below transparent pixels are of no concern to anybody: here they are black."""
+def test_transparent_pixels_become_white(tmp_path, mode):
+    """The colour stored in transparent pixels, here black, is ignored."""
     image = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 20, 30))
     image.paste((0, 0, 0, 128), (0, 0, 10, 30))
     image.convert(mode).save(tmp_path / "x.png")
-    found = shown(tmp_path / "x.png")
-    assert (found[:, 20:] == 255).all() and (found[:, 10:20] == 0).all()
+    pixels = read(tmp_path / "x.png")
+    assert (pixels[:, 20:] == 255).all() and (pixels[:, 10:20] == 0).all()
     if mode != "P":
-        assert np.abs(found[:, :10].astype(int) - 127).max() <= 1
+        assert np.abs(pixels[:, :10].astype(int) - 127).max() <= 1
 
 
 @pytest.mark.parametrize("kind", ["gif", "webp", "png"])
-def test_of_several_frames_the_first_is_shown(tmp_path, kind):
+def test_first_of_several_frames_is_read(tmp_path, kind):
     pages = [Image.new("RGB", (32, 32), colour) for colour in (RED, WHITE)]
     path = tmp_path / f"x.{kind}"
     pages[0].save(path, save_all=True, append_images=pages[1:], lossless=True)
-    assert (shown(path) == RED).all()
+    assert (read(path) == RED).all()
 
 
-def declared(width: int, height: int) -> bytes:
-    """A PNG of few bytes that says it were of this size."""
+def png_with_size(width: int, height: int) -> bytes:
+    """A short PNG whose header declares this size."""
     contents = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + b"x" * 9)
     chunks = [
         struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
@@ -107,22 +107,22 @@ def declared(width: int, height: int) -> bytes:
 
 
 def broken_files(folder) -> dict[str, str]:
-    """Files that cannot be shown, and what is to be said of each."""
+    """Writes unusable files; returns file name -> expected error."""
     buffer = io.BytesIO()
     Image.fromarray(gradient(300, 200)).save(buffer, "JPEG")
-    whole = buffer.getvalue()
+    intact = buffer.getvalue()
     contents = {
         "missing.jpg": (None, "no such file"),
         "empty.png": (b"", "the file is empty"),
         "text.png": (b"This is a text." * 50, "not a readable image; expected one of JPEG, PNG"),
         "truncated.jpg": (
-            whole[: len(whole) // 2],
+            intact[: len(intact) // 2],
             "not a readable image (image file is truncated",
         ),
-        "cut.jpg": (whole[:15], "not a readable image"),
-        "giant.png": (declared(9000, 9000), "9000x9000 pixels; allowed are 1 to 67108864"),
-        "monster.png": (declared(2**31 - 1, 2**31 - 1), "not a readable image (Image size"),
-        "nothing.png": (declared(0, 10), "not a readable image"),
+        "cut.jpg": (intact[:15], "not a readable image"),
+        "giant.png": (png_with_size(9000, 9000), "9000x9000 pixels; 1 to 67108864 are allowed"),
+        "monster.png": (png_with_size(2**31 - 1, 2**31 - 1), "not a readable image (Image size"),
+        "nothing.png": (png_with_size(0, 10), "not a readable image"),
         "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a readable"),
     }
     for name, (content, _) in contents.items():
@@ -131,23 +131,23 @@ def broken_files(folder) -> dict[str, str]:
     Image.fromarray(gradient(40, 30)[..., 0].astype(np.float32)).save(folder / "float.tif")
     Image.fromarray(gradient(201 * 2, 2)).save(folder / "long.png")
     return {name: sentence for name, (_, sentence) in contents.items()} | {
-        "float.tif": "pixels of 32 bits",
-        "long.png": "402x2 pixels is longer than 200 times its width",
+        "float.tif": "32-bit pixels",
+        "long.png": "402x2 pixels has an aspect ratio above 200",
     }
 
 
-def test_broken_files_are_named_with_their_cause(tmp_path, rule):
+def test_error_names_the_broken_file_and_its_cause(tmp_path, rule):
     for name, cause in broken_files(tmp_path).items():
-        asked = probes.of_user("", "Who?", [str(tmp_path / name)])["prompt"]
+        prompt = probes.user_prompt("", "Who?", [str(tmp_path / name)])["prompt"]
         with pytest.raises(MediaError) as error:
-            rule(asked, generate=True).read_patches()
+            rule.lay_out(prompt, generate=True).read_patches()
         assert name in str(error.value) and cause in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_an_image_that_is_not_what_the_annotation_says_is_refused(tmp_path):
+def test_image_that_differs_from_its_annotation_is_rejected(tmp_path):
     Image.fromarray(gradient(40, 30)).save(tmp_path / "x.png")
-    with pytest.raises(MediaError, match="40x30 pixels, where 30x40 were announced"):
+    with pytest.raises(MediaError, match="40x30 pixels, but the annotation says 30x40"):
         decode.read(tmp_path / "x.png", infos.still(30, 40))
 
 
@@ -166,6 +166,6 @@ QWEN = resize.QWEN3_VL_IMAGES
         ((6400, 32), resize.PixelBudget(1, 2048), (640, 32)),
     ],
 )
-def test_the_budget_of_an_image_counts_its_pixels(size, budget, expected):
-    """Sizes that Qwen3-VL's processor gives; tests/test_image_golden.py compares many."""
+def test_budget_limits_the_pixels_of_an_image(size, budget, expected):
+    """The sizes match Qwen3-VL's processor; tests/test_image_golden.py compares many more."""
     assert resize.still_shape(*size, budget) == expected

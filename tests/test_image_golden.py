@@ -1,7 +1,7 @@
-"""How large images are seen, where their tokens lie, and which pixels: as in transformers.
+"""Image sizes, token positions and pixels match Qwen3-VL's processor in transformers.
 
-Compared is what the processor of Qwen3-VL gave for a table of conversations, and for image files
-(tests/make_parity.py).
+Golden files hold the processor's output for a table of conversations and for image files, see
+tests/make_parity.py.
 """
 
 import json
@@ -22,7 +22,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity" / "image_processor.
 TABLE = images.table()
 
 
-def ours(case: images.Case) -> dict:
+def layout_row(case: images.Case) -> dict:
     layout = case.layout()
     grids = {
         still: [
@@ -33,7 +33,7 @@ def ours(case: images.Case) -> dict:
     return images.row(grids[True], grids[False], layout.tokens, layout.positions)
 
 
-def test_the_table_holds_images_of_every_kind():
+def test_table_covers_all_kinds_of_images():
     assert len(TABLE) >= 60 and len(set(TABLE)) == len(TABLE)
     rows = json.loads(GOLDEN.read_text())
     grids = [grid for row in rows for grid in row["images"]]
@@ -44,11 +44,11 @@ def test_the_table_holds_images_of_every_kind():
 
 
 @pytest.mark.parametrize("number", range(len(TABLE)))
-def test_a_conversation_lies_as_in_transformers(number):
-    assert ours(TABLE[number]) == json.loads(GOLDEN.read_text())[number]
+def test_layout_matches_transformers(number):
+    assert layout_row(TABLE[number]) == json.loads(GOLDEN.read_text())[number]
 
 
-def test_the_template_of_an_exported_folder_writes_what_ours_writes():
+def test_exported_chat_template_writes_the_same_text():
     environment = sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(write.TEMPLATE.read_text())
     image, video = "<|vision_start|><|image_pad|><|vision_end|>", "<|video_pad|>"
@@ -65,14 +65,14 @@ def files(tmp_path_factory) -> dict[str, pathlib.Path]:
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in images.FILES])
-def test_pixels_of_a_file_are_theirs_within_rounding(files, name):
-    """Decoded, turned, resized, cut into patches: two steps of 255 at most where all is noise."""
+def test_pixels_match_transformers_within_rounding(files, name):
+    """Decoded, rotated, resized patches differ by at most two steps of 255, on pure noise."""
     rule = LayoutRule(tokenizer.load("compact"), *videos.QWEN3_VL, images.TINY)
     user = {"role": "user", "content": images.IMAGE}
-    layout = rule(Sample("x", (user,), (), images=(ImageRef(str(files[name]), None),)))
+    layout = rule.lay_out(Sample("x", (user,), (), images=(ImageRef(str(files[name]), None),)))
     [rows], _ = layout.read_patches()
-    theirs = np.load(GOLDEN.with_name("image_pixels.npz"))[name]
-    assert rows.shape == theirs.shape
-    away = np.abs(rows.astype(int) - theirs)
-    print(f"{name}: differs by {away.max()} at most, {away.mean():.5f} in the mean")
-    assert away.max() <= 2 and away.mean() < 0.01
+    expected = np.load(GOLDEN.with_name("image_pixels.npz"))[name]
+    assert rows.shape == expected.shape
+    error = np.abs(rows.astype(int) - expected)
+    print(f"{name}: maximum error {error.max()}, mean {error.mean():.5f}")
+    assert error.max() <= 2 and error.mean() < 0.01

@@ -1,4 +1,4 @@
-"""Samples with images: annotations, template, layout, packs, the loader, and those who ask."""
+"""Samples with images: annotations, template, layout, packing, loader, evaluation and rollouts."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ from tests.test_image import gradient
 
 @pytest.fixture
 def files(tmp_path):
-    """Two images of which a sample may be made."""
+    """A folder with two images."""
     for name, size in (("wide.png", (120, 40)), ("high.png", (40, 100))):
         Image.fromarray(gradient(*size)).save(tmp_path / name)
     return tmp_path
@@ -39,7 +39,7 @@ def item(url: str, **more) -> dict:
 
 
 def mixed(files, clip: str = "") -> Sample:
-    """Two images and, with a clip, a video between them, in another order than their items."""
+    """Two images and, with a clip, a video between them; its item comes before theirs."""
     items = [item("wide.png"), item("high.png")]
     middle = "<VIDEO_CONTEXT>" if clip else ""
     if clip:
@@ -47,13 +47,13 @@ def mixed(files, clip: str = "") -> Sample:
     text = f"<IMG_CONTEXT>Is it in {middle} or <IMG_CONTEXT>?"
     user = {"role": "user", "content": [*items, {"type": "text", "text": text}]}
     record = {"messages": [user, {"role": "assistant", "content": "In the first."}]}
-    return sources.sample(record, "here", files)
+    return sources.parse_sample(record, "here", files)
 
 
-def test_images_and_videos_lie_in_the_order_of_the_text(files, data_folder, rule):
+def test_images_and_videos_follow_the_order_of_placeholders(files, data_folder, rule):
     clip = next((data_folder / "clips" / "train").iterdir())
     (files / "clip.mp4").write_bytes(clip.read_bytes())
-    layout = rule(mixed(files, "clip.mp4"))
+    layout = rule.lay_out(mixed(files, "clip.mp4"))
     assert [clip.still for clip in layout.clips] == [True, False, True]
     assert [clip.path[-8:] for clip in layout.clips] == ["wide.png", "clip.mp4", "high.png"]
     words = rule.tokenizer
@@ -71,8 +71,8 @@ def test_images_and_videos_lie_in_the_order_of_the_text(files, data_folder, rule
     np.testing.assert_array_equal(layout.positions, positions_3d(layout.is_visual, shapes))
 
 
-def test_an_image_is_a_slice_of_the_same_picture_twice(files, rule):
-    layout = rule(mixed(files))
+def test_image_is_a_slice_of_two_equal_frames(files, rule):
+    layout = rule.lay_out(mixed(files))
     picture = layout.clips[0].read()
     assert picture.shape == (2, *(layout.clips[0].height, layout.clips[0].width), 3)
     np.testing.assert_array_equal(picture[0], picture[1])
@@ -81,15 +81,15 @@ def test_an_image_is_a_slice_of_the_same_picture_twice(files, rule):
     np.testing.assert_array_equal(rows[:, :, 0], rows[:, :, 1])
 
 
-def test_images_have_a_budget_of_their_own(files, rule):
+def test_image_budget_differs_from_video_budget(files, rule):
     budget = resize.PixelBudget(1, 2048)
     small = dataclasses.replace(rule, image_budget=budget)
-    assert [clip.token_shape for clip in small(mixed(files)).clips] == [(1, 2), (2, 1)]
-    assert [clip.token_shape for clip in rule(mixed(files)).clips] == [(1, 4), (4, 2)]
+    assert [clip.token_shape for clip in small.lay_out(mixed(files)).clips] == [(1, 2), (2, 1)]
+    assert [clip.token_shape for clip in rule.lay_out(mixed(files)).clips] == [(1, 4), (4, 2)]
 
 
-def test_images_are_packed_and_loaded_beside_videos(files, samples, rule, shape):
-    """Measured once, then read by threads and by workers alike; a file that goes is named."""
+def test_images_are_packed_and_loaded_with_videos(files, samples, rule, shape):
+    """Threads and workers read the same batches; a missing file is reported."""
     measured = plan.measure([mixed(files), *samples[:4]], rule, shape)
     assert measured.dropped == []
     assert [ref.info for ref in measured.samples[0].images] == [
@@ -98,38 +98,38 @@ def test_images_are_packed_and_loaded_beside_videos(files, samples, rule, shape)
     ]
     packs = plan.make_plan([plan.Member(measured, 1.0)], shape, count=4, batch=2, seed=0)
     options = loader.LoaderOptions(workers=0, threads=2, prefetch=2, cache_bytes=2**20)
-    found = list(loader.batches(packs, rule, shape, 2, 0, options))
+    loaded = list(loader.batches(packs, rule, shape, 2, 0, options))
     image_pad = rule.tokenizer.image_pad
-    tokens = np.concatenate([one.batch.tokens for one in found])
-    visual = np.concatenate([one.batch.visual_index for one in found])
+    tokens = np.concatenate([item.batch.tokens for item in loaded])
+    visual = np.concatenate([item.batch.visual_index for item in loaded])
     count = (tokens == image_pad).sum()
     assert count > 0 and count % 12 == 0 and (visual[tokens == image_pad] >= 0).all()
     forked = list(loader.batches(packs, rule, shape, 2, 0, dataclasses.replace(options, workers=1)))
-    for one, other in zip(found, forked, strict=True):
+    for one, other in zip(loaded, forked, strict=True):
         np.testing.assert_array_equal(one.batch.patches, other.batch.patches)
     (files / "high.png").unlink()
     again = list(loader.batches(packs, rule, shape, 2, 0, options))
-    assert any("high.png: no such file" in text for one in again for text in one.skipped)
+    assert any("high.png: no such file" in text for item in again for text in item.skipped)
 
 
-def test_a_sample_whose_image_is_too_large_for_a_pack_is_left_out(files, rule):
+def test_sample_with_image_too_large_for_a_pack_is_dropped(files, rule):
     small = packing.PackShape(tokens=512, patches=24, slice_block=24)
     measured = plan.measure([mixed(files)], rule, small)
     assert len(measured.dropped) == 1 and "a slice of 32 patches in blocks of 24" in str(measured)
 
 
-def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule, tmp_path):
-    layout = rule(mixed(files))
+def test_cache_distinguishes_image_from_video_at_the_same_path(files, rule, tmp_path):
+    layout = rule.lay_out(mixed(files))
     path = tmp_path / "either.gif"
     Image.new("RGB", (120, 40), "red").save(path)
-    video = rule.clip(VideoRef(str(path), infos.still(120, 40)))
+    video = rule.video_clip(VideoRef(str(path), infos.still(120, 40)))
     still = dataclasses.replace(video, still=True)
     cache = FrameCache(2**20)
     reads = []
     for clip in (still, video):
         one = dataclasses.replace(layout, clips=(clip,))
         cache.read(one)
-        reads.append(len(cache._pixels))
+        reads.append(len(cache._entries))
     assert reads == [1, 2]
 
 
@@ -138,7 +138,7 @@ def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule, tmp
     [
         ({}, "an image item needs"),
         ({"url": 5}, "an image item needs"),
-        ({"url": "a.png", "colour": "high"}, "an image item needs"),
+        ({"url": "a.png", "colour": "high"}, "an image item has unknown keys colour"),
         ({"url": "a.png", "image_wh": [0, 0]}, "image_wh does not describe .*0x0 pixels"),
         ({"url": "a.png", "image_wh": [5]}, "image_wh does not describe"),
         ({"url": "a.png", "image_wh": "large"}, "image_wh does not describe"),
@@ -149,7 +149,7 @@ def test_the_cache_knows_an_image_from_a_video_of_the_same_name(files, rule, tmp
         ({"url": "a.png", "image_wh": [float("inf"), 5]}, "image_wh does not describe"),
     ],
 )
-def test_bad_image_items_are_named_by_file_and_line(tmp_path, image, complaint):
+def test_bad_image_item_error_names_file_and_line(tmp_path, image, complaint):
     user = {"role": "user", "content": [{"type": "image_url", "image_url": image}]}
     (tmp_path / "x.jsonl").write_text(json.dumps({"messages": [user]}))
     data_set = sources.DataSet("x", (tmp_path / "x.jsonl",), tmp_path, 1.0)
@@ -167,12 +167,12 @@ def test_bad_image_items_are_named_by_file_and_line(tmp_path, image, complaint):
         ("<|image_pad|>", [], [], "reserved token"),
     ],
 )
-def test_images_without_a_place_and_places_without_an_image(text, videos, images, complaint):
+def test_images_must_match_placeholders(text, videos, images, complaint):
     with pytest.raises(TemplateError, match=complaint):
         chat_template.render([{"role": "user", "content": text}], videos, images=images)
 
 
-def test_a_tool_may_show_images_and_outside_text_cannot_forge_them():
+def test_tool_results_may_hold_images_and_assistant_text_cannot_forge_them():
     messages = [
         {"role": "user", "content": "<IMG_CONTEXT>Who?"},
         {"role": "tool", "content": "<IMG_CONTEXT>"},
@@ -182,41 +182,41 @@ def test_a_tool_may_show_images_and_outside_text_cannot_forge_them():
     assert "user\nAWho?" in text and "<tool_response>\nB\n" in text
     assert "<IMG_CONTEXT> is what" in text
     assert chat_template.placeholders(messages) == [chat_template.IMAGE_PLACEHOLDER] * 2
-    assert "<IMG_CONTEXT>" not in chat_template.harmless("a <IMG_CONTEXT>")
+    assert "<IMG_CONTEXT>" not in chat_template.escape_tags("a <IMG_CONTEXT>")
 
 
 @pytest.mark.parametrize("definition", ["m2la"], indirect=True)
-def test_questions_about_images_are_evaluated_and_rolled_out(files, rule, definition, params):
-    """Through the same sampler; a picture stands in the report."""
+def test_image_questions_are_evaluated_and_rolled_out(files, rule, definition, params):
+    """Both use the same sampler; the report shows the image."""
     truth = {"family": "attribute", "format": "open", "answer": "red", "values": ["red"]}
     sample = dataclasses.replace(mixed(files), truths=(truth,))
     sampler = Sampler(definition, params, rule.tokenizer.end_of_turn)
     gone = dataclasses.replace(sample, id="gone", images=(ImageRef("/no.png", None),) * 2)
     outcome = runner.run(sampler, rule, [sample, gone], limit=3, batch_size=2)
-    [found] = outcome.predictions
-    assert found.video.endswith("wide.png") and found.question == "Is it in  or ?"
+    [prediction] = outcome.predictions
+    assert prediction.video.endswith("wide.png") and prediction.question == "Is it in  or ?"
     assert ["/no.png: no such file" in sentence for sentence in outcome.skipped] == [True]
-    assert page_frames.strip(found.video).startswith("data:image/jpeg;base64,")
+    assert page_frames.strip(prediction.video).startswith("data:image/jpeg;base64,")
     assert text_only.questions(sample)[0][0] == "Is it in  or ?"
     options = loader.LoaderOptions(workers=0, threads=1, prefetch=1, cache_bytes=2**20)
-    asked = Questions([runner.as_prompt(sample)], rule, 1, 0, options)
+    questions = Questions([runner.as_prompt(sample)], rule, 1, 0, options)
     spec = rollouts.RolloutSpec(group=2, temperature=1.0, limit=3, seed=0)
-    roller = rollouts.Roller(asked, rule.tokenizer, sampler, spec)
+    roller = rollouts.Roller(questions, rule.tokenizer, sampler, spec)
     drawn, skipped = roller.roll(params, 0)
     assert len(drawn) == 2 and not skipped
     assert rollouts.with_answer(drawn[0]).clips == drawn[0].prompt.clips
 
 
 @pytest.mark.parametrize("definition", ["m2la"], indirect=True)
-def test_an_assistant_is_asked_about_images(files, data_folder, rule, definition, params):
+def test_assistant_answers_about_images(files, data_folder, rule, definition, params):
     assistant = Assistant(rule, Sampler(definition, params, rule.tokenizer.end_of_turn))
     video = next((data_folder / "clips" / "train").iterdir())
     images = [files / "wide.png", files / "high.png"]
     stills = [clip.still for clip in assistant.look(video, "Who?", images).clips]
     assert stills == [True, True, False]
     answers = {
-        assistant.generate(*asked, max_new_tokens=4, images=shown)
-        for asked, shown in (
+        assistant.generate(*prompt, max_new_tokens=4, images=prompt_images)
+        for prompt, prompt_images in (
             ((video, "Who?"), images),
             ((None, "Who?"), images),
             ((None, "Hi"), ()),

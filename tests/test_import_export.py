@@ -1,4 +1,4 @@
-"""`ivx export-hf` and `ivx import-hf`, one after the other."""
+"""`ivx export-hf`, then `ivx import-hf`."""
 
 import json
 import pathlib
@@ -7,73 +7,83 @@ import types
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
-from ivx import build, config
-from ivx.build import hugging_face
+from ivx import config, from_config
+from ivx import workdir as workdirs
 from ivx.commands import export_hf, import_hf
 from ivx.errors import UserError
+from ivx.models.definition import Params
 from ivx.text import compact_tokenizer
-from ivx.training import checkpoint
+from ivx.training.checkpoints import checkpoint
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> pathlib.Path:
-    """A run of the tiny preset that has just begun."""
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A run of the tiny preset at step 0."""
     folder = tmp_path_factory.mktemp("run")
-    mine = config.base()
-    mine.data.update(mixture="data.json", fps=1.0, min_frames=2, max_frames=16)
-    mine.data.update(min_pixels=4096, max_pixels=65536)
-    config.claim_workdir(folder, mine)
-    params = build.model_definition(mine).init(0)
-    checkpoint.save_params(folder, params, config.snapshot(mine))
+    experiment = config.base()
+    experiment.data.update(mixture="data.json", fps=1.0, min_frames=2, max_frames=16)
+    experiment.data.update(min_pixels=4096, max_pixels=65536)
+    workdirs.claim(folder, experiment)
+    params = from_config.model.definition(experiment).init(0)
+    checkpoint.save_params(folder, params, config.snapshot(experiment))
     return folder
 
 
 @pytest.fixture(scope="module")
-def exported(workdir) -> pathlib.Path:
+def exported(workdir: pathlib.Path) -> pathlib.Path:
     out = workdir.parent / f"{workdir.name}-exported"
     result = export(workdir, out, dtype="float32", shard_gb=0.005)
     assert result["step"] == 0 and "model.safetensors.index.json" in result["files"]
     return out
 
 
-def export(workdir, out, dtype="bfloat16", shard_gb=5.0) -> dict:
-    given = {"workdir": str(workdir), "out": str(out), "dtype": dtype, "shard_gb": shard_gb}
-    return export_hf.run(types.SimpleNamespace(**given), [])
+def export(
+    workdir: pathlib.Path, out: pathlib.Path | str, dtype: str = "bfloat16", shard_gb: float = 5.0
+) -> dict:
+    values = {"workdir": str(workdir), "out": str(out), "dtype": dtype, "shard_gb": shard_gb}
+    return export_hf.run(types.SimpleNamespace(**values), [])
 
 
-def import_(source, workdir) -> dict:
+def import_(source: pathlib.Path | str, workdir: pathlib.Path | str) -> dict:
     return import_hf.run(types.SimpleNamespace(source=str(source), workdir=str(workdir)), [])
 
 
-def opened(workdir):
+def load(workdir: pathlib.Path) -> tuple[ConfigDict, Params]:
     """Config and parameters of a workdir."""
-    found = config.base()
-    found.update(json.loads((workdir / "config.json").read_text()))
-    definition = build.model_definition(found)
-    return found, checkpoint.load_params(workdir, definition.abstract_params)[0]
+    experiment = config.base()
+    experiment.update(json.loads((workdir / "config.json").read_text()))
+    definition = from_config.model.definition(experiment)
+    return experiment, checkpoint.load_params(workdir, definition.abstract_params)[0]
 
 
-def test_a_run_goes_out_and_comes_in_again(workdir, exported, tmp_path):
+def test_import_restores_the_exported_run(
+    workdir: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path
+):
     result = import_(exported, tmp_path / "back")
     assert (result["preset"], result["attention"], result["tokenizer"]) == (
         "tiny",
         "m2la",
         "compact",
     )
-    (before, params), (after, again) = opened(workdir), opened(tmp_path / "back")
+    (before, params), (after, imported) = load(workdir), load(tmp_path / "back")
     after.data.mixture = before.data.mixture
     assert config.flatten(after) == config.flatten(before)
-    for left, right in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True):
+    for left, right in zip(jax.tree.leaves(params), jax.tree.leaves(imported), strict=True):
         np.testing.assert_array_equal(left, right)
 
 
-def test_a_folder_is_told_from_a_workdir(exported, workdir, tmp_path):
-    assert hugging_face.is_model(exported)
-    assert not hugging_face.is_model(workdir) and not hugging_face.is_model(tmp_path)
+def test_model_folder_is_distinguished_from_a_workdir(
+    exported: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path
+):
+    assert from_config.hf_folder.is_model(exported)
+    assert not from_config.hf_folder.is_model(workdir) and not from_config.hf_folder.is_model(
+        tmp_path
+    )
 
 
-def test_the_folder_is_whole(exported):
+def test_exported_folder_is_complete_and_readable(exported: pathlib.Path):
     names = {path.name for path in exported.iterdir() if path.suffix != ".safetensors"}
     assert names == {
         "README.md",
@@ -91,12 +101,14 @@ def test_the_folder_is_whole(exported):
     assert (exported / "tokenizer.json").read_bytes() == compact_tokenizer.PATH.read_bytes()
     assert exported.stat().st_mode & 0o055 == 0o055
     modes = {path.stat().st_mode for path in exported.iterdir()}
-    assert len(modes) == 1, "some files of the folder are not as open to others as the rest"
+    assert len(modes) == 1, "the files of the folder differ in their permissions"
     assert "| step | 0 |" in (exported / "README.md").read_text()
 
 
-def test_another_tokenizer_stays_where_it_is(exported, tmp_path):
-    """One that is not the compact one byte for byte is named by its folder."""
+def test_other_tokenizer_is_referenced_by_its_folder(
+    exported: pathlib.Path, tmp_path: pathlib.Path
+):
+    """Any tokenizer that is not bitwise the compact one."""
     other = tmp_path / "other"
     other.mkdir()
     for path in exported.iterdir():
@@ -106,20 +118,22 @@ def test_another_tokenizer_stays_where_it_is(exported, tmp_path):
     assert import_(other, tmp_path / "run")["tokenizer"] == str(other.resolve())
 
 
-def test_what_cannot_be_imported_is_refused_and_nothing_is_written(exported, workdir, tmp_path):
-    for source, target, sentence in (
+def test_bad_import_is_rejected_and_nothing_is_written(
+    exported: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path
+):
+    for source, target, message in (
         ("", tmp_path / "new", "no --source was given"),
-        (tmp_path / "nowhere", tmp_path / "new", "is no folder"),
+        (tmp_path / "nowhere", tmp_path / "new", "is not a folder"),
         (tmp_path, tmp_path / "new", "has no config.json"),
         (exported, "", "no --workdir was given"),
         (exported, workdir, "is not empty"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             import_(source, target)
     assert not (tmp_path / "new").exists()
 
 
-def test_a_damaged_tokenizer_is_named(exported, tmp_path):
+def test_damaged_tokenizer_is_rejected(exported: pathlib.Path, tmp_path: pathlib.Path):
     other = tmp_path / "other"
     other.mkdir()
     for path in exported.iterdir():
@@ -129,12 +143,14 @@ def test_a_damaged_tokenizer_is_named(exported, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_what_cannot_be_exported_is_refused(exported, workdir, tmp_path):
-    for source, out, sentence in (
+def test_bad_export_is_rejected(
+    exported: pathlib.Path, workdir: pathlib.Path, tmp_path: pathlib.Path
+):
+    for source, out, message in (
         (workdir, "", "no --out was given"),
         (workdir, exported, "is not empty"),
         (tmp_path, tmp_path / "new", "is not a workdir"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             export(source, out)
     assert not (tmp_path / "new").exists()

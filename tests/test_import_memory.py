@@ -1,4 +1,4 @@
-"""An import holds the parameters and little besides, measured from outside by the kernel."""
+"""An import holds little memory besides the parameters, as the kernel measures it."""
 
 import dataclasses
 import json
@@ -12,20 +12,20 @@ import pytest
 from safetensors.numpy import save_file
 
 from ivx.hf import names
-from ivx.hf.index import INDEX
+from ivx.hf.shards import INDEX
 from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition
 
 RESET = pathlib.Path("/proc/self/clear_refs")
 MIB = 2**20
 
-# Once with a small model, so that what is loaded and started only once is not counted.
+# The small model runs first, so that one-time imports and start-up are not counted.
 PROGRAM = """
 import json, pathlib, sys
 import jax
 from ivx.models.definition import ModelDefinition
 from ivx.hf import read
-from ivx.training import checkpoint
+from ivx.training.checkpoints import checkpoint
 from tests.test_import_memory import large, small
 
 def resident(key):
@@ -38,11 +38,12 @@ for name, spec in (("small", small()), ("large", large())):
     before = resident("VmRSS:")
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     params = read.read_params(folder / name, definition)
-    stays = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    read_peak = resident("VmHWM:") - before - stays
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    read_peak = resident("VmHWM:") - before - parameters
     pathlib.Path("/proc/self/clear_refs").write_text("5")
     checkpoint.save_params(folder / (name + "-out"), params, "{}")
-    peaks = {"read": read_peak, "save": resident("VmHWM:") - before - stays, "stays": stays}
+    save_peak = resident("VmHWM:") - before - parameters
+    peaks = {"read": read_peak, "save": save_peak, "parameters": parameters}
 print(json.dumps(peaks))
 """
 
@@ -56,13 +57,13 @@ def large() -> specs.ModelSpec:
     return _with(depth=6, width=1024, mlp=4096)
 
 
-def _with(**changes) -> specs.ModelSpec:
+def _with(**changes: int) -> specs.ModelSpec:
     tiny = specs.tiny("gqa")
     return dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, **changes))
 
 
 def write(folder: pathlib.Path, spec: specs.ModelSpec, shard_bytes: int) -> int:
-    """A checkpoint in bfloat16, noise that does not compress; the bytes of its largest shard."""
+    """Writes a bfloat16 checkpoint of incompressible noise; returns its largest shard's size."""
     folder.mkdir()
     noise = np.random.default_rng(0).standard_normal(2**22, np.float32).astype(ml_dtypes.bfloat16)
     shards, filled = [{}], 0
@@ -73,27 +74,27 @@ def write(folder: pathlib.Path, spec: specs.ModelSpec, shard_bytes: int) -> int:
             filled = 0
         shards[-1][weight.name] = tensor
         filled += tensor.nbytes
-    places = {}
+    weight_map = {}
     for number, shard in enumerate(shards):
         save_file(shard, folder / f"{number}.safetensors", metadata={"format": "pt"})
-        places |= dict.fromkeys(shard, f"{number}.safetensors")
-    (folder / INDEX).write_text(json.dumps({"weight_map": places}))
+        weight_map |= dict.fromkeys(shard, f"{number}.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     return max(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-@pytest.mark.skipif(not RESET.exists(), reason="the kernel does not tell the peak of a process")
-def test_the_peak_is_that_of_the_parameters_and_a_shard(tmp_path):
-    """Reading and storing each stay below parameters + 1.3 shards; the mapped shard is counted."""
+@pytest.mark.skipif(not RESET.exists(), reason="the kernel does not report peak memory")
+def test_peak_memory_is_parameters_plus_one_shard(tmp_path: pathlib.Path):
+    """Reading and saving each stay below parameters + 1.3 shards; mapped pages of a shard count."""
     write(tmp_path / "small", small(), MIB)
     shard = write(tmp_path / "large", large(), 48 * MIB)
     assert len(list((tmp_path / "large").glob("*.safetensors"))) > 3
     root = pathlib.Path(__file__).parents[1]
-    ran = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=root, capture_output=True, text=True
     )
-    assert ran.returncode == 0, ran.stderr
-    peaks = json.loads(ran.stdout.splitlines()[-1])
+    assert process.returncode == 0, process.stderr
+    peaks = json.loads(process.stdout.splitlines()[-1])
     print({name: f"{peak / MIB:.0f} MiB" for name, peak in peaks.items()}, f"{shard / MIB:.0f} MiB")
-    assert peaks["stays"] > 4 * shard
+    assert peaks["parameters"] > 4 * shard
     for step in ("read", "save"):
         assert peaks[step] < 1.3 * shard, peaks

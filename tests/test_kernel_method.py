@@ -1,7 +1,7 @@
-"""How numbers of the report on kernels come about is numbered, since rows outlive the code.
+"""The method of the kernel report has a number, since stored rows outlive the code.
 
-Kept rows are not made again for a change of how a schedule is read; `record.METHOD` tells that one
-gave other numbers. If a test here fails, raise it and run `python -m tests.make_golden`.
+Stored rows are not compiled again after a change in how schedules are read, unless `record.METHOD`
+is raised. If a test here fails, raise it and run `python -m tests.make_golden`.
 """
 
 import json
@@ -9,14 +9,13 @@ import pathlib
 
 import pytest
 
-from ivx.aot import child, chips, library, program, record
-from ivx.aot import kernel as compiling
-from ivx.commands.compile import kernel
+from benchmarks.schedules import compile_kernels, compiled_case, record
+from ivx.aot import child, chips, library, program
 from tests.conftest import ROOT
 from tests.test_aot import LOOP, a_case, dump
 
 GOLDEN = ROOT / "tests" / "golden" / f"kernel_method_{record.METHOD}.json"
-# A product in a loop of four turns, a fusion beside it, and a loop whose turns are not known.
+# A product in a loop of four iterations, a fusion, and a loop of unknown trip count.
 PROGRAM = """
 %body (t: (s32[], f32[16])) -> (s32[], f32[16]) {
   %f = f32[64]{0} fusion(%x), calls=%fused, backend_config={"estimated_cycles":"100"}
@@ -33,7 +32,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {
 
 
 def numbers(patch: pytest.MonkeyPatch) -> dict:
-    """What the compiler is asked, and the row of a small schedule on every chip."""
+    """The compiler's arguments, and the row of a small schedule on every chip."""
 
     def ask(module, question, seconds, folder):
         dump(folder, LOOP)
@@ -50,22 +49,27 @@ def numbers(patch: pytest.MonkeyPatch) -> dict:
     patch.setattr(child, "ask", ask)
     # Eight bundles in which both units of v6e take two rows.
     case = a_case(8 * 2 * 256**2 * 2 * 2)
-    asked = library.environment(pathlib.Path("libtpu.so"), pathlib.Path("folder"))
+    environment = library.environment(pathlib.Path("libtpu.so"), pathlib.Path("folder"))
     return {
-        "asked": asked["LIBTPU_INIT_ARGS"],
+        "asked": environment["LIBTPU_INIT_ARGS"],
         "rows": [
-            kernel._row(compiling.compile_case("", case, chip, 60)) for chip in chips.CHIPS.values()
+            compile_kernels._row(compiled_case.compile_case("", case, chip, 60))
+            for chip in chips.CHIPS.values()
         ],
     }
 
 
-def test_a_method_that_gives_other_numbers_has_another_number(monkeypatch):
-    kept = json.loads(GOLDEN.read_text())
-    assert numbers(monkeypatch) == kept, "raise record.METHOD, then python -m tests.make_golden"
+def test_change_of_the_method_changes_its_number(monkeypatch):
+    golden = json.loads(GOLDEN.read_text())
+    assert numbers(monkeypatch) == golden, "raise record.METHOD, then python -m tests.make_golden"
 
 
-def test_rows_of_another_method_are_made_again(monkeypatch):
-    was = record.made_from("tests.small_kernel")
-    assert record.made_from("tests.small_kernel") == was
+def test_rows_of_another_method_are_outdated(monkeypatch):
+    rows, key = record.Record(None, {"jax": "1"}), ("a", "v5p")
+    versions = {"jax": "1"}
+    rows.add({"case": "a", "chip": "v5p", "refusal": "", "lowered": "l", "versions": versions})
+    rows.compare([key], {key: "l"})
+    assert rows.current(*key)
     monkeypatch.setattr(record, "METHOD", record.METHOD + 1)
-    assert record.made_from("tests.small_kernel") != was
+    rows.compare([key], {key: "l"})
+    assert not rows.current(*key) and rows.rows[key]["outdated"] == "of another method"

@@ -1,37 +1,40 @@
-"""Every kernel compiles for every TPU: a few at each run of the tests, all in the slow suite."""
+"""Every kernel compiles for every TPU: a few in each test run, all in the slow suite."""
 
 import pytest
 
-from ivx.aot import cases, chips, kernel
+from benchmarks.schedules import cases, compiled_case
+from ivx.aot import chips
 from ivx.kernels.case import CHIPS
 from tests.test_aot import libtpu
 
 pytestmark = pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
-# Ops whose first case compiles quickly enough to be compiled each time, and for which chip.
+# Op -> chip for which its first case compiles quickly enough for every run.
 ALWAYS = {"latent_decode": "v6e", "cross_entropy": "v5e", "dense_attention": "v5p"}
 
 
 def matrix() -> list:
-    found = []
+    parameters = []
     for op in cases.ops():
         for chip in CHIPS:
-            for number, case in enumerate(cases.of(cases.module_of(op), chip)):
-                always = number == 0 and ALWAYS.get(op) == chip
+            for index, case in enumerate(cases.of(cases.module_of(op), chip)):
+                always = index == 0 and ALWAYS.get(op) == chip
                 marks = () if always else (pytest.mark.slow,)
-                found.append(pytest.param(op, case, chip, id=f"{case.name}-{chip}", marks=marks))
-    return found
+                parameters.append(
+                    pytest.param(op, case, chip, id=f"{case.name}-{chip}", marks=marks)
+                )
+    return parameters
 
 
 @pytest.mark.parametrize(("op", "case", "name"), matrix())
-def test_it_compiles_and_its_step_is_found(op, case, name):
+def test_case_compiles_and_its_hot_step_is_identified(op, case, name):
     chip = chips.CHIPS[name]
-    found = kernel.compile_case(cases.module_of(op), case, chip, 1800)
-    assert not found.refusal, found.refusal
-    if found.step is not None:
-        assert all(one.vmem <= chip.vmem for one in found.step.kernels)
-        # The hot step does what the case says of it: nothing was missed when it was looked for.
-        assert found.step.done >= 0.95
-        assert found.step.schedule >= found.step.compute
+    compiled = compiled_case.compile_case(cases.module_of(op), case, chip, 1800)
+    assert not compiled.refusal, compiled.refusal
+    if compiled.step is not None:
+        assert all(kernel.vmem <= chip.vmem for kernel in compiled.step.kernels)
+        # The hot step contains the work that the case declares.
+        assert compiled.step.done >= 0.95
+        assert compiled.step.schedule >= compiled.step.compute
 
 
 def test_every_op_with_a_kernel_has_cases():

@@ -1,4 +1,4 @@
-"""Latent attention against its equation in float64; keys and values live a group at a time."""
+"""Latent attention against float64, and its memory by groups of heads."""
 
 import functools
 
@@ -24,8 +24,8 @@ def inputs(length: int, heads: int = N) -> dict[str, np.ndarray]:
     )
 
 
-def unit(keys):
-    """A norm over the last axis, as QK-norm without a weight."""
+def unit_norm(keys: jax.Array) -> jax.Array:
+    """RMS norm over the last axis, as QK-norm without a scale."""
     return keys * jax.lax.rsqrt((keys**2).mean(-1, keepdims=True) + 1e-6)
 
 
@@ -34,12 +34,12 @@ def unit(keys):
     [
         (1, None, "float32"),
         (64, None, "float32"),
-        (300, unit, "float32"),
-        (300, unit, "bfloat16"),
+        (300, unit_norm, "float32"),
+        (300, unit_norm, "bfloat16"),
     ],
 )
-def test_values_and_gradients(length, key_norm, dtype):
-    """Two packs: three samples and padding, and one sample. Groups of 2 of 6 heads."""
+def test_values_and_gradients_match_float64(length, key_norm, dtype):
+    """Two packs, one of three samples and padding, one of one sample; groups of 2 of 6 heads."""
     segments = packs((length // 3, length // 4, length // 5), (length,), length=length)
     given = {"segments_bt": segments, "key_norm": key_norm}
     found = errors(
@@ -51,25 +51,25 @@ def test_values_and_gradients(length, key_norm, dtype):
     assert max(found.values()) < TOLERANCE[dtype], found
 
 
-def test_groups_change_nothing():
-    """In float64, since products of other sizes add up in another order."""
+def test_group_size_does_not_change_results():
+    """In float64, since products of different sizes sum in different orders."""
     segments = packs((40,), (20, 10), length=40)
     with jax.enable_x64(True):
         arrays = {name: jnp.asarray(a, jnp.float64) for name, a in inputs(40).items()}
-        one, *others = (
+        first, *others = (
             latent_attention(**arrays, segments_bt=segments, group=group) for group in (6, 1, 2, 3)
         )
     for other in others:
-        np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(other, first, rtol=1e-12, atol=1e-13)
 
 
-def test_groups_divide_the_heads():
+def test_group_size_divides_the_heads():
     heads = (1, 4, 6, 8, 12, 32, 7 * 3)
     assert [heads_at_a_time(n, GROUP) for n in heads] == [1, 4, 6, 8, 6, 8, 7]
     assert [heads_at_a_time(12, most) for most in (0, 1, 5, 100)] == [1, 1, 4, 12]
 
 
-def test_padding_does_not_leak():
+def test_padding_has_no_effect():
     """NaN in padding changes no value and no gradient."""
     length = 50
     segments = packs((20, 11), (49,), length=length)
@@ -88,8 +88,8 @@ def test_padding_does_not_leak():
         np.testing.assert_array_equal(a, b)
 
 
-def test_keys_of_all_heads_are_never_alive():
-    """Groups of 1 of 16 heads save the keys and values of the other 15."""
+def test_keys_of_all_heads_are_never_live():
+    """Groups of one of 16 heads save the memory of the other 15 heads' keys and values."""
     length, heads, width = 2048, 16, 64
     shape = lambda *s: jax.ShapeDtypeStruct(s, jnp.float32)  # noqa: E731
     arrays = {
@@ -112,8 +112,8 @@ def test_keys_of_all_heads_are_never_alive():
     assert saved > 4 * length * (heads - 1) * 3 * width  # keys with rope, and values
 
 
-def test_the_backward_pass_makes_keys_again_but_not_outputs():
-    """Of the two loops over pairs of blocks, one is the forward pass and one the backward pass."""
+def test_backward_pass_recomputes_keys_but_not_outputs():
+    """There are two loops over pairs of blocks: one forward, one backward."""
     arrays = {name: jnp.asarray(a) for name, a in inputs(40).items()}
     segments = jnp.asarray(packs((40,), (40,), length=40))
     gradient = jax.grad(lambda a: latent_attention(**a, segments_bt=segments).sum())

@@ -1,4 +1,4 @@
-"""Absorbed decoding over a latent cache, against attention written out in float64."""
+"""Absorbed decoding over a latent cache, against reference attention in float64."""
 
 import functools
 import re
@@ -10,10 +10,10 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from ivx.kernels import choice
-from ivx.kernels.latent_attention import reference as materialised
+from ivx.kernels.latent_attention import reference as materialized
 from ivx.kernels.latent_decode import latent_decode, reference, tpu, xla
+from ivx.kernels.latent_decode.attention_output import AttentionOutput
 from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
-from ivx.kernels.latent_decode.merge import Attended
 from ivx.kernels.latent_decode.quantise import quantise
 from ivx.models.cache import write
 from ivx.parallel.mesh import make_mesh
@@ -36,14 +36,14 @@ def expected(q_btne, entries_bse, lengths_b) -> tuple[np.ndarray, np.ndarray]:
         return tuple(map(np.asarray, reference.attend(*exact, jnp.asarray(lengths_b), R, SCALE)))
 
 
-def relative(found, wanted) -> float:
-    """Largest error, relative to the largest value."""
-    found = np.asarray(found).astype(np.float64)
-    return float(np.abs(found - wanted).max() / (np.abs(wanted).max() or 1.0))
+def relative(actual, exact) -> float:
+    """Maximum error relative to the largest value."""
+    actual = np.asarray(actual).astype(np.float64)
+    return float(np.abs(actual - exact).max() / (np.abs(exact).max() or 1.0))
 
 
-def test_absorbed_equals_materialised():
-    """New tokens through the absorbed form are the last rows of the whole sequence."""
+def test_absorbed_attention_equals_materialized_attention():
+    """Decoding the last tokens gives the last rows of attention over the full sequence."""
     rows, length, count = 2, 40, 3
     rng = np.random.default_rng(0)
     arrays = {
@@ -54,9 +54,9 @@ def test_absorbed_equals_materialised():
         "w_up_rnk": rng.normal(size=(R, N, 2 * H)),
     }
     with jax.enable_x64(True):
-        exact = {name: jnp.asarray(array, jnp.float64) for name, array in arrays.items()}
+        inputs = {name: jnp.asarray(array, jnp.float64) for name, array in arrays.items()}
         ones = jnp.ones((rows, length), jnp.int32)
-        wanted = np.asarray(materialised.latent_attention(**exact, segments_bt=ones))[:, -count:]
+        exact = np.asarray(materialized.latent_attention(**inputs, segments_bt=ones))[:, -count:]
     single = {name: jnp.asarray(array, jnp.float32) for name, array in arrays.items()}
     entries = jnp.concatenate([single["latent_btr"], single["k_rope_btp"]], -1)
     found = latent_decode(
@@ -66,29 +66,29 @@ def test_absorbed_equals_materialised():
         single["w_up_rnk"],
         jnp.full(rows, length - count),
     )
-    assert relative(found, wanted) < 1e-5
+    assert relative(found, exact) < 1e-5
 
 
 @pytest.mark.parametrize(
     ("capacity", "count"), [(1, 1), (7, 1), (7, 5), (128, 1), (128, 5), (200, 1), (200, 5)]
 )
 @pytest.mark.parametrize("block", [None, 48])
-def test_blocks_equal_the_equation(capacity, count, block):
-    """Caches that one block holds, that blocks divide and that they do not; rows full and short."""
+def test_xla_matches_float64(capacity, count, block):
+    """Caches of one block, of several, and not divisible by blocks; full and short rows."""
     q, entries = draw(3, count, capacity)
     lengths = np.array([capacity - count, (capacity - count) // 3, 0])
-    wanted, _ = expected(q, entries, lengths)
+    exact, _ = expected(q, entries, lengths)
     for dtype, bound in ((jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)):
         cache = LatentCache(jnp.asarray(entries, dtype))
         found = xla.attend(
             jnp.asarray(q, dtype), cache, jnp.asarray(lengths), R, SCALE, block
         ).context
-        assert relative(found, wanted) < bound, dtype
+        assert relative(found, exact) < bound, dtype
 
 
 @pytest.mark.parametrize("block", [None, 16])
-def test_nothing_beyond_the_length_leaks(block):
-    """Entries that were never written may be anything; a row that sees none gets zeros."""
+def test_entries_beyond_the_length_have_no_effect(block):
+    """Unwritten entries may be NaN; a row without visible entries yields zeros."""
     q, entries = draw(3, 2, 50)
     lengths = np.array([20, 0, -2])
     poisoned = entries.copy()
@@ -109,8 +109,8 @@ def test_nothing_beyond_the_length_leaks(block):
 
 
 @pytest.mark.parametrize("rows, count", [(1, 1), (1, 3), (2, 1)])
-def test_the_cache_is_written_in_place(rows, count):
-    """A loop that decodes never copies the cache: XLA's program has no copy of its shape."""
+def test_cache_is_written_in_place(rows, count):
+    """The compiled decoding loop contains no copy with the shape of the cache."""
     q, entries = draw(rows, count, 4096)
     new = jnp.ones((rows, count, E))
 
@@ -128,12 +128,12 @@ def test_the_cache_is_written_in_place(rows, count):
     assert not re.search(rf"= {shape}\S* copy\(", text)
 
 
-# Below, sizes that the TPU kernel takes: R and R + P in whole tiles.
+# Sizes that the TPU kernel supports: R and R + P are multiples of 128.
 WIDE, WIDE_RANK, WIDE_SCALE = 256, 128, 0.1
 
 
 def draw_wide(count: int, room: int, lengths, dtype=jnp.float32) -> tuple:
-    """Queries of two heads, entries that are NaN beyond the lengths, and what is to be found."""
+    """Queries of two heads, entries, and entries with NaN beyond the lengths."""
     rng = np.random.default_rng(1)
     q = jnp.asarray(rng.normal(size=(len(lengths), count, 2, WIDE)), dtype)
     entries = jnp.asarray(rng.normal(size=(len(lengths), room, WIDE)), dtype)
@@ -149,7 +149,7 @@ def wide_reference(q, entries, lengths) -> tuple[np.ndarray, np.ndarray]:
         return tuple(map(np.asarray, found))
 
 
-def kernel(q, cache, lengths, **options) -> Attended:
+def kernel(q, cache, lengths, **options) -> AttentionOutput:
     """The TPU kernel, interpreted, in blocks of two pages."""
     options = {"block": 256, "splits": 1, "interpret": True} | options
     assert tpu.constraint(cache, WIDE_RANK) == ""
@@ -161,7 +161,7 @@ def kernel(q, cache, lengths, **options) -> Attended:
 
 
 def in_pages(cache: LatentCache, page: int) -> PagedCache:
-    """The same entries in pages of random order; the table points to nowhere beyond them."""
+    """The same entries in pages of random order; unused table entries are out of range."""
     rows, room, width = cache.entries.shape
     order = np.random.default_rng(2).permutation(rows * room // page)
     place = np.argsort(order).astype(np.int32).reshape(rows, -1)
@@ -172,14 +172,14 @@ def in_pages(cache: LatentCache, page: int) -> PagedCache:
     )
 
 
-# Nothing, one entry, within a page, at the borders of a page and of a block, all of the cache.
+# No entry, one entry, within a page, at a page and a block boundary, and the full cache.
 LENGTHS = {1: [-1, 0, 100, 127, 255, 639], 3: [-3, -2, 100, 126, 254, 637]}
 
 
 @pytest.mark.parametrize(
     "dtype, bound, count, splits", [(jnp.float32, 1e-5, 3, 2), (jnp.bfloat16, 1e-2, 1, 1)]
 )
-def test_the_kernel_equals_the_equation(dtype, bound, count, splits):
+def test_kernel_matches_float64(dtype, bound, count, splits):
     q, entries, poisoned = draw_wide(count, 640, LENGTHS[count], dtype)
     context, lse = wide_reference(q, entries, LENGTHS[count])
     found = kernel(q, LatentCache(poisoned), LENGTHS[count], splits=splits)
@@ -189,8 +189,8 @@ def test_the_kernel_equals_the_equation(dtype, bound, count, splits):
     assert (np.asarray(found.lse[0]) < -1e29).all()
 
 
-def test_the_kernel_takes_more_tokens_than_fit_one_program(monkeypatch):
-    """Five tokens, two a program, the last program half empty."""
+def test_kernel_splits_many_tokens_into_programs(monkeypatch):
+    """Five tokens, two per program; the last program is half empty."""
     monkeypatch.setattr(tpu, "ROWS", 4)
     lengths = [-2, 0, 300]
     q, entries, poisoned = draw_wide(5, 384, lengths)
@@ -198,21 +198,21 @@ def test_the_kernel_takes_more_tokens_than_fit_one_program(monkeypatch):
     assert relative(kernel(q, LatentCache(poisoned), lengths).context, context) < 1e-5
 
 
-def xla_wide(q, cache, lengths) -> Attended:
+def xla_wide(q, cache, lengths) -> AttentionOutput:
     return xla.attend(q, cache, jnp.asarray(lengths), WIDE_RANK, WIDE_SCALE, 256)
 
 
-def in_digits(q, cache, lengths) -> Attended:
-    """The kernel on a chip that multiplies entries as they are stored."""
+def split_terms(q, cache, lengths) -> AttentionOutput:
+    """The kernel on a chip that multiplies entries as stored."""
     return kernel(q, cache, lengths, multiplied=cache.entries.dtype)
 
 
 @pytest.mark.parametrize("attend", [kernel, xla_wide])
-def test_pages_in_any_order_equal_rows(attend):
+def test_paged_cache_equals_contiguous_cache(attend):
     lengths = LENGTHS[3]
     q, entries, _ = draw_wide(3, 768, lengths)
     cache = quantise(entries, jnp.int8)
-    rows, pages = (attend(q, one, lengths) for one in (cache, in_pages(cache, 128)))
+    rows, pages = (attend(q, c, lengths) for c in (cache, in_pages(cache, 128)))
     np.testing.assert_array_equal(rows.context, pages.context)
     np.testing.assert_array_equal(rows.lse, pages.lse)
 
@@ -220,15 +220,15 @@ def test_pages_in_any_order_equal_rows(attend):
 @pytest.mark.parametrize(
     "attend, dtype, queries, bound",
     [
-        (in_digits, jnp.int8, jnp.bfloat16, 1e-2),
-        (in_digits, jnp.float8_e4m3fn, jnp.bfloat16, 1e-2),
+        (split_terms, jnp.int8, jnp.bfloat16, 1e-2),
+        (split_terms, jnp.float8_e4m3fn, jnp.bfloat16, 1e-2),
         (kernel, jnp.int8, jnp.float32, 1e-5),
         (xla_wide, jnp.int8, jnp.bfloat16, 1e-2),
         (xla_wide, jnp.float8_e4m3fn, jnp.float32, 1e-5),
     ],
 )
-def test_entries_of_one_byte_are_used_as_stored(attend, dtype, queries, bound):
-    """Against the stored numbers times their scales: what is lost is lost when they are stored."""
+def test_one_byte_entries_are_used_as_stored(attend, dtype, queries, bound):
+    """Against the stored numbers times their scales; only quantization loses precision."""
     lengths = LENGTHS[1]
     q, entries, _ = draw_wide(1, 640, lengths)
     q, cache = q.astype(queries), quantise(entries, dtype)
@@ -242,8 +242,8 @@ def test_entries_of_one_byte_are_used_as_stored(attend, dtype, queries, bound):
     assert relative(found.context, context) < bound
 
 
-def test_the_kernel_under_the_interpreter_of_tpus():
-    """Which keeps memory, semaphores and copies apart as the chip does, and finds races."""
+def test_kernel_matches_float64_in_the_tpu_interpreter():
+    """It simulates memories, semaphores and copies, and detects races."""
     lengths = [0, 300]
     q, entries, poisoned = draw_wide(1, 384, lengths)
     context, _ = wide_reference(q, entries, lengths)
@@ -252,23 +252,23 @@ def test_the_kernel_under_the_interpreter_of_tpus():
 
 
 @pytest.mark.parametrize("dtype, bound", [(jnp.int8, 1 / 254), (jnp.float8_e4m3fn, 1 / 16)])
-def test_one_byte_keeps_what_it_says(dtype, bound):
-    """int8: half a step of the largest number; e4m3: three bits after the first of each number."""
+def test_quantization_error_is_bounded(dtype, bound):
+    """int8: half a step relative to the largest number; e4m3: three mantissa bits per number."""
     entries = np.random.default_rng(0).normal(size=(2, 30, 64)).astype(np.float32)
     entries[0, 3] = 0
     cache = quantise(jnp.asarray(entries), dtype)
     assert cache.entries.dtype == dtype and cache.scales.shape == (2, 1, 30)
     back = np.asarray(cache.entries, np.float32) * np.asarray(cache.scales)[:, 0, :, None]
     largest = np.abs(entries).max(-1, keepdims=True)
-    # Below 2^-6 of e4m3's own scale numbers are spaced evenly.
+    # e4m3 is evenly spaced below 2^-6 (subnormals).
     size = largest if dtype == jnp.int8 else np.maximum(np.abs(entries), largest * 2**-6 / 448)
     assert (np.abs(back - entries) <= size * bound * 1.001).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype, bound", [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
-def test_lengths_up_to_8192(dtype, bound):
-    """In the blocks of a TPU, by both implementations."""
+def test_decoding_matches_float64_up_to_8192_entries(dtype, bound):
+    """With the real block size of a TPU, in both implementations."""
     lengths = [0, 1, 2047, 2048, 4000, 8191]
     q, entries, poisoned = draw_wide(1, 8192, lengths, dtype)
     context, lse = wide_reference(q, entries, lengths)
@@ -279,8 +279,8 @@ def test_lengths_up_to_8192(dtype, bound):
 
 
 @pytest.mark.parametrize("axis, lengths", [("context", [5, 63, -1, 17]), ("fsdp", [0, 63, 5, 9])])
-def test_a_mesh_equals_one_device(axis, lengths):
-    """Along `context` two devices hold 32 entries of each sequence, and may see none of them."""
+def test_decoding_on_mesh_equals_single_device(axis, lengths):
+    """Along `context`, two devices hold 32 entries of each sequence, possibly none visible."""
     rng = np.random.default_rng(3)
     q_nope, q_rope, entries, w_up = (
         jnp.asarray(rng.normal(size=shape), jnp.float32)

@@ -1,4 +1,4 @@
-"""Absorbed decoding in shapes that nobody chose: hypothesis draws them."""
+"""Absorbed decoding in random shapes drawn by hypothesis."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +24,7 @@ st = hypothesis.strategies
 
 @st.composite
 def calls(draw) -> dict:
-    """Sizes of a call; rows are of any length that their new tokens fit on, or see nothing."""
+    """Sizes of a call; rows have any length that fits the new tokens, or no visible entries."""
     count = draw(st.integers(1, 4))
     room = draw(st.integers(count, 40))
     lengths = st.lists(st.integers(-count, room - count), min_size=1, max_size=3)
@@ -36,10 +36,10 @@ def calls(draw) -> dict:
     }
 
 
-# Every shape is compiled anew.
+# Every shape is compiled.
 @hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
 @hypothesis.given(call=calls())
-def test_any_shape_equals_the_equation(call):
+def test_xla_matches_float64_in_any_shape(call):
     rng = np.random.default_rng(0)
     rows, lengths = len(call["lengths"]), np.array(call["lengths"])
     q = rng.normal(size=(rows, call["count"], N, E))
@@ -50,13 +50,13 @@ def test_any_shape_equals_the_equation(call):
     found = xla.attend(*arrays, R, SCALE, call["block"])
     context, lse = expected(q, entries, lengths)
     assert relative(found.context, context) < 1e-5
-    sees = lse > -1e29
-    assert relative(np.where(sees, found.lse, 0), np.where(sees, lse, 0)) < 1e-5
+    visible = lse > -1e29
+    assert relative(np.where(visible, found.lse, 0), np.where(visible, lse, 0)) < 1e-5
 
 
 @st.composite
-def calls_of_a_kernel(draw) -> dict:
-    """Sizes that the TPU kernel takes: a cache of whole tiles, in blocks of whole tiles."""
+def kernel_calls(draw) -> dict:
+    """Sizes that the TPU kernel supports: capacity and blocks are multiples of 128."""
     count = draw(st.integers(1, 5))
     room = 128 * draw(st.integers(1, 5))
     lengths = st.lists(st.integers(-count, room - count), min_size=1, max_size=3)
@@ -70,13 +70,13 @@ def calls_of_a_kernel(draw) -> dict:
 
 
 @hypothesis.settings(max_examples=3, deadline=None, derandomize=True, database=None)
-@hypothesis.given(call=calls_of_a_kernel())
-def test_the_kernel_in_any_shape(call):
+@hypothesis.given(call=kernel_calls())
+def test_kernel_matches_float64_in_any_shape(call):
     lengths = call["lengths"]
     q, entries, poisoned = draw_wide(call["count"], call["room"], lengths)
     context, lse = wide_reference(q, entries, lengths)
     options = {name: call[name] for name in ("block", "splits")}
     found = kernel(q, LatentCache(poisoned), lengths, **options)
     assert relative(found.context, context) < 1e-5
-    sees = lse > -1e29
-    assert relative(np.where(sees, found.lse, 0), np.where(sees, lse, 0)) < 1e-5
+    visible = lse > -1e29
+    assert relative(np.where(visible, found.lse, 0), np.where(visible, lse, 0)) < 1e-5

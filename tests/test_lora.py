@@ -1,18 +1,17 @@
-"""LoRA: nothing at first, then only A and B move; what is read back is one ordinary model."""
+"""LoRA: starts as the base model, trains only A and B, and loads as an ordinary model."""
 
 import jax
 import numpy as np
 import pytest
 
-from ivx import config
-from ivx.build import stored
+from ivx import config, from_config
 from ivx.errors import UserError
-from ivx.parallel import rules
+from ivx.parallel import sharding
 from ivx.parallel.mesh import make_mesh
-from ivx.training import checkpoint
+from ivx.training.checkpoints import checkpoint
 from ivx.training.lora import KEY, LoraDefinition, LoraSpec
-from ivx.training.parts import Parts
-from ivx.training.state import StepOptions
+from ivx.training.parameter_groups import ParameterGroups
+from ivx.training.step import StepOptions
 from tests import toy
 
 SPEC = LoraSpec(rank=4, alpha=8.0, targets=("first.*",))
@@ -23,22 +22,22 @@ def definition() -> LoraDefinition:
     return LoraDefinition(toy.Definition(), SPEC)
 
 
-def test_only_kernels_of_the_targets_are_added_to(definition):
+def test_only_target_kernels_get_matrices(definition):
     shapes = jax.tree.map(lambda leaf: leaf.shape, definition.abstract_params[KEY])
     assert shapes == {"first.kernel": {"a": (16, 4), "b": (4, 32)}}
     mesh = make_mesh({"replica": 1, "fsdp": 4, "tensor": 2, "context": 1})
-    lies = rules.parameter_shardings(definition.abstract, mesh)[KEY]["first.kernel"]
-    assert (*lies["a"].spec,) == ("fsdp", None) and (*lies["b"].spec,) == (None, "tensor")
+    shardings = sharding.parameter_shardings(definition.abstract, mesh)[KEY]["first.kernel"]
+    assert (*shardings["a"].spec,) == ("fsdp", None) and (*shardings["b"].spec,) == (None, "tensor")
 
 
-def test_at_first_it_changes_nothing(definition):
+def test_new_matrices_change_nothing(definition):
     params = definition.init(0)
-    own = toy.Definition().init(0)
-    for a, b in zip(jax.tree.leaves(definition.merge(params)), jax.tree.leaves(own), strict=True):
+    base = toy.Definition().init(0)
+    for a, b in zip(jax.tree.leaves(definition.merge(params)), jax.tree.leaves(base), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_merging_by_hand(definition):
+def test_merge_equals_formula(definition):
     params = definition.init(0)
     pair = params[KEY]["first.kernel"]
     pair["b"] = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float32)
@@ -52,8 +51,8 @@ def test_merging_by_hand(definition):
     )
 
 
-def test_only_a_and_b_move_and_the_loss_falls(definition, tmp_path):
-    options = StepOptions(Parts(train=(f"{KEY}.*",)))
+def test_only_a_and_b_train_and_loss_falls(definition, tmp_path):
+    options = StepOptions(groups=ParameterGroups(train=(f"{KEY}.*",)))
     toy.train(tmp_path, options=options, definition=definition, steps=12)
     params, _ = checkpoint.load_params(tmp_path, definition.abstract_params)
     before = definition.init(0)
@@ -61,20 +60,20 @@ def test_only_a_and_b_move_and_the_loss_falls(definition, tmp_path):
     np.testing.assert_array_equal(params["second"]["kernel"], before["second"]["kernel"])
     assert np.any(params[KEY]["first.kernel"]["b"])
     batch, stage = toy.batch_of(3), toy.Stage()
-    losses = [stage.loss(definition.bind(one), batch, {}).total for one in (before, params)]
+    losses = [stage.loss(definition.bind(p), batch, {}).total for p in (before, params)]
     assert losses[1] < losses[0]
-    # Whoever reads the run gets one ordinary model.
+    # The run loads as an ordinary model.
     lora = {"lora_rank": SPEC.rank, "lora_alpha": SPEC.alpha, "lora_targets": SPEC.targets}
-    given = config.base().unlock()
-    given.optim.update(lora)
-    read, step = stored.StoredModel(tmp_path, given, toy.Definition()).load()
+    stored = config.base().unlock()
+    stored.optim.update(lora)
+    read, step = from_config.stored_model.StoredModel(tmp_path, stored, toy.Definition()).load()
     assert step == 12 and read.keys() == {"first", "second"}
     for a, b in zip(jax.tree.leaves(read), jax.tree.leaves(definition.merge(params)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_rank_that_is_no_saving_is_refused():
-    with pytest.raises(UserError, match=r"optim\.lora_rank = 17 .* take 16 or less"):
+def test_too_large_rank_and_unmatched_target_are_refused():
+    with pytest.raises(UserError, match=r"optim\.lora_rank = 17 .* set it to 16 or less"):
         LoraDefinition(toy.Definition(), LoraSpec(17, 8.0, ("first.*",)))
-    with pytest.raises(UserError, match="takes none"):
+    with pytest.raises(UserError, match="matches no kernel"):
         LoraDefinition(toy.Definition(), LoraSpec(4, 8.0, ("*.bias",)))

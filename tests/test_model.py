@@ -1,4 +1,4 @@
-"""The invariants of the model: what must not change however a computation is laid out."""
+"""Invariants of the model: results that must not depend on how a computation is arranged."""
 
 import dataclasses
 
@@ -24,8 +24,8 @@ def hidden(definition, params):
     return jax.jit(lambda batch: definition.bind(params)(batch).hidden)
 
 
-def test_packed_equals_alone(hidden, layouts, shape, rule):
-    """A sample's hidden states do not depend on what shares its pack: a video or images."""
+def test_packed_samples_equal_single_samples(hidden, layouts, shape, rule):
+    """The hidden states of videos and images do not depend on the other samples of the pack."""
     images = probes.lay_out({"mixed": probes.built_in()["mixed"]}, rule)
     together = [layouts[0], *images, layouts[1]]
     packed = np.asarray(hidden(pack(together, shape)))[0]
@@ -41,8 +41,8 @@ def test_packed_equals_alone(hidden, layouts, shape, rule):
         first += len(one.tokens)
 
 
-def test_packed_losses_equal_those_of_samples_alone(definition, params, layouts, shape):
-    """Numerators and denominators of the samples add up to those of their pack."""
+def test_packed_loss_is_the_sum_of_single_losses(definition, params, layouts, shape):
+    """Numerators and denominators of the samples sum to those of their pack."""
     stage = LanguageModelStage(None, [], "square")
     loss = jax.jit(lambda batch: stage.loss(definition.bind(params), batch, {})[:2])
     together = layouts[:3]
@@ -53,8 +53,8 @@ def test_packed_losses_equal_those_of_samples_alone(definition, params, layouts,
     )
 
 
-def test_packing_has_something_to_separate(hidden, layouts, shape):
-    """The test above can fail: with segments joined, the second sample changes."""
+def test_joined_segments_change_the_second_sample(hidden, layouts, shape):
+    """Shows that the tests of packing can fail."""
     batch = pack(layouts[:2], shape)
     joined = dict(vars(batch)) | {"segments": (batch.segments > 0).astype(np.int32)}
     apart, together = (
@@ -66,12 +66,12 @@ def test_packing_has_something_to_separate(hidden, layouts, shape):
 
 @pytest.fixture(scope="module")
 def answered(layouts):
-    """A sample whose answer is not short."""
+    """A sample with an answer of more than 8 tokens."""
     return next(one for one in layouts if one.trained.sum() > 8)
 
 
 def step_by_step(definition, params, sample, shape, count, cache="compute") -> np.ndarray:
-    """Logits of the last token of the prompt and of an answer fed `count` tokens at a time."""
+    """Logits of the last prompt token and of an answer that is fed `count` tokens at a time."""
     length, start = len(sample.tokens), int(np.flatnonzero(sample.trained)[0])
     prompt = jax.tree.map(np.copy, pack([sample], shape))
     prompt.segments[:, start:] = 0
@@ -101,7 +101,7 @@ def step_by_step(definition, params, sample, shape, count, cache="compute") -> n
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_prefill_equals_decode(definition, params, answered, shape, count):
-    """Feeding an answer through the cache gives the logits of the whole sequence."""
+    """Decoding an answer with the cache gives the logits of the full sequence."""
     logits = jax.jit(lambda b: (m := definition.bind(params)).logits(m(b).hidden))
     whole = np.asarray(logits(pack([answered], shape)))[0]
     start = int(np.flatnonzero(answered.trained)[0])
@@ -115,10 +115,10 @@ def test_prefill_equals_decode(definition, params, answered, shape, count):
 
 
 @pytest.mark.parametrize("cache, bound", [("int8", 0.01), ("fp8", 0.05)])
-def test_a_cache_of_one_byte_changes_log_probabilities_little(answered, shape, cache, bound):
-    """Their errors by their spread; beyond float32's, or the cache would not be in use.
+def test_one_byte_cache_changes_log_probabilities_little(answered, shape, cache, bound):
+    """The error relative to the standard deviation; a float32 error would mean an unused cache.
 
-    A number loses half a step at most: of 127 to the largest with int8, of 1 / 16 with fp8.
+    The error of a number is at most half a step: 1 / 127 of the largest for int8, 1 / 16 for fp8.
     """
     definition = ModelDefinition(small_spec())
     params = definition.init(0)
@@ -127,21 +127,23 @@ def test_a_cache_of_one_byte_changes_log_probabilities_little(answered, shape, c
         for one in ("compute", cache)
     )
     error = np.square(stored - plain)[1:].mean() ** 0.5 / np.std(plain[1:])
-    print(f"{cache}: {error:.1e} of the spread {np.std(plain[1:]):.2f}")
+    print(f"{cache}: {error:.1e} of the standard deviation {np.std(plain[1:]):.2f}")
     assert 1e-4 < error < bound
-    np.testing.assert_array_equal(stored[0], plain[0], "a prompt is not run through its cache")
+    np.testing.assert_array_equal(stored[0], plain[0], "prefill does not read the cache")
 
 
-def test_grouped_attention_has_no_cache_of_one_byte():
-    with pytest.raises(UserError, match="int8 is made for latent attention; this model has gqa"):
+def test_grouped_attention_refuses_one_byte_cache():
+    with pytest.raises(
+        UserError, match="cache int8 requires latent attention, but this model has gqa"
+    ):
         sampler.Sampler(ModelDefinition(small_spec("gqa")), {}, 0, cache="int8")
 
 
 def test_greedy_decoding_equals_recomputation(definition, params, layouts, samples, rule):
-    """The sampler writes what argmax over full forward passes gives, for rows of unequal length."""
+    """The sampler equals the argmax of full forward passes, for rows of different lengths."""
     from ivx.evaluation.runner import as_prompt
 
-    prompts = [rule(as_prompt(sample), generate=True) for sample in samples[:3]]
+    prompts = [rule.lay_out(as_prompt(sample), generate=True) for sample in samples[:3]]
     pixels = [prompt.read_patches() for prompt in prompts]
     end = rule.tokenizer.end_of_turn
     answers = sampler.Sampler(definition, params, end).generate(prompts, pixels, limit=5)
@@ -170,8 +172,8 @@ def test_greedy_decoding_equals_recomputation(definition, params, layouts, sampl
         assert answer == expected
 
 
-def test_a_slice_sees_only_itself(definition, params, layouts, shape):
-    """Changing one slice's pixels leaves every other slice's tokens and features as they were."""
+def test_slice_attends_only_to_itself(definition, params, layouts, shape):
+    """Changing one slice's pixels does not change the features of other slices."""
     several = [one for one in layouts if len(one.slice_sizes) > 2][:1]
     batch = pack(several, shape)
     changed = jax.tree.map(np.copy, batch)
@@ -191,7 +193,7 @@ def test_a_slice_sees_only_itself(definition, params, layouts, shape):
 
 
 def test_every_parameter_gets_a_gradient(definition, params, layouts, shape):
-    """Nothing is left out of the forward pass, DeepStack's mergers included."""
+    """Including the DeepStack mergers."""
     batch = pack(layouts[:2], shape)
     grads = jax.jit(
         jax.grad(
@@ -209,7 +211,7 @@ def test_every_parameter_gets_a_gradient(definition, params, layouts, shape):
     assert dead == []
 
 
-def test_a_tied_head_is_the_embedding(definition):
+def test_tied_head_is_the_embedding(definition):
     spec = definition.spec
     tied = ModelDefinition(
         dataclasses.replace(spec, text=dataclasses.replace(spec.text, tied=True))
@@ -219,12 +221,12 @@ def test_a_tied_head_is_the_embedding(definition):
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: rng.standard_normal(a.shape, np.float32), shapes)
     table_vd = params["embed_tokens"]["embedding"]
-    hidden_d = table_vd[5]
+    hidden_d = jnp.asarray(table_vd[5])
     logits_v = jax.jit(lambda params: tied.bind(params).logits(hidden_d))(params)
     np.testing.assert_allclose(logits_v, table_vd @ hidden_d, rtol=1e-4, atol=1e-4)
 
 
-def test_bfloat16_stays_near_float32(layouts, shape):
+def test_bfloat16_hidden_states_are_close_to_float32(layouts, shape):
     exact = ModelDefinition(small_spec())
     params = exact.init(0)
     batch = pack(layouts[:2], shape)
@@ -237,15 +239,15 @@ def test_bfloat16_stays_near_float32(layouts, shape):
     assert np.linalg.norm((a - b)[real]) / np.linalg.norm(a[real]) < 0.03
 
 
-def test_interleaved_mrope_gives_each_axis_its_frequencies():
-    """At 128 wide with sections 24/20/20: j turns with height at j % 3 == 1, width at 2."""
+def test_interleaved_mrope_assigns_frequencies_to_axes():
+    """Width 128, sections 24/20/20: j rotates with height if j % 3 == 1, with width if 2."""
     positions = np.zeros((1, 3, 1), np.int32)
-    for axis, owned in ((0, 24), (1, 20), (2, 20)):
+    for axis, count in ((0, 24), (1, 20), (2, 20)):
         moved = positions.copy()
         moved[0, axis] = 1
-        turned = np.asarray(text_rope(moved, 128, 5e6, (24, 20, 20)).sin)[0, 0] != 0
-        assert turned.sum() == owned
-        assert set(np.flatnonzero(turned)[:3] % 3) == {axis}
+        rotated = np.asarray(text_rope(moved, 128, 5e6, (24, 20, 20)).sin)[0, 0] != 0
+        assert rotated.sum() == count
+        assert set(np.flatnonzero(rotated)[:3] % 3) == {axis}
 
 
 def test_prompts_are_padded_to_few_shapes(layouts):

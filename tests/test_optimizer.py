@@ -1,4 +1,4 @@
-"""The learning rate: the released trainer's curve, and an error where that divides by zero."""
+"""The optimizer and its schedule, as in the released trainer."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ SPEC = OptimizerSpec(
 )
 
 
-def test_it_rises_from_nothing_and_falls_to_the_floor():
+def test_schedule_warms_up_from_zero_and_decays_to_floor():
     rate = learning_rate(SPEC)
     assert float(rate(0)) == 0
     assert float(rate(5)) == pytest.approx(1.5e-5, rel=1e-6)
@@ -35,17 +35,17 @@ def test_it_rises_from_nothing_and_falls_to_the_floor():
     assert float(rate(100)) == pytest.approx(1e-6, rel=1e-5)
 
 
-def test_without_warmup_it_starts_at_the_peak():
+def test_schedule_without_warmup_starts_at_peak():
     assert float(learning_rate(dataclasses.replace(SPEC, warmup=0.0))(0)) == pytest.approx(3e-5)
 
 
-def test_warmup_that_leaves_no_step_is_an_error():
+def test_warmup_of_all_steps_is_refused():
     with pytest.raises(UserError, match=r"lower optim\.warmup"):
         learning_rate(dataclasses.replace(SPEC, warmup=1.0, steps=10))
 
 
-def test_one_step_of_adamw_by_hand():
-    """Clipped gradient, bias-corrected moments, decay on every parameter, a bias among them."""
+def test_adamw_step_equals_formula():
+    """Clipped gradient, bias-corrected moments, and decay of every parameter, including biases."""
     spec = dataclasses.replace(SPEC, warmup=0.0, learning_rate=0.1, floor=0.1, eps=1e-8)
     optimizer = make_optimizer(spec)
     params = {"kernel": jnp.array([2.0]), "bias": jnp.array([-1.0])}
@@ -56,7 +56,7 @@ def test_one_step_of_adamw_by_hand():
     assert float(updates["bias"][0]) == pytest.approx(-0.1 * (1 - 0.05 * 1.0), rel=1e-5)
 
 
-def test_clipping_scales_the_whole_gradient():
+def test_clipping_uses_global_norm():
     optimizer = make_optimizer(dataclasses.replace(SPEC, warmup=0.0))
     params = {"a": jnp.zeros(2)}
     state = optimizer.update({"a": jnp.array([30.0, 40.0])}, optimizer.init(params), params)[1]

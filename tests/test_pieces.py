@@ -1,4 +1,4 @@
-"""Files larger than a piece lie in several records, so that none is ever held in memory whole."""
+"""Large files are split into several records, so no file is held in memory completely."""
 
 import hashlib
 import pathlib
@@ -9,7 +9,7 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from data_pipelines import nearby
+from data_pipelines import local_copy
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import media_shards, proxy, shards
 from data_pipelines.prepared.media_shards import MediaFile, MediaJob
@@ -20,7 +20,7 @@ from tests.annotations import frames_of
 
 
 def job(stem: pathlib.Path, *paths: pathlib.Path, proxy_fps: float = 0.0) -> MediaJob:
-    files = tuple(MediaFile("video", str(path), whole=False) for path in paths)
+    files = tuple(MediaFile("video", str(path), keep_original=False) for path in paths)
     return MediaJob(stem, files, proxy_fps, Limits())
 
 
@@ -28,7 +28,7 @@ def address(stem: pathlib.Path, entry: dict) -> str:
     return shards.address(str(stem), entry["record"], "a.mp4", pieces=entry.get("pieces", 1))
 
 
-def test_pieces_make_the_file_again(tmp_path, monkeypatch):
+def test_pieces_restore_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "PIECE", 1000)
     paths = [odd_videos.make(name, tmp_path) for name in ("h264", "one_frame", "hevc")]
     stem = tmp_path / "00000"
@@ -40,11 +40,11 @@ def test_pieces_make_the_file_again(tmp_path, monkeypatch):
     for path, entry in zip(paths, entries, strict=True):
         data = path.read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-        with nearby.local(address(stem, entry)) as file:
+        with local_copy.local(address(stem, entry)) as file:
             assert pathlib.Path(file).read_bytes() == data
 
 
-def test_a_piece_that_is_not_there_is_named(tmp_path, monkeypatch):
+def test_missing_piece_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "PIECE", 1000)
     stem = tmp_path / "00000"
     media_shards.write(job(stem, odd_videos.make("h264", tmp_path)))
@@ -54,31 +54,31 @@ def test_a_piece_that_is_not_there_is_named(tmp_path, monkeypatch):
         list(shards.pieces(path))
 
 
-def test_a_frame_of_a_folder_is_one_record(tmp_path, monkeypatch):
+def test_frame_of_a_folder_must_fit_one_record(tmp_path, monkeypatch):
     frames_of(tmp_path / "clip")
     monkeypatch.setattr(shards, "PIECE", 100)
     media_shards.write(job(tmp_path / "00000", tmp_path / "clip"))
     [entry] = shards.read_facts(tmp_path / "00000")["media"]
-    assert "a frame of a folder may have 100 bytes" in entry["error"]
+    assert "a frame of a folder may have at most 100 bytes" in entry["error"]
 
 
 @pytest.mark.parametrize("name", ["h264", "variable_rate", "h264_avi", "one_frame"])
-def test_a_proxy_of_a_higher_rate_repeats_frames(tmp_path, name):
-    """As annotations of another rate may make it; the last is repeated at the end."""
+def test_proxy_with_a_higher_rate_repeats_frames(tmp_path, name):
+    """The proxy has twice the frames of the original."""
     path = odd_videos.make(name, tmp_path)
     info = decode.probe(path)
     proxy.encode(str(path), info, 2 * info.rate, str(tmp_path / "proxy.mp4"))
-    found = decode.probe(tmp_path / "proxy.mp4")
-    wanted = proxy.indices(info, 2 * info.rate)
-    assert found.num_frames == len(wanted) == 2 * info.num_frames
-    seen = decode.read_frames(
-        tmp_path / "proxy.mp4", found, np.arange(len(wanted)), odd_videos.read_number
+    proxy_info = decode.probe(tmp_path / "proxy.mp4")
+    indices = proxy.indices(info, 2 * info.rate)
+    assert proxy_info.num_frames == len(indices) == 2 * info.num_frames
+    numbers = decode.read_frames(
+        tmp_path / "proxy.mp4", proxy_info, np.arange(len(indices)), odd_videos.read_number
     )
-    assert seen == wanted.tolist()
+    assert numbers == indices.tolist()
 
 
-def test_a_long_proxy_may_take_the_work_of_many_samples():
-    """A limit is for a sample; what all samples of a video may take together, a proxy may."""
+def test_limits_scale_with_the_number_of_samples():
+    """Encoding a proxy reads as many frames as many samples, so it gets their limits together."""
     limits = Limits(decode_gib=1.0)
     for samples in (1, 3):
         meter = Meter(limits, samples)
@@ -87,37 +87,37 @@ def test_a_long_proxy_may_take_the_work_of_many_samples():
             meter.add("a.mp4", 1)
 
 
-def megabytes() -> float:
-    """Most memory of this process since `forget`."""
+def peak_megabytes() -> float:
+    """Peak memory of this process since `reset_peak`."""
     status = pathlib.Path("/proc/self/status").read_text()
     [line] = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
 
-def forget() -> None:
+def reset_peak() -> None:
     pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def store_and_read(small: pathlib.Path, large: pathlib.Path) -> tuple[float, float]:
-    """What preparing and reading the large file takes more than the small one, in MiB."""
-    grown = []
+    """Additional MiB to store and to read the large file, compared with the small one."""
+    peaks = []
     for path in (small, large):
         stem = path.with_suffix("")
-        forget()
+        reset_peak()
         media_shards.write(job(stem, path))
-        stored = megabytes()
+        stored = peak_megabytes()
         [entry] = shards.read_facts(stem)["media"]
         assert entry["bytes"] == path.stat().st_size
-        forget()
-        with nearby.local(address(stem, entry)) as file:
+        reset_peak()
+        with local_copy.local(address(stem, entry)) as file:
             assert pathlib.Path(file).stat().st_size == entry["bytes"]
-        grown.append((stored, megabytes()))
-    (a, b), (c, d) = grown
+        peaks.append((stored, peak_megabytes()))
+    (a, b), (c, d) = peaks
     return c - a, d - b
 
 
-def test_memory_does_not_grow_with_the_size_of_a_file(tmp_path):
-    """A video of 160 MiB, most of it an empty box at the end."""
+def test_memory_does_not_grow_with_file_size(tmp_path):
+    """The large video has 160 MiB, most of it an empty box at the end."""
     small, large = tmp_path / "small.mp4", tmp_path / "large.mp4"
     shutil.copy(odd_videos.make("h264", tmp_path), small)
     shutil.copy(small, large)
@@ -127,5 +127,5 @@ def test_memory_does_not_grow_with_the_size_of_a_file(tmp_path):
         file.truncate(file.tell() - 8 + box)
     with futures.ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         stored, read = pool.submit(store_and_read, small, large).result()
-    # Five times a piece, as array_record reads and writes.
+    # array_record takes five times the size of a piece.
     assert stored < 100 and read < 100

@@ -1,4 +1,4 @@
-"""The table of pods: its cells, and the page that is made of what was compiled."""
+"""The grid of pods: its cells, which of them are compiled again, and the page of the results."""
 
 import json
 import math
@@ -8,10 +8,15 @@ import types
 
 import pytest
 
-from ivx.aot import child, library, sources, topology
+from benchmarks import provenance
+from benchmarks.pods import compile_pods, grid, pods_page
+from ivx import from_config
+from ivx.aot import child, library, pricing, topology
+from ivx.aot.options import CompileOptions
 from ivx.commands import config_flag
-from ivx.commands.compile import cells, made_from, pods, pods_page, step
+from ivx.commands.compile import step
 from ivx.config import flatten
+from ivx.errors import UserError
 from tests.conftest import ROOT
 from tests.test_aot import libtpu
 
@@ -39,7 +44,7 @@ REFUSED = {
 }  # fmt: skip
 
 
-def test_cells_that_were_not_compiled_are_untested():
+def test_cells_that_were_never_compiled_are_untested():
     fits, refused = FITS, REFUSED
     full = fits | {"memory": fits["memory"] | {"peak": 15 * 2**32}}
     text = pods_page.page({"cpt v5p:4x4x4": fits, "cpt v6e:16x16": refused, "opd v5p:4x4x4": full})
@@ -51,178 +56,212 @@ def test_cells_that_were_not_compiled_are_untested():
         "| cpt | v5p-128 | 8.00 | 23.00 | 1.00 | 1.00 | fsdp 2.0 (1.00 s) | dense_attention x36 | 2"
         " | 66 s |"
     )
-    # What is said of one is said of the other, whose program is the same.
+    # A stage that runs the same program shows the same row.
     assert rows[0].removeprefix("| cpt") in text.split("| sft_short")[1].splitlines()[0]
     assert "60.0 of 64.0 (94%), **too much**" in text
-    assert text.count("untested") == 4 * len(cells.CELLS) - 5
-    # As they were read, of all four chips.
+    assert text.count("untested") == 4 * len(grid.CELLS) - 5
+    # Paces as they were read from the schedules of all four chips.
     assert "with latent heads 95% and 96% on v5e, 94% and 96% on v5p, 69% and 72% on v6e" in text
 
 
-def test_rows_and_refusals_say_of_what_they_are():
-    known = {"cpt v5p:4x4x4": FITS, "cpt v6e:16x16": REFUSED | {"answered": False}}
-    ages = {"cpt v5p:4x4x4": "of earlier sources"}
-    rows = pods_page.page(known, ages).splitlines()
-    assert any("(50%), *of earlier sources* | 2.0 to 3.0" in row for row in rows)
+def test_page_marks_outdated_rows_and_missing_answers():
+    outdated = FITS | {"outdated": "of an earlier program"}
+    known = {"cpt v5p:4x4x4": outdated, "cpt v6e:16x16": REFUSED | {"answered": False}}
+    rows = pods_page.page(known).splitlines()
+    assert any("(50%), *of an earlier program* | 2.0 to 3.0" in row for row in rows)
     assert any(row.startswith("| cpt | v6e-256 | fsdp 8 | 1 | layer | no answer:") for row in rows)
-    # And of the stage that is not compiled apart.
-    assert sum("*of earlier sources* |" in row for row in rows) == 2
+    # And for the stage that runs the same program.
+    assert sum("*of an earlier program* |" in row for row in rows) == 2
 
 
-NOW = {"config": "c", "sources": "s", "versions": {"jax": "1", "libtpu": "2"}}
+NOW = {"jax": "1", "jaxlib": "1", "libtpu": "2"}
 
 
 @pytest.mark.parametrize(
-    ("then", "words"),
+    ("row", "reason"),
     [
-        (NOW, ""),
-        (None, "of earlier sources"),
-        (NOW | {"sources": "t"}, "of earlier sources"),
-        (NOW | {"config": "d"}, "of an earlier config"),
-        (NOW | {"versions": {"jax": "1", "libtpu": "1"}}, "of other versions"),
-        # Where the page is made there may be no libtpu.
-        (NOW | {"versions": {"jax": "1"}}, ""),
+        ({"lowered": "l", "versions": NOW}, ""),
+        ({"lowered": "m", "versions": NOW}, "of an earlier program"),
+        ({"versions": NOW}, "of an earlier program"),
+        ({"lowered": "l", "versions": NOW | {"libtpu": "1"}}, "of other versions"),
+        ({"lowered": "l", "versions": {"jax": "1", "jaxlib": "1"}}, "of other versions"),
+        # Another library's version is compared where it is installed.
+        ({"lowered": "l", "versions": NOW | {"tokamax": "1"}}, ""),
     ],
 )
-def test_a_row_is_as_old_as_what_it_was_made_from(then, words):
-    row = FITS if then is None else FITS | {"made_from": then}
-    assert made_from.age(row, NOW) == words
+def test_row_is_outdated_when_its_program_or_a_compiler_differs(row, reason):
+    assert provenance.difference(row, "l", NOW) == reason
 
 
-def test_sources_differ_by_what_they_do(tmp_path):
-    file = tmp_path / "one.py"
-    file.write_text('"""Says."""\n\ndef f(a):\n    """Adds."""\n    return a + 1  # one\n')
-    first = sources.digest([tmp_path], tmp_path)
-    file.write_text('"""Says more."""\n# why\ndef f( a ):\n    return a + 1\n')
-    assert sources.digest([file], tmp_path) == first
-    file.write_text("def f(a):\n    return a + 2\n")
-    assert sources.digest([file], tmp_path) != first
-    file.write_text("def f(a):\n    return a + 1\n")
-    file.rename(tmp_path / "other.py")
-    assert sources.digest([tmp_path], tmp_path) != first
+def test_another_library_is_compared_if_installed():
+    row = {"lowered": "l", "versions": NOW | {"tokamax": "1"}}
+    assert provenance.difference(row, "l", NOW | {"tokamax": "2"}) == "of other versions"
+    assert not provenance.difference(row, "l", NOW | {"tokamax": "1", "unrelated": "3"})
 
 
-def test_a_step_is_made_from_its_config_and_from_sources_that_exist():
-    config = cells.config("cpt", "v6e:16x16")
-    found = made_from.now(config)
-    assert found["versions"].keys() >= {"jax", "jaxlib", "python"}
-    config.model.remat = "layer"
-    assert made_from.now(config) == found | {"config": made_from.now(config)["config"]}
-    assert made_from.now(config) != found
-    # A folder that is not there would be passed over.
-    assert all((ROOT / name).exists() for name in made_from.SOURCES + made_from.BESIDE)
+def test_published_rows_have_a_program_and_versions():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "pods.json").read_text())
+    assert rows.keys() == {
+        grid.key(stage, place) for stage in grid.CELLS for place in grid.TOPOLOGIES
+    }
+    for row in rows.values():
+        assert row["lowered"] and row["versions"].keys() == set(provenance.COMPILERS)
 
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """A function that runs the command for one cell, and gives how often it compiled."""
-    made = {"config": "c", "sources": "s", "reader": "r", "versions": {"jax": "1"}}
-    monkeypatch.setattr(made_from, "now", lambda config: dict(made))
-    answers = []
+    """A function that runs the command for one cell and returns how many compilations it made.
 
-    def ask(config, place, asking, known=None):
-        answers.append(known)
-        return dict(run.answer)
+    `run.lowered` is the digest of the program now, `run.versions` are the installed versions, and
+    `run.answer` is what the compiler returns.
+    """
+    calls = types.SimpleNamespace(compiled=0, lowered=0)
+
+    def ask(config, place, options):
+        calls.compiled += 1
+        return dict(run.answer) | {"lowered": run.lowered}
+
+    def lower(config, place, options):
+        calls.lowered += 1
+        assert place == "v5p:4x4x4"
+        return run.lowering or child.Answer({"lowered": run.lowered})
 
     def run(**flags) -> int:
-        answers.clear()
-        given = {
-            "store": str(tmp_path / "pods.json"), "stages": ["cpt"], "topologies": ["v5p:4x4x4"],
+        calls.compiled = calls.lowered = 0
+        usual = {
+            "store": str(tmp_path / "pods.json"), "page": str(tmp_path / "pods.md"),
+            "stages": ["cpt"], "topologies": ["v5p:4x4x4"],
             "again": False, "outdated": False, "timeout": 1.0, "kernel_pace": 0.9,
             "slice_patches": 784, "teacher": "32b", "hlo": "", "part": "",
         }  # fmt: skip
-        pods.run(types.SimpleNamespace(**given | flags))
-        return len(answers)
+        compile_pods.run(types.SimpleNamespace(**usual | flags))
+        return calls.compiled
 
-    run.answer, run.made, run.page, run.answers = FITS, made, tmp_path / "pods.md", answers
-    run.known = lambda: json.loads((tmp_path / "pods.json").read_text())["cpt v5p:4x4x4"]
-    monkeypatch.setattr(step, "ask", ask)
+    run.answer, run.lowered, run.lowering, run.versions = FITS, "l", None, dict(NOW)
+    run.page, run.calls = tmp_path / "pods.md", calls
+    run.row = lambda: json.loads((tmp_path / "pods.json").read_text())["cpt v5p:4x4x4"]
+    monkeypatch.setattr(step, "compile_step", ask)
+    monkeypatch.setattr(step, "lower_step", lower)
+    monkeypatch.setattr(provenance, "versions", lambda: dict(run.versions))
+    monkeypatch.setattr(library, "find", lambda: None)
     return run
 
 
-def test_a_cell_of_earlier_sources_is_compiled_again_if_asked_to(compiled):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"lowered": "m"}, "of an earlier program"),
+        ({"versions": NOW | {"libtpu": "3"}}, "of other versions"),
+    ],
+)
+def test_outdated_cell_is_compiled_again_on_request(compiled, change, reason):
     assert (compiled(), compiled(), compiled(again=True)) == (1, 0, 1)
-    compiled.made["sources"] = "t"
-    assert compiled() == 0
-    assert compiled.page.read_text().count("*of earlier sources* |") == 2
+    for name, value in change.items():
+        setattr(compiled, name, value)
+    assert compiled() == 0 and compiled.row()["outdated"] == reason
+    assert compiled.page.read_text().count(f"*{reason}* |") == 2
+    # The store remembers the mark where nothing is lowered.
+    assert compiled(topologies=[]) == 0 and compiled.calls.lowered == 0
+    assert compiled.page.read_text().count(f"*{reason}* |") == 2
     assert (compiled(outdated=True), compiled(outdated=True)) == (1, 0)
-    assert "*of earlier sources* |" not in compiled.page.read_text()
+    assert f"*{reason}* |" not in compiled.page.read_text()
+    row = compiled.row()
+    assert row["lowered"] == compiled.lowered and row["versions"] == compiled.versions
 
 
-def test_a_program_that_is_lowered_to_the_same_is_not_compiled_again(compiled):
-    """What reads it has to be the same, too; else, and with --again, nothing is handed over."""
-    compiled.answer = FITS | {"lowered": "l"}
+def test_mark_is_removed_when_the_program_is_the_stored_one_again(compiled):
     compiled()
-    compiled.made["sources"] = "t"
-    compiled(outdated=True)
-    [known] = compiled.answers
-    assert known["lowered"] == "l" and known["memory"] == FITS["memory"]
-    for part in ("reader", "config"):
-        compiled.made |= {part: "u", "sources": part}
-        assert compiled(outdated=True) == 1 and compiled.answers == [None]
-    assert compiled(again=True) == 1 and compiled.answers == [None]
+    compiled.lowered = "m"
+    compiled()
+    assert compiled.row()["outdated"]
+    compiled.lowered = "l"
+    assert compiled() == 0 and "outdated" not in compiled.row()
 
 
-def test_what_is_known_of_the_same_program_stands(monkeypatch):
-    config, place = cells.config("cpt", "v5p:4x4x4"), "v5p:4x4x4"
-    asking = step.Asking(1.0, 0.9, 784, "32b")
-    asked = []
+def test_program_that_cannot_be_lowered_leaves_its_row_as_it_is(compiled, capsys):
+    compiled()
+    row = compiled.row()
+    compiled.lowering = child.Answer({}, "not compiled within 1 s", answered=False)
+    assert compiled(outdated=True) == 0 and compiled.row()["lowered"] == row["lowered"]
+    assert "outdated" not in compiled.row()
+    assert "could not be lowered: not compiled within 1 s" in capsys.readouterr().out
+
+
+def test_without_libtpu_the_page_shows_the_store(compiled, monkeypatch, capsys):
+    def find():
+        raise UserError("compiling for TPUs needs libtpu")
+
+    compiled()
+    monkeypatch.setattr(library, "find", find)
+    compiled.lowered = "m"
+    assert compiled() == 0 and compiled.calls.lowered == 0
+    assert "outdated" not in compiled.row()
+    assert "the page shows the store: compiling for TPUs needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lower_only", [True, False])
+def test_child_lowers_the_program_and_compiles_it_unless_told_not_to(monkeypatch, lower_only):
+    config, place = grid.config("cpt", "v5p:4x4x4"), "v5p:4x4x4"
+    options = CompileOptions(1.0, 0.9, 784, "32b")
 
     def answer(module, question, seconds):
-        asked.append(question["known"])
+        assert question["lower_only"] == lower_only and question["topology"] == place
         found = {"mesh": FITS["mesh"], "parameters": 8, "bytes": {}, "lowered": "l"}
-        return child.Answer(found if question["known"] == "l" else found | {"memory": "new"})
+        return child.Answer(found if question["lower_only"] else found | {"memory": "new"})
 
     monkeypatch.setattr(child, "ask", answer)
-    for known, memory in ((FITS | {"lowered": "l"}, FITS["memory"]), (FITS, "new"), (None, "new")):
-        found = step.ask(config, place, asking, known)
-        assert found["memory"] == memory and found["parameters"] == 8 and found["lowered"] == "l"
-    assert asked == ["l", "", ""]
+    if lower_only:
+        assert step.lower_step(config, place, options).found["lowered"] == "l"
+    else:
+        result = step.compile_step(config, place, options)
+        assert result["memory"] == "new" and result["parameters"] == 8 and result["ok"]
 
 
-def test_an_answer_of_the_compiler_stands_until_sources_change(compiled):
+def test_refusal_of_the_compiler_stands_until_the_program_changes(compiled):
     compiled.answer = REFUSED
     assert (compiled(), compiled()) == (1, 0)
-    compiled.made["sources"] = "t"
+    compiled.lowered = "m"
     assert (compiled(), compiled()) == (1, 0)
     compiled.answer = REFUSED | {"answered": False, "refusal": "not compiled within 1 s"}
     assert (compiled(again=True), compiled(), compiled()) == (1, 1, 1)
 
 
-def test_times_are_modelled_anew_without_compiling(compiled):
+def test_modelled_times_are_computed_anew_without_compiling(compiled):
     compiled()
     assert compiled(kernel_pace=0.5, slice_patches=4) == 0
-    found = compiled.known()
-    assert found["estimate"]["kernel_pace"] == 0.5
-    asking = step.Asking(1.0, 0.5, 4, "32b")
-    assert found["flops"] == step.load(cells.config("cpt", "v5p:4x4x4"), asking)["flops"]
+    row = compiled.row()
+    assert row["estimate"]["kernel_pace"] == 0.5
+    options = CompileOptions(1.0, 0.5, 4, "32b")
+    assert (
+        row["flops"]
+        == from_config.step_load.load(grid.config("cpt", "v5p:4x4x4"), options)["flops"]
+    )
 
 
-def test_kernels_whose_pace_is_not_known_leave_the_time_unknown():
+def test_kernels_of_unknown_pace_leave_the_time_unknown():
     row = FITS | {"program": FITS["program"] | {"kernels": {"of_earlier_sources": 36}}}
-    text = pods_page.page({"cpt v5p:4x4x4": step.price(dict(row), 0.9)})
+    text = pods_page.page({"cpt v5p:4x4x4": pricing.price(dict(row), 0.9)})
     assert "32.0 of 64.0 (50%) | unknown | unknown |" in text
 
 
-def test_the_page_alone_is_made_with_no_topology_asked_for(compiled):
+def test_without_topologies_only_the_page_is_written(compiled):
     assert compiled(topologies=[]) == 0
-    assert compiled.page.read_text().count("untested") == 4 * len(cells.CELLS)
+    assert compiled.page.read_text().count("untested") == 4 * len(grid.CELLS)
 
 
-@pytest.mark.parametrize("stage", cells.CELLS)
-def test_cells_fit_their_topologies(stage):
-    """Meshes make up the devices, and packs can be spread over them."""
-    assert set(cells.CELLS[stage]) == set(cells.TOPOLOGIES)
-    for place, (mesh, *changes) in cells.CELLS[stage].items():
-        config = cells.preset(stage, mesh, changes)
-        sizes = dict(one.split(":") for one in mesh.split(","))
-        assert math.prod(map(int, sizes.values())) == topology.size(cells.place_of(stage, place))
+@pytest.mark.parametrize("stage", grid.CELLS)
+def test_meshes_of_cells_cover_their_devices_and_divide_the_packs(stage):
+    assert set(grid.CELLS[stage]) == set(grid.TOPOLOGIES)
+    for place, (mesh, *changes) in grid.CELLS[stage].items():
+        config = grid.preset(stage, mesh, changes)
+        sizes = dict(size.split(":") for size in mesh.split(","))
+        assert math.prod(map(int, sizes.values())) == topology.size(grid.place_of(stage, place))
         packs = config.data.batch_packs // config.optim.accumulation
         assert packs % int(sizes["fsdp"]) == 0
 
 
-@pytest.mark.parametrize(("one", "other"), cells.SAME.items())
-def test_stages_that_are_compiled_once_differ_in_the_schedule_alone(one, other):
+@pytest.mark.parametrize(("one", "other"), grid.SAME.items())
+def test_stages_that_share_a_program_differ_in_the_schedule_alone(one, other):
     left, right = (
         flatten(config_flag.load(ROOT / "experiments" / f"{name}.py", "8b"))
         for name in (one, other)
@@ -244,22 +283,22 @@ for place, sizes in json.loads(sys.argv[1]):
 
 
 @pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
-def test_meshes_of_all_cells_are_laid_over_their_torus():
-    """8 x 32 devices on a torus of 16 x 16, say, where an axis takes a part of a side."""
-    asked = [
+def test_meshes_of_all_cells_map_to_their_torus():
+    """For example 8 x 32 devices on a torus of 16 x 16, where an axis takes part of a side."""
+    meshes = [
         (
-            cells.place_of(stage, place),
-            {axis: int(n) for axis, n in (one.split(":") for one in mesh.split(","))},
+            grid.place_of(stage, place),
+            {axis: int(n) for axis, n in (size.split(":") for size in mesh.split(","))},
         )
-        for stage, row in cells.CELLS.items()
+        for stage, row in grid.CELLS.items()
         for place, (mesh, *_) in row.items()
     ]
-    found = subprocess.run(
-        [sys.executable, "-c", LAY_OUT, json.dumps(asked)],
+    process = subprocess.run(
+        [sys.executable, "-c", LAY_OUT, json.dumps(meshes)],
         env=library.environment(library.find(), None),
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines() == [f"{place} {topology.size(place)}" for place, _ in asked]
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == [f"{place} {topology.size(place)}" for place, _ in meshes]

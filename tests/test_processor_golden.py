@@ -1,6 +1,6 @@
-"""Which frames are seen, when, how large, and where their tokens lie: as in transformers.
+"""Frame indices, times, sizes and token positions match Qwen3-VL's processor in transformers.
 
-Compared are rows that the processor of Qwen3-VL gave for a table of videos (tests/make_parity.py).
+A golden file holds the processor's output for a table of videos, see tests/make_parity.py.
 """
 
 import json
@@ -22,16 +22,16 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "parity" / "processor.json"
 TABLE = videos.table()
 
 
-def ours(case: videos.Case) -> dict:
+def layout_row(case: videos.Case) -> dict:
     rule = LayoutRule(tokenizer.load("compact"), case.frames, case.budget)
-    asked = {"role": "user", "content": VIDEO_PLACEHOLDER + peer_processor.QUESTION}
-    layout = rule(Sample("x", (asked,), (VideoRef("x.mp4", case.info),)), generate=True)
+    message = {"role": "user", "content": VIDEO_PLACEHOLDER + peer_processor.QUESTION}
+    layout = rule.lay_out(Sample("x", (message,), (VideoRef("x.mp4", case.info),)), generate=True)
     [clip] = layout.clips
     grid = (len(clip.times), *clip.patch_shape)
     return videos.row(clip.indices, clip.times, grid, layout.tokens, layout.positions)
 
 
-def test_the_table_holds_videos_of_every_kind():
+def test_table_covers_all_kinds_of_videos():
     assert len(TABLE) >= 60 and len(set(TABLE)) == len(TABLE)
     sides = [max(c.info.width, c.info.height) / min(c.info.width, c.info.height) for c in TABLE]
     assert max(sides) == 200 and min(c.info.height for c in TABLE) == 16
@@ -40,21 +40,21 @@ def test_the_table_holds_videos_of_every_kind():
 
 
 @pytest.mark.parametrize("number", range(len(TABLE)))
-def test_a_video_lies_as_in_transformers(number):
-    """But for sides so unlike that theirs exceeds the budget, with which packing counts here."""
-    case, theirs = TABLE[number], json.loads(GOLDEN.read_text())[number]
-    slices, rows, columns = theirs["grid"]
+def test_layout_matches_transformers(number):
+    """Elongated videos for which transformers exceeds the budget are rejected, to bound packing."""
+    case, expected = TABLE[number], json.loads(GOLDEN.read_text())[number]
+    slices, rows, columns = expected["grid"]
     if 2 * slices * rows * columns * resize.PATCH**2 > case.budget.max_pixels:
         with pytest.raises(MediaError, match="exceed the budget"):
-            ours(case)
+            layout_row(case)
     else:
-        assert ours(case) == theirs
+        assert layout_row(case) == expected
 
 
 @pytest.mark.parametrize("number", range(len(pictures.SIZES)))
-def test_pixels_are_theirs_within_rounding(number):
-    """Bicubic with antialias, by PIL here and by torchvision there: one step of 255 at most."""
+def test_pixels_match_torchvision_within_rounding(number):
+    """Antialiased bicubic resizing in PIL differs from torchvision by at most one step of 255."""
     picture, (height, width) = pictures.picture(number), pictures.SIZES[number][1]
-    theirs = np.load(GOLDEN.with_name("pixels.npz"))[str(number)]
-    away = np.abs(resize.resize_frame(picture, height, width).astype(int) - theirs)
-    assert away.max() <= 1 and away.mean() < 0.01
+    expected = np.load(GOLDEN.with_name("pixels.npz"))[str(number)]
+    error = np.abs(resize.resize_frame(picture, height, width).astype(int) - expected)
+    assert error.max() <= 1 and error.mean() < 0.01

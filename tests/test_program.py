@@ -1,4 +1,4 @@
-"""What is read from the text of a compiled step: cycles, kernels, exchanges."""
+"""Cycles, kernels and exchanges are read from the text of a compiled step."""
 
 import pathlib
 
@@ -44,15 +44,15 @@ ENTRY %main (p: f32[16]) -> f32[16] {
 """  # noqa: E501
 
 
-def test_what_stands_in_a_loop_counts_as_often_as_it_turns():
+def test_instructions_in_loop_count_once_per_trip():
     found = program.read(HLO, AXES)
     assert found.cycles == 36 * 100 + 7
     assert found.kernels == {"attention_fwd": 36, "own": 1}
     assert found.unknown_loops == 1
 
 
-def test_cycles_are_put_down_to_the_function_of_ours_that_spent_them():
-    """What flax did counts for its caller; the parent of a frame is numbered one too high."""
+def test_cycles_are_attributed_to_functions_of_ivx():
+    """Cycles in flax count for the caller; XLA numbers the parent of a frame one too high."""
     ours = pathlib.Path(ivx_package.__file__).parent
     text = f"""HloModule jit_step
 
@@ -93,7 +93,7 @@ ENTRY %main (p: f32[16]) -> f32[16] {{
     assert found.cycles == 18
 
 
-def test_what_a_kernel_carries_as_metadata_does_not_end_the_program():
+def test_kernel_metadata_does_not_end_computation():
     """Splash attention writes JSON of several lines into its call."""
     text = (
         "ENTRY %main (x: f32[8]) -> f32[8] {\n"
@@ -107,10 +107,10 @@ def test_what_a_kernel_carries_as_metadata_does_not_end_the_program():
     assert (found.cycles, found.kernels) == (7, {"k": 1})
 
 
-def test_exchanges_have_the_axes_and_bytes_of_a_ring():
+def test_exchanges_have_axes_and_bytes_of_ring():
     found = {(one.kind, one.axes): one for one in program.read(HLO, AXES).collectives}
     assert {key: (one.times, one.bytes) for key, one in found.items()} == {
-        # 3 of 4 parts of what is gathered come from others.
+        # 3 of the 4 gathered parts come from other devices.
         ("all-gather", "tensor"): (36 + 3, 36 * 64 * 4 * 3 / 4 + 3 * 8 * 4 * 3 / 4),
         ("reduce-scatter", "fsdp"): (1, 4 * 128 * 2 * 2 / 2),
         ("all-reduce", "fsdp+tensor"): (1, 2 * 4000 * 7 / 8),

@@ -1,4 +1,4 @@
-"""The three ways to reduce token losses, in float64: L = sum n^p sum CE / sum n^(p+1)."""
+"""Loss reductions against L = sum n^p sum CE / sum n^(p+1) in float64; accumulation."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from ivx.models.definition import ModelDefinition
 from ivx.stages.language_model import LanguageModelStage
 from ivx.stages.protocol import Loss
 from ivx.stages.reduction import token_weights
-from ivx.training.state import init_state, make_step
+from ivx.training.step import StepOptions, init_state, make_step
 from tests.bigrams import Bigrams
 from tests.conftest import pack, small_spec
 
@@ -32,7 +32,8 @@ def test_reduction_equals_the_formula(reduction, power):
         for (b, s), n in sizes.items()
     )
     denominator = sum(n ** (power + 1) for n in sizes.values())
-    weights = np.asarray(token_weights(WEIGHTS, SEGMENTS, reduction), np.float64)
+    weights = token_weights(jnp.asarray(WEIGHTS), jnp.asarray(SEGMENTS), reduction)
+    weights = np.asarray(weights, np.float64)
     assert (weights * losses).sum() / weights.sum() == pytest.approx(
         numerator / denominator, rel=1e-6
     )
@@ -40,7 +41,7 @@ def test_reduction_equals_the_formula(reduction, power):
 
 @pytest.fixture(scope="module")
 def four(layouts, shape):
-    """Packs of different weights."""
+    """Four packs with different numbers of trained tokens."""
     packs = [pack(layouts[i : i + n], shape) for i, n in ((0, 1), (1, 2), (3, 1), (4, 2))]
     return jax.tree.map(lambda *rows: np.concatenate(rows), *packs)
 
@@ -53,14 +54,14 @@ def four(layouts, shape):
         (Bigrams(), "sample"),
         (ModelDefinition(small_spec()), "square"),
     ],
-    ids=["token", "square", "sample", "whole model"],
+    ids=["token", "square", "sample", "real model"],
 )
-def test_accumulation_changes_nothing(four, definition, reduction):
-    """One batch of four packs and four micro-batches of one give the same loss and parameters."""
+def test_accumulation_leaves_loss_and_parameters_unchanged(four, definition, reduction):
+    """One batch of four packs gives the same as four micro-batches of one pack."""
     stage, optimizer = LanguageModelStage(None, [], reduction), optax.sgd(0.1)
     start = init_state(definition.init(0), optimizer)
     (whole, whole_metrics), (split, split_metrics) = (
-        jax.jit(make_step(definition, stage, optimizer, accumulation))(start, {}, four)
+        jax.jit(make_step(definition, stage, optimizer, StepOptions(accumulation)))(start, {}, four)
         for accumulation in (1, 4)
     )
     assert float(split_metrics["loss/total"]) == pytest.approx(
@@ -71,7 +72,7 @@ def test_accumulation_changes_nothing(four, definition, reduction):
 
 
 class PoisonedStage(LanguageModelStage):
-    """A stage whose loss is NaN wherever a token 1 stands."""
+    """A stage whose loss is NaN if the batch contains token 1."""
 
     def loss(self, model, batch, frozen):
         clean = super().loss(model, batch, frozen)
@@ -79,10 +80,10 @@ class PoisonedStage(LanguageModelStage):
         return Loss(clean.total * poison, clean.weight, clean.sums, clean.means)
 
 
-def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(layouts, shape):
+def test_non_finite_step_changes_nothing_and_is_counted(layouts, shape):
     definition, optimizer = Bigrams(), optax.adam(0.1)
     state = init_state(definition.init(0), optimizer)
-    step = jax.jit(make_step(definition, PoisonedStage(None, [], "token"), optimizer, 1))
+    step = jax.jit(make_step(definition, PoisonedStage(None, [], "token"), optimizer))
     good = pack(layouts[:1], shape)
     bad_tokens = good.tokens.copy()
     bad_tokens[0, -1] = 1

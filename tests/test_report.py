@@ -1,4 +1,4 @@
-"""The curves of `ivx report`: what is drawn, from which numbers, and what is left out."""
+"""The curves of `ivx report`: which metrics are drawn, and which are left out."""
 
 import math
 
@@ -32,7 +32,7 @@ def legend(panel) -> list[str]:
     return [text.get_text() for box in panel.legends for text in box.get_texts()]
 
 
-def test_pace_keeps_a_scale_for_tokens_and_one_for_frames():
+def test_pace_has_separate_scales_for_tokens_and_frames():
     [panel] = curves.panels(rows(tokens__sec=[9e5, 8e5, 7e5], frames__sec=[3, 2, 1])).values()
     tokens, frames = drawn(panel)
     assert tokens == {"tokens": [(2, 9e5), (4, 8e5), (6, 7e5)]}
@@ -42,21 +42,21 @@ def test_pace_keeps_a_scale_for_tokens_and_one_for_frames():
     assert above.get_xlim() == below.get_xlim()
 
 
-def test_efficiency_is_told_in_per_cent_and_names_a_lonely_line():
+def test_efficiency_is_in_per_cent_and_labels_single_line():
     both = curves.panels(rows(mfu=[0.1, 0.4, 0.4], goodput=[0.5, 0.8, 0.9]))["Efficiency"]
     [lines] = drawn(both)
     assert [points[-1] for points in lines.values()] == [(6, 0.4), (6, 0.9)]
     both.draw_without_rendering()
     assert both.axes[0].get_ylim() == (0, 1)
     assert both.axes[0].get_yticklabels()[-1].get_text() == "100"
-    # A CPU's peak is not known: the line that stays has to be told from the one that is missing.
+    # The peak of a CPU is unknown, so a legend must tell which line remains.
     alone = curves.panels(rows(goodput=[0.5, 0.8, 0.9]))["Efficiency"]
     [[label]] = [legend(alone)]
     assert label.startswith("goodput")
     assert alone.axes[0].lines[0].get_color() == both.axes[0].lines[1].get_color()
 
 
-def test_memory_of_hosts_and_devices_is_one_panel():
+def test_memory_of_hosts_and_devices_shares_panel():
     host = {"memory__host_gib": [1.0, 2.0, 2.0]}
     [panel] = curves.panels(rows(memory__device_gib=[70.0, 71.0, 71.0], **host)).values()
     [lines] = drawn(panel)
@@ -69,8 +69,8 @@ def gradients() -> dict[str, list[float]]:
     return {"grad__norm": [5.0, 50.0, 500.0], "grad__lm_head": [0.03, 0.02, 0.01]}
 
 
-def test_norms_of_all_parts_are_drawn_on_a_log_scale(gradients):
-    """Parts have the names that the model gives them, be they the toy's."""
+def test_norms_of_all_parts_are_drawn_on_log_scale(gradients):
+    """Parts have the names of the model's parameters, here those of a toy."""
     [panel] = curves.panels(rows(**gradients, grad__first=[1.0, 2.0, 3.0])).values()
     [lines] = drawn(panel)
     assert lines == {
@@ -82,7 +82,7 @@ def test_norms_of_all_parts_are_drawn_on_a_log_scale(gradients):
     assert panel.axes[0].get_yscale() == "log"
 
 
-def test_a_frozen_part_and_the_count_of_skipped_steps_are_no_norms(gradients):
+def test_frozen_part_and_count_of_skipped_steps_are_not_drawn(gradients):
     zeros, counted = [0.0, 0.0, 0.0], [1.0, 2.0, 2.0]
     panels = curves.panels(rows(**gradients, grad__visual=zeros, grad__skipped_steps=counted))
     [lines] = drawn(panels["Gradient norms by part"])
@@ -90,24 +90,24 @@ def test_a_frozen_part_and_the_count_of_skipped_steps_are_no_norms(gradients):
     assert curves.panels(rows(grad__norm=zeros, grad__skipped_steps=counted)) == {}
 
 
-def test_no_two_of_many_parts_look_the_same(gradients):
+def test_many_parts_have_different_line_styles(gradients):
     many = {f"grad__part_{i}": [1.0 + i, 2.0, 3.0] for i in range(12)}
     lines = curves.panels(rows(**gradients, **many))["Gradient norms by part"].axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 14 == len(lines)
 
 
-def test_a_long_wait_flattens_none_after_it():
+def test_long_first_wait_does_not_flatten_later_ones():
     [panel] = curves.panels(rows(data__wait_ms=[20_000.0, 3.0, 2.0])).values()
     low, high = panel.axes[0].get_ylim()
     assert panel.axes[0].get_yscale() == "log" and low < 2 and high > 20_000
 
 
-def test_a_run_that_mostly_reads_no_video_shows_the_frames_that_it_reads():
+def test_run_that_mostly_reads_text_shows_its_frames():
     [panel] = curves.panels(rows(frames__sec=[0.0, 0.0, 8.0])).values()
     assert panel.axes[0].get_ylim()[1] > 8
 
 
-def test_panels_are_there_for_the_numbers_that_are():
+def test_panels_exist_only_for_metrics_with_data():
     assert list(curves.panels(rows(loss__total=[3.0, 2.0, 1.0], tokens__sec=[1.0] * 3))) == [
         "Loss",
         "Pace",
@@ -115,6 +115,6 @@ def test_panels_are_there_for_the_numbers_that_are():
     assert curves.panels(rows(mfu=[math.nan] * 3)) == {} == curves.panels([])
 
 
-def test_the_page_has_them_as_svg(gradients):
+def test_curves_are_drawn_as_svg(gradients):
     [picture] = curves.draw(rows(**gradients))
     assert picture.startswith("<svg") and "lm head" in picture

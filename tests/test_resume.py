@@ -1,4 +1,4 @@
-"""A run that is killed goes on as if nothing had happened."""
+"""A killed run resumes as if nothing had happened."""
 
 import json
 import pathlib
@@ -36,8 +36,8 @@ def finish(command: Command) -> dict:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def numbers(workdir: pathlib.Path) -> list[tuple]:
-    """Step and everything that training computed, clocks left out."""
+def computed_metrics(workdir: pathlib.Path) -> list[tuple]:
+    """All metrics of all steps, except times and memory."""
     clocks = ("tokens/sec", "frames/sec", "step/ms", "data/wait_ms", "goodput", "memory/host_gib")
     return [
         tuple(sorted((name, value) for name, value in row.items() if name not in clocks))
@@ -51,9 +51,9 @@ def uninterrupted(tmp_path_factory, data_folder):
     return workdir, finish(start(workdir, data_folder))
 
 
-def test_a_killed_run_ends_with_the_same_bits(uninterrupted, data_folder, tmp_path):
-    """SIGKILL in the middle, the same command again: every number of every step is equal."""
-    whole, expected = uninterrupted
+def test_killed_run_resumes_bitwise(uninterrupted, data_folder, tmp_path):
+    """After SIGKILL and a rerun of the command, every metric of every step is equal."""
+    reference, expected = uninterrupted
     workdir = tmp_path / "run"
     command = start(workdir, data_folder)
     metrics = workdir / "metrics.jsonl"
@@ -70,13 +70,13 @@ def test_a_killed_run_ends_with_the_same_bits(uninterrupted, data_folder, tmp_pa
     again = finish(start(workdir, data_folder))
     assert again["loss"] == expected["loss"]
     assert again["validation_loss"] == expected["validation_loss"]
-    assert numbers(workdir) == numbers(whole)
+    assert computed_metrics(workdir) == computed_metrics(reference)
 
 
-def test_a_finished_run_has_nothing_left_to_do(uninterrupted, data_folder):
+def test_rerun_of_finished_run_changes_nothing(uninterrupted, data_folder):
     workdir, expected = uninterrupted
-    before = numbers(workdir)
+    before = computed_metrics(workdir)
     again = finish(start(workdir, data_folder))
     for name in ("steps", "loss", "validation_loss"):
         assert again[name] == expected[name]
-    assert numbers(workdir) == before
+    assert computed_metrics(workdir) == before

@@ -1,4 +1,4 @@
-"""Layer by layer and polished: the same where nothing is lost, better where something is."""
+"""Sequential conversion and output refit: exact if nothing is lost, better if something is."""
 
 import dataclasses
 
@@ -6,28 +6,31 @@ import jax
 import numpy as np
 import pytest
 
-from ivx.conversion import convert, polish, sequential, statistics, steps
+from data_pipelines.batch import Batch
+from data_pipelines.layout import Layout
+from data_pipelines.packing import PackShape
+from ivx.conversion import convert, output_projection, sequential, statistics, steps
 from ivx.conversion.method import Method
-from ivx.models.definition import ModelDefinition
+from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel.mesh import AXES
 from ivx.stages import attention_matching
 from tests.attention_float64 import distance
 from tests.conftest import pack, small_spec
 
-WHOLE = 48  # the rank at which nothing is compressed
+FULL_RANK = 48  # nothing is compressed
 
 
 @pytest.fixture(scope="module")
-def batch(layouts, shape):
+def batch(layouts: list[Layout], shape: PackShape) -> Batch:
     return pack(layouts[:3], shape)
 
 
 @pytest.fixture(scope="module")
-def mesh():
+def mesh() -> jax.sharding.Mesh:
     return jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1, 1), AXES)
 
 
-def source_of(rank: int) -> ModelDefinition:
+def source_model(rank: int) -> ModelDefinition:
     spec = small_spec("gqa")
     return ModelDefinition(
         dataclasses.replace(spec, text=dataclasses.replace(spec.text, kv_rank=rank))
@@ -35,68 +38,87 @@ def source_of(rank: int) -> ModelDefinition:
 
 
 @pytest.fixture(scope="module")
-def params() -> dict:
-    return source_of(WHOLE).init(5)
+def params() -> Params:
+    return source_model(FULL_RANK).init(5)
 
 
-def refined(params, batch, mesh, method: Method, kind: str, rank: int) -> convert.Converted:
+def refined(
+    params: Params, batch: Batch, mesh: jax.sharding.Mesh, method: Method, kind: str, rank: int
+) -> convert.Converted:
     return sequential.refine(
-        source_of(rank), params, lambda first: [batch][first:], mesh, method, kind, (rank,) * 3
+        source_model(rank), params, lambda first: [batch][first:], mesh, method, kind, (rank,) * 3
     )
 
 
-def hidden(definition: ModelDefinition, params, batch) -> np.ndarray:
-    found = jax.jit(lambda p: definition.bind(p)(batch).hidden)(params)
-    return np.asarray(found)[batch.segments > 0]
+def hidden(definition: ModelDefinition, params: Params, batch: Batch) -> np.ndarray:
+    states = jax.jit(lambda p, b: definition.bind(p)(b).hidden)(params, batch)
+    return np.asarray(states)[batch.segments > 0]
 
 
-def layer_errors(source, params, target, converted, batch) -> np.ndarray:
+def layer_errors(
+    source: ModelDefinition,
+    params: Params,
+    target: ModelDefinition,
+    converted: Params,
+    batch: Batch,
+) -> np.ndarray:
     errors, energies = jax.jit(
-        lambda a, b: attention_matching.errors(source.bind(a), target.bind(b), batch)
-    )(params, converted)
+        lambda a, b, batch: attention_matching.errors(source.bind(a), target.bind(b), batch)
+    )(params, converted, batch)
     return np.sqrt(np.asarray(errors) / np.asarray(energies))
 
 
-def test_where_nothing_is_lost_nothing_changes(params, batch, mesh):
-    """Norm and rope kept, full rank: a layer has nothing to take back, whatever the ridge."""
-    source = source_of(WHOLE)
-    method = Method(sequential=True, polish=True, ridge=1e-2)
-    found = refined(params, batch, mesh, method, "m2la_exact", WHOLE)
-    target = steps.latent_definition(source, WHOLE, "m2la_exact")
-    wanted = hidden(source, params, batch)
-    assert distance(hidden(target, found.params, batch), wanted) < 1e-4
+def test_lossless_conversion_changes_nothing(params: Params, batch: Batch, mesh: jax.sharding.Mesh):
+    """Norm and rope kept, full rank: no layer has a loss to recover, whatever the ridge."""
+    source = source_model(FULL_RANK)
+    method = Method(sequential=True, fit_output=True, ridge=1e-2)
+    result = refined(params, batch, mesh, method, "m2la_exact", FULL_RANK)
+    target = steps.latent_definition(source, FULL_RANK, "m2la_exact")
+    expected = hidden(source, params, batch)
+    assert distance(hidden(target, result.params, batch), expected) < 1e-4
 
 
 @pytest.fixture(scope="module")
-def once(params, batch, mesh) -> dict:
-    """The conversion by one pass."""
-    sums = statistics.collect(source_of(12), params, lambda first: [batch][first:], mesh)
-    return convert.convert(source_of(12), params, sums, Method(ridge=1e-6)).params
+def single_pass(params: Params, batch: Batch, mesh: jax.sharding.Mesh) -> Params:
+    """The conversion from one pass."""
+    source = source_model(12)
+    sums = statistics.collect(source, params, lambda first: [batch][first:], mesh)
+    return convert.convert(source, params, sums, Method(ridge=1e-6)).params
 
 
 @pytest.mark.slow
-def test_the_first_layer_is_fed_the_same_and_the_others_are_not(once, params, batch, mesh):
-    found = refined(params, batch, mesh, Method(sequential=True, ridge=1e-6), "m2la", 12).params
+def test_only_layers_above_the_first_are_fitted_on_other_inputs(
+    single_pass: Params, params: Params, batch: Batch, mesh: jax.sharding.Mesh
+):
+    method = Method(sequential=True, ridge=1e-6)
+    result = refined(params, batch, mesh, method, "m2la", 12).params
     a, b = (
-        np.asarray(one["language_model"]["layers"]["self_attn"]["q_proj"]["kernel"])
-        for one in (once, found)
+        np.asarray(tree["language_model"]["layers"]["self_attn"]["q_proj"]["kernel"])
+        for tree in (single_pass, result)
     )
     assert distance(b[0], a[0]) < 1e-3
     assert distance(b[2], a[2]) > 1e-2
 
 
-def test_polish_is_least_squares():
+def test_output_fit_is_least_squares():
     rng = np.random.default_rng(0)
     c, y, o = (rng.standard_normal(shape) for shape in ((200, 12), (200, 7), (12, 7)))
-    found = {"heads": c.T @ c, "wanted": c.T @ y}
-    np.testing.assert_allclose(polish.solve(o, found, 0.0), np.linalg.lstsq(c, y)[0], atol=1e-12)
-    # Much ridge keeps what there was.
-    np.testing.assert_allclose(polish.solve(o, found, 1e12), o, atol=1e-9)
+    sums = {"heads": c.T @ c, "targets": c.T @ y}
+    np.testing.assert_allclose(
+        output_projection.solve(o, sums, 0.0), np.linalg.lstsq(c, y)[0], atol=1e-12
+    )
+    # A large ridge keeps the projection of the source.
+    np.testing.assert_allclose(output_projection.solve(o, sums, 1e12), o, atol=1e-9)
 
 
-def test_polish_brings_every_layer_nearer(once, params, batch, mesh):
-    """On what it was fitted to it has to."""
-    polished = refined(params, batch, mesh, Method(polish=True, ridge=1e-6), "m2la", 12).params
-    source, target = source_of(12), steps.latent_definition(source_of(12), 12)
-    errors, better = (layer_errors(source, params, target, one, batch) for one in (once, polished))
-    assert (better < 0.95 * errors).all()
+def test_output_fit_reduces_the_error_of_every_layer(
+    single_pass: Params, params: Params, batch: Batch, mesh: jax.sharding.Mesh
+):
+    """Measured on the batch of the fit."""
+    method = Method(fit_output=True, ridge=1e-6)
+    refitted = refined(params, batch, mesh, method, "m2la", 12).params
+    source, target = source_model(12), steps.latent_definition(source_model(12), 12)
+    errors, refitted_errors = (
+        layer_errors(source, params, target, tree, batch) for tree in (single_pass, refitted)
+    )
+    assert (refitted_errors < 0.95 * errors).all()

@@ -1,4 +1,6 @@
-"""The synthetic world: its answers can be seen, and cannot be guessed."""
+"""Synthetic data: answers are visible in the frames, and cannot be guessed from text."""
+
+import pathlib
 
 import numpy as np
 import pytest
@@ -7,19 +9,19 @@ from data_pipelines.synthetic import families, presets, scene, write
 from ivx.evaluation import scoring
 from ivx.evaluation.text_only import TextOnlyModel
 
-# Every family as often as in training, the long ones too.
+# The families of training, and the long ones.
 SHARES = presets.PRESETS["tiny"]["train"].shares | {"long_grounding": 0.1, "long_needle": 0.1}
 
 
-def annotate(name: str, count: int, asked: str = "both", thinking: float = 0.0):
-    """Samples of a split without their clips, by the code that writes them."""
+def annotate(name: str, count: int, style: str = "both", thinking: float = 0.0):
+    """Returns the samples of a split without rendering its clips."""
     from data_pipelines.sources import Sample
 
-    split = presets.Split(count, SHARES, asked, dict.fromkeys(SHARES, 0.2), thinking)
-    found = []
-    for job in write.make_jobs(None, name, split, seed=0):
+    split = presets.Split(count, SHARES, style, dict.fromkeys(SHARES, 0.2), thinking)
+    samples = []
+    for job in write.make_jobs(pathlib.Path("unused"), name, split, seed=0):
         for record in write.annotate(job).samples:
-            found.append(
+            samples.append(
                 Sample(
                     record["id"],
                     tuple(record["messages"]),
@@ -27,76 +29,76 @@ def annotate(name: str, count: int, asked: str = "both", thinking: float = 0.0):
                     tuple(record["truths"]),
                 )
             )
-    return found
+    return samples
 
 
 @pytest.fixture(scope="module")
 def baseline() -> list[scoring.Row]:
-    """Scores of a model fitted to the words of 6,000 training clips, on 3,000 test clips."""
+    """Scores on 3,000 test clips of a model fitted to the text of 6,000 training clips."""
     model = TextOnlyModel().fit(annotate("train", 6000, "conversation"))
     return scoring.table(model.predict(annotate("test", 3000)))
 
 
-def test_a_model_that_sees_no_video_stays_at_chance(baseline):
-    """Chance lies in the 95% interval of its score, widened for 15 looks at once."""
+def test_text_only_model_scores_at_chance(baseline):
+    """Chance lies in the 95 % interval of its score, widened for 15 comparisons."""
     assert len(baseline) == 15
     for row in baseline:
         half = (row.high - row.low) / 2 * 1.5
         middle = (row.high + row.low) / 2
         if row.metric == "accuracy":
             assert middle - half <= row.chance <= middle + half, row
-        else:  # the best constant answer is an upper bound that knows the test set
+        else:  # chance is the best constant answer on the test set, an upper bound
             assert row.score <= row.chance + 1e-9, row
 
 
-def test_every_family_asks_openly_and_some_as_choice(baseline):
-    asked = {(row.family, row.format) for row in baseline}
-    assert {family for family, _ in asked} == set(families.FAMILIES)
-    assert {f for f, kind in asked if kind == "choice"} == set(families.FAMILIES) - {
+def test_every_family_is_scored_and_most_have_multiple_choice(baseline):
+    formats = {(row.family, row.format) for row in baseline}
+    assert {family for family, _ in formats} == set(families.FAMILIES)
+    assert {family for family, kind in formats if kind == "choice"} == set(families.FAMILIES) - {
         "grounding",
         "long_grounding",
         "caption",
     }
 
 
-def test_a_thought_stands_before_the_answer_where_it_is_asked_for():
-    thoughtful = 0
+def test_thought_precedes_the_answer_if_the_question_asks_for_it():
+    count = 0
     for sample in annotate("train", 300, "conversation", thinking=0.5):
         for question, answer in zip(sample.messages[::2], sample.messages[1::2], strict=True):
             text = str(question["content"])
             assert ("Think first." in text) == answer["content"].startswith("<think>")
-            thoughtful += "Think first." in text
-    assert thoughtful > 50
+            count += "Think first." in text
+    assert count > 50
 
 
 @pytest.mark.parametrize("family", sorted(families.FAMILIES))
-def test_scenes_are_functions_of_their_seed(family):
-    one, other = (families.invent(family, np.random.default_rng([1, 2])) for _ in range(2))
-    assert one == other
-    np.testing.assert_array_equal(scene.render(one[0])[:2], scene.render(other[0])[:2])
+def test_scene_is_a_function_of_its_seed(family):
+    first, second = (families.generate(family, np.random.default_rng([1, 2])) for _ in range(2))
+    assert first == second
+    np.testing.assert_array_equal(scene.render(first[0])[:2], scene.render(second[0])[:2])
 
 
 def area(frame: np.ndarray, colour: str) -> int:
-    """Pixels of exactly this colour, before encoding."""
+    """Number of pixels of exactly this colour, before encoding."""
     return int((frame == scene.COLOURS[colour]).all(-1).sum())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_grounding_spans_are_where_the_shape_is(seed):
-    clip, questions = families.invent("grounding", np.random.default_rng(seed))
+def test_grounding_span_matches_the_visible_frames(seed):
+    clip, questions = families.generate("grounding", np.random.default_rng(seed))
     frames = scene.render(clip)
     for question in questions:
         if question.family != "grounding":
             continue
         start, end = question.span
-        seen = [sum(area(frame, colour) for colour in scene.COLOURS) > 0 for frame in frames]
+        visible = [sum(area(frame, colour) for colour in scene.COLOURS) > 0 for frame in frames]
         expected = [start <= i / clip.rate < end for i in range(len(frames))]
-        assert seen == expected
+        assert visible == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_motion_answers_are_the_way_the_pixels_go(seed):
-    clip, questions = families.invent("motion", np.random.default_rng(seed))
+def test_motion_answer_matches_the_pixels(seed):
+    clip, questions = families.generate("motion", np.random.default_rng(seed))
     frames = scene.render(clip)
     for question in questions:
         if question.family != "motion":
@@ -108,13 +110,15 @@ def test_motion_answers_are_the_way_the_pixels_go(seed):
             if len(rows):
                 centres.append((columns.mean() / clip.width, rows.mean() / clip.height))
         dx, dy = np.subtract(centres[-1], centres[0])
-        way = ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("down" if dy > 0 else "up")
-        assert way == question.answer
+        direction = (
+            ("right" if dx > 0 else "left") if abs(dx) > abs(dy) else ("down" if dy > 0 else "up")
+        )
+        assert direction == question.answer
 
 
-def test_lengths_run_from_two_seconds_to_two_minutes():
+def test_clips_last_two_seconds_to_two_minutes():
     durations = [
-        families.invent(family, np.random.default_rng(seed))[0].duration
+        families.generate(family, np.random.default_rng(seed))[0].duration
         for family in families.FAMILIES
         for seed in range(80)
     ]
@@ -122,7 +126,7 @@ def test_lengths_run_from_two_seconds_to_two_minutes():
     assert 100 < max(durations) <= 120
 
 
-def test_choices_hold_the_right_answer_once_and_its_letter_is_anywhere():
+def test_options_are_distinct_and_correct_letters_are_balanced():
     letters = []
     for sample in annotate("test", 400):
         truth = sample.truths[0]

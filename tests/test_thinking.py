@@ -1,13 +1,18 @@
-"""Thoughts: opened by the prompt wherever one may ask for them, and kept apart from the answer."""
+"""Thoughts: every interface can open them in the prompt, and they are separate from the answer."""
 
 import pathlib
+from typing import Any
 
 import pytest
 
 import ivx
-from ivx.agent.asker import ModelAsker
+from data_pipelines.layout import Layout, LayoutRule
+from data_pipelines.sources import Sample
+from ivx.agent.chat_model import SampledChatModel
 from ivx.assistant import Assistant
-from ivx.evaluation import answers, runner
+from ivx.evaluation import runner
+from ivx.judging import answers
+from ivx.sampling.sampler import Sampler
 from ivx.text import thinking
 
 OPENINGS = {
@@ -15,7 +20,7 @@ OPENINGS = {
     True: "assistant\n<think>\n",
     False: "assistant\n<think>\n\n</think>\n\n",
 }
-WAYS = pytest.mark.parametrize("enable_thinking", OPENINGS)
+all_modes = pytest.mark.parametrize("enable_thinking", OPENINGS)
 
 
 @pytest.mark.parametrize(
@@ -29,56 +34,62 @@ WAYS = pytest.mark.parametrize("enable_thinking", OPENINGS)
         ("<think>Fur.</think>A cat. <think>Or", "Fur.Or", "A cat."),
     ],
 )
-def test_thought_and_answer_come_apart(turn, thought, answer):
-    assert thinking.apart(turn) == (thought, answer)
+def test_thought_and_answer_are_separated(turn: str, thought: str, answer: str):
+    assert thinking.separate(turn) == (thought, answer)
 
 
-def test_a_thought_that_the_prompt_opened_belongs_to_the_turn():
-    assert thinking.apart(thinking.whole_turn("Fur", True)) == ("Fur", "")
-    assert thinking.apart(thinking.whole_turn("A cat.", False)) == ("", "A cat.")
+def test_turn_includes_a_thought_that_the_prompt_opened():
+    assert thinking.separate(thinking.whole_turn("Fur", True)) == ("Fur", "")
+    assert thinking.separate(thinking.whole_turn("A cat.", False)) == ("", "A cat.")
 
 
-class Speaker:
-    """A sampler that always writes the same, and keeps the prompts."""
+class FixedSampler(Sampler):
+    """A sampler that always returns the same text and records the prompts."""
 
-    def __init__(self, rule, text: str):
+    def __init__(self, rule: LayoutRule, text: str) -> None:
         self.rule, self.text, self.prompts = rule, text, []
 
-    def generate(self, layouts, pixels, limit) -> list[list[int]]:
+    def generate(self, layouts: list[Layout], pixels: Any, limit: int) -> list[list[int]]:
         for layout in layouts:
             self.prompts.append(self.rule.tokenizer.decode(layout.tokens, skip_special=False))
         return [self.rule.tokenizer.encode(self.text) for _ in layouts]
 
 
-@WAYS
-def test_a_question_of_the_api(rule, samples, enable_thinking):
-    speaker = Speaker(rule, "Fur.</think>A cat.")
-    model = Assistant(rule, speaker)
-    said = ivx.generate(model, samples[0].videos[0].path, "Who?", enable_thinking=enable_thinking)
-    assert said == "Fur.</think>A cat."
-    assert speaker.prompts[0].endswith(f"Who?<|im_end|>\n<|im_start|>{OPENINGS[enable_thinking]}")
+@all_modes
+def test_generate_opens_the_thought(
+    rule: LayoutRule, samples: list[Sample], enable_thinking: bool | None
+):
+    sampler = FixedSampler(rule, "Fur.</think>A cat.")
+    model = Assistant(rule, sampler)
+    answer = ivx.generate(model, samples[0].videos[0].path, "Who?", enable_thinking=enable_thinking)
+    assert answer == "Fur.</think>A cat."
+    assert sampler.prompts[0].endswith(f"Who?<|im_end|>\n<|im_start|>{OPENINGS[enable_thinking]}")
 
 
-@WAYS
-def test_questions_of_an_evaluation(rule, samples, enable_thinking):
-    """What a thought says is no answer, whether it ends or is cut off."""
+@all_modes
+def test_evaluation_ignores_thoughts(
+    rule: LayoutRule, samples: list[Sample], enable_thinking: bool | None
+):
+    """A thought is no answer, whether it ends or is truncated."""
     for text, answer in (("1 to 2</think>4 to 6", "4 to 6"), ("1 to 2", "1 to 2")):
-        speaker = Speaker(rule, text)
-        found = runner.run(speaker, rule, samples[:2], 8, 2, enable_thinking).predictions
-        cut = enable_thinking and "</think>" not in text
-        assert [answers.final(one.text) for one in found] == ["" if cut else answer] * 2
-        assert all(one.endswith(OPENINGS[enable_thinking]) for one in speaker.prompts)
+        sampler = FixedSampler(rule, text)
+        predictions = runner.run(sampler, rule, samples[:2], 8, 2, enable_thinking).predictions
+        truncated = enable_thinking and "</think>" not in text
+        assert [answers.final(p.text) for p in predictions] == ["" if truncated else answer] * 2
+        assert all(p.endswith(OPENINGS[enable_thinking]) for p in sampler.prompts)
 
 
-@WAYS
-def test_turns_of_the_agent_but_no_labels(rule, enable_thinking):
-    """The turn goes into the context with the thought as the prompt opened it."""
-    speaker = Speaker(rule, "Look.</think>Red.")
-    asker = ModelAsker(rule, speaker, pathlib.Path(), 8, 1, enable_thinking)
+@all_modes
+def test_agent_opens_thoughts_in_turns_but_not_in_labels(
+    rule: LayoutRule, enable_thinking: bool | None
+):
+    """The turn includes the opening of the thought that the prompt contains."""
+    sampler = FixedSampler(rule, "Look.</think>Red.")
+    asker = SampledChatModel(rule, sampler, pathlib.Path(), 8, 1, enable_thinking)
     tool = {"type": "function", "function": {"name": "look", "parameters": {}}}
-    asked = {"messages": [{"role": "user", "content": "Who?"}]}
-    turn, label = asker.ask([asked | {"tools": [tool]}]), asker.ask([asked])
+    request = {"messages": [{"role": "user", "content": "Who?"}]}
+    turn, label = asker.ask([request | {"tools": [tool]}]), asker.ask([request])
     assert turn == ["<think>\nLook.</think>Red." if enable_thinking else "Look.</think>Red."]
     assert label == ["Look.</think>Red."]
-    assert speaker.prompts[0].endswith(OPENINGS[enable_thinking])
-    assert speaker.prompts[1].endswith(OPENINGS[None])
+    assert sampler.prompts[0].endswith(OPENINGS[enable_thinking])
+    assert sampler.prompts[1].endswith(OPENINGS[None])

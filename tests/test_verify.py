@@ -1,4 +1,4 @@
-"""`ivx verify`: equal models agree, of others the first part that departs is named."""
+"""`ivx verify`: equal models agree; otherwise the first part that differs is named."""
 
 import dataclasses
 import json
@@ -9,22 +9,21 @@ import jax
 import numpy as np
 import pytest
 
-from ivx import __main__ as main
-from ivx import build, config
-from ivx.build import stored
-from ivx.commands import verify
+from ivx import cli, config, from_config
+from ivx import workdir as workdirs
+from ivx.commands import table, verify
 from ivx.errors import UserError
-from ivx.evaluation import agreement, observe, probes
-from ivx.evaluation.agreement import LOGITS, Seen
+from ivx.evaluation import activations, agreement, probes
+from ivx.evaluation.agreement import LOGITS, Outputs
 from ivx.hf import processor, write
 from ivx.models.definition import ModelDefinition
 from ivx.text import compact_tokenizer, tokenizer
-from ivx.training import checkpoint
+from ivx.training.checkpoints import checkpoint
 from tests.conftest import small_spec
 
 
 @pytest.fixture(scope="module")
-def asked(rule):
+def prompts(rule):
     """Layouts and pixels of the built-in prompts."""
     layouts = probes.lay_out(probes.built_in(), rule)
     return layouts, probes.read(layouts)
@@ -34,25 +33,25 @@ def asked(rule):
 def small() -> tuple:
     """A small model and its parameters."""
     definition = ModelDefinition(small_spec("m2la"))
-    return observe.Observer(definition, tokenizer.load("compact")), definition.init(0)
+    return activations.ActivationRecorder(definition, tokenizer.load("compact")), definition.init(0)
 
 
-def seen(observer, params, asked) -> list[Seen]:
-    return observer(params, *asked, limit=2)
+def observe_all(observer, params, prompts) -> list[Outputs]:
+    return observer(params, *prompts, limit=2)
 
 
 @pytest.fixture(scope="module")
-def usual(small, asked) -> list[Seen]:
-    """What it gives, run but once."""
-    return seen(*small, asked)
+def baseline(small, prompts) -> list[Outputs]:
+    """The outputs of the small model."""
+    return observe_all(*small, prompts)
 
 
-def compared(one, other) -> agreement.Agreement:
-    return agreement.compare(list(probes.built_in()), one, other)
+def compared(first, second) -> agreement.Agreement:
+    return agreement.compare(list(probes.built_in()), first, second)
 
 
-def turned(params, path: str, layer=None) -> dict:
-    """The parameters with one array, or one layer of it, times 1.1."""
+def scaled(params, path: str, layer=None) -> dict:
+    """The parameters with one array, or one of its layers, scaled by 1.1."""
     params = jax.tree.map(np.array, params)
     *keys, last = path.split(".")
     tree = params
@@ -62,8 +61,8 @@ def turned(params, path: str, layer=None) -> dict:
     return params
 
 
-def test_built_in_prompts_need_no_file(asked):
-    layouts, pixels = asked
+def test_built_in_prompts_need_no_files(prompts):
+    layouts, pixels = prompts
     assert [len(layout.clips) for layout in layouts] == [0, 0, 1, 2, 1, 4]
     assert [clip.still for clip in layouts[5].clips] == [True, False, True, True]
     shapes = {clip.patch_shape for layout in layouts for clip in layout.clips}
@@ -73,26 +72,26 @@ def test_built_in_prompts_need_no_file(asked):
     assert len(np.unique(pixels[2][0][0])) > 20
 
 
-def test_a_model_agrees_with_itself(small, usual, asked):
-    found = compared(usual, seen(*small, asked))
+def test_model_agrees_with_itself(small, baseline, prompts):
+    found = compared(baseline, observe_all(*small, prompts))
     assert found.departure(0.0) is None
-    assert [part.name for part in found.parts] == observe.part_names(layers=3, taps=2)
-    assert all(one.kl == one.max_abs == 0.0 for one in found.prompts)
-    assert all(one.texts[0] == one.texts[1] for one in found.prompts)
+    assert [part.name for part in found.parts] == activations.part_names(layers=3, taps=2)
+    assert all(row.kl == row.max_abs == 0.0 for row in found.prompts)
+    assert all(row.texts[0] == row.texts[1] for row in found.prompts)
 
 
-def test_parts_are_those_of_the_model(small, usual, asked):
-    """The norm of the last layer's output is what the logits are made of."""
+def test_parts_hold_outputs_of_model(small, baseline, prompts):
+    """The logits are computed from the normed output of the last layer."""
     _, params = small
-    parts = usual[2].parts
+    parts = baseline[2].parts
     last, scale = parts["language_model.layers.2"], params["language_model"]["norm"]["scale"]
     normed = last / np.sqrt((last**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(scale)
     np.testing.assert_allclose(parts["language_model.norm"], normed, atol=1e-5)
     logits = parts["language_model.norm"] @ np.asarray(params["lm_head"]["kernel"])
     np.testing.assert_allclose(parts[LOGITS], logits, atol=1e-4)
-    assert len(parts[LOGITS]) == len(asked[0][2].tokens)
-    assert len(parts["visual.merger"]) == asked[0][2].is_visual.sum()
-    assert "visual.merger" not in usual[0].parts
+    assert len(parts[LOGITS]) == len(prompts[0][2].tokens)
+    assert len(parts["visual.merger"]) == prompts[0][2].is_visual.sum()
+    assert "visual.merger" not in baseline[0].parts
 
 
 @pytest.mark.parametrize(
@@ -107,26 +106,26 @@ def test_parts_are_those_of_the_model(small, usual, asked):
         ("lm_head.kernel", None, LOGITS),
     ],
 )
-def test_the_first_part_that_departs_is_named(small, usual, asked, path, layer, part):
+def test_first_differing_part_is_named(small, baseline, prompts, path, layer, part):
     observer, params = small
-    found = compared(usual, seen(observer, turned(params, path, layer), asked))
+    found = compared(baseline, observe_all(observer, scaled(params, path, layer), prompts))
     assert found.departure(5e-4).name == part
     assert found.prompts[2].kl > 0
 
 
-def test_models_of_other_depths_are_compared_by_their_logits(usual):
+def test_models_of_different_depth_are_compared_by_logits(baseline):
     shorter = [
-        Seen({k: a for k, a in one.parts.items() if k != "language_model.layers.2"}, one.text)
-        for one in usual
+        Outputs({k: a for k, a in one.parts.items() if k != "language_model.layers.2"}, one.text)
+        for one in baseline
     ]
-    found = compared(usual, shorter)
+    found = compared(baseline, shorter)
     assert [part.name for part in found.parts] == [LOGITS]
     assert found.departure(0.0) is None
 
 
-def test_distance_is_of_the_worst_token_and_kl_the_mean():
-    one = Seen({LOGITS: np.log(np.array([[1, 1], [1, 3]], np.float32))}, "a")
-    other = Seen({LOGITS: np.log(np.array([[1, 1], [3, 1]], np.float32))}, "b")
+def test_distance_is_that_of_worst_token_and_kl_is_mean():
+    one = Outputs({LOGITS: np.log(np.array([[1, 1], [1, 3]], np.float32))}, "a")
+    other = Outputs({LOGITS: np.log(np.array([[1, 1], [3, 1]], np.float32))}, "b")
     found = agreement.compare(["x"], [one], [other])
     [part] = found.parts
     assert (part.prompt, part.token) == ("x", 1)
@@ -136,9 +135,9 @@ def test_distance_is_of_the_worst_token_and_kl_the_mean():
     assert found.prompts[0].kl_max == pytest.approx(kl)
 
 
-def test_what_is_not_finite_departs():
-    one = Seen({LOGITS: np.zeros((2, 3), np.float32)}, "")
-    broken = Seen({LOGITS: np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)}, "")
+def test_non_finite_output_counts_as_difference():
+    one = Outputs({LOGITS: np.zeros((2, 3), np.float32)}, "")
+    broken = Outputs({LOGITS: np.array([[0, 0, 0], [0, np.nan, 0]], np.float32)}, "")
     for pair in ((one, broken), (broken, broken)):
         part = agreement.compare(["x"], *[[side] for side in pair]).departure(1e9)
         assert (part.name, part.token) == (LOGITS, 1)
@@ -146,11 +145,11 @@ def test_what_is_not_finite_departs():
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A run of the tiny preset, the same as a folder, and one whose second layer is another."""
+    """A run of the tiny preset, the same model as a folder, and a run with another second layer."""
     root = tmp_path_factory.mktemp("verify")
     mine = config.base()
     mine.data.update(fps=1.0, min_frames=2, max_frames=16, min_pixels=4096, max_pixels=65536)
-    definition = build.model_definition(mine)
+    definition = from_config.model.definition(mine)
     params = definition.init(0)
     write.export(
         root / "hf",
@@ -161,15 +160,15 @@ def folders(tmp_path_factory):
         {},
         "float32",
     )
-    other = turned(params, "language_model.layers.mlp.up_proj.kernel", 1)
+    other = scaled(params, "language_model.layers.mlp.up_proj.kernel", 1)
     for name, tree in (("run", params), ("other", other)):
         (root / name).mkdir()
-        config.claim_workdir(root / name, mine)
+        workdirs.claim(root / name, mine)
         checkpoint.save_params(root / name, tree, config.snapshot(mine))
     return root
 
 
-def verified(source=(), checkpoint=(), **options) -> dict:
+def run_verify(source=(), checkpoint=(), **options) -> dict:
     given = {
         "video": "",
         "image": [],
@@ -182,23 +181,23 @@ def verified(source=(), checkpoint=(), **options) -> dict:
     return verify.run(types.SimpleNamespace(**given), [])
 
 
-def test_a_folder_agrees_with_the_run_it_came_from(folders, capsys):
-    result = verified([folders / "hf"], [folders / "run"], prompt="Why?")
+def test_folder_agrees_with_run_it_was_exported_from(folders, capsys):
+    result = run_verify([folders / "hf"], [folders / "run"], prompt="Why?")
     assert result["ok"] and result["tolerance"] == verify.TOLERANCES["float32"]
     assert result["prompts"][0]["max_abs"] == 0.0
-    assert "they agree" in capsys.readouterr().out
+    assert "the models agree" in capsys.readouterr().out
 
 
-def test_a_changed_layer_is_found_and_the_command_says_so(folders, capsys):
-    result = verified(checkpoint=[folders / "run", folders / "other"], prompt="Why?")
+def test_changed_layer_is_found_and_printed(folders, capsys):
+    result = run_verify(checkpoint=[folders / "run", folders / "other"], prompt="Why?")
     assert not result["ok"] and result["departure"] == "language_model.layers.1"
     printed = capsys.readouterr().out
     assert "language_model.layers.1" in printed and "<- departs here" in printed
     json.dumps(result)
 
 
-def test_a_model_with_a_number_that_is_none_differs(folders, capsys):
-    models = [stored.open_model(folders / name) for name in ("run", "run")]
+def test_model_with_nan_differs(folders, capsys):
+    models = [from_config.stored_model.open_model(folders / name) for name in ("run", "run")]
 
     class Broken:
         folder, config, definition = folders / "run", models[1].config, models[1].definition
@@ -209,27 +208,26 @@ def test_a_model_with_a_number_that_is_none_differs(folders, capsys):
             params["language_model"]["norm"]["scale"] = scale.at[0].set(np.nan)
             return params, step
 
-    result = verify.verify(models[0], Broken(), probes.of_user("", "Why?"), max_new_tokens=2)
+    result = verify.verify(models[0], Broken(), probes.user_prompt("", "Why?"), max_new_tokens=2)
     assert not result["ok"] and result["departure"] == "language_model.norm"
     assert "NaN" not in json.dumps(result) and "Infinity" not in json.dumps(result)
 
 
 @pytest.mark.parametrize(("ok", "code"), [(True, None), (False, 1)])
-def test_a_check_that_fails_exits_1(monkeypatch, capsys, ok, code):
-    monkeypatch.setattr(main, "_run", lambda name, arguments: {"ok": ok})
-    monkeypatch.setattr(
-        main, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(json=True))
-    )
+def test_failed_check_exits_with_1(monkeypatch, capsys, ok, code):
+    monkeypatch.setattr(cli, "_run", lambda *arguments: {"ok": ok})
+    monkeypatch.setattr(cli, "flags", types.SimpleNamespace(FLAGS=types.SimpleNamespace(json=True)))
+    command = ("ivx", "ivx", table.MODULES, ["ivx", "verify"])
     if ok:
-        main.main(["ivx", "verify"])
+        cli.main(*command)
     else:
-        with pytest.raises(SystemExit) as ended:
-            main.main(["ivx", "verify"])
-        assert ended.value.code == code
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main(*command)
+        assert exit_info.value.code == code
     assert json.loads(capsys.readouterr().out) == {"ok": ok}
 
 
-def test_what_cannot_be_compared_is_refused(folders, tmp_path):
+def test_models_that_cannot_be_compared_are_rejected(folders, tmp_path):
     run = folders / "run"
     for source, checkpoints, options, sentence in (
         ([], [], {}, "0 models were given, expected two"),
@@ -238,14 +236,14 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
         ([run], [run], {"video": str(tmp_path / "no.mp4")}, "no.mp4"),
         ([run], [run], {"image": [str(tmp_path / "no.png")]}, "no.png"),
         ([run], [run], {"prompt": "<|im_end|>"}, "im_end"),
-        ([run], [], {"peer": "transformers"}, "is no Hugging Face folder"),
+        ([run], [], {"peer": "transformers"}, "is not a Hugging Face folder"),
     ):
         with pytest.raises(UserError, match=sentence):
-            verified(source, checkpoints, **options)
+            run_verify(source, checkpoints, **options)
 
 
-class Shouting:
-    """A tokenizer with ids of its own."""
+class UpperCase(tokenizer.Tokenizer):
+    """A tokenizer with different ids."""
 
     def __init__(self, words: tokenizer.Tokenizer):
         self.words, self.video_pad, self.image_pad = words, words.video_pad, words.image_pad
@@ -254,30 +252,30 @@ class Shouting:
         return self.words.encode(text.upper())
 
 
-def test_models_of_other_vocabularies_are_refused(folders, monkeypatch):
-    def rule_of(mine, usual=build.layout_rule):
-        rule = usual(mine)
+def test_models_with_different_vocabularies_are_rejected(folders, monkeypatch):
+    def rule_of(mine, baseline=from_config.data.layout_rule):
+        rule = baseline(mine)
         if mine.run.seed == 7:
-            return dataclasses.replace(rule, tokenizer=Shouting(rule.tokenizer))
+            return dataclasses.replace(rule, tokenizer=UpperCase(rule.tokenizer))
         return rule
 
-    models = [stored.open_model(folders / name) for name in ("run", "other")]
+    models = [from_config.stored_model.open_model(folders / name) for name in ("run", "other")]
     models[1].config.run.seed = 7
-    monkeypatch.setattr(build, "layout_rule", rule_of)
+    monkeypatch.setattr(from_config.data, "layout_rule", rule_of)
     with pytest.raises(UserError, match="have different vocabularies"):
-        verify.verify(*models, probes.of_user("", "Why?"))
+        verify.verify(*models, probes.user_prompt("", "Why?"))
 
 
-def test_transformers_agrees(folders):
-    """Qwen3-VL's own code or that of an export, part by part."""
+def test_transformers_agrees_with_export(folders):
+    """The code of Qwen3-VL, or of an export, agrees part by part."""
     pytest.importorskip("transformers")
-    result = verified([folders / "hf"], peer="transformers")
+    result = run_verify([folders / "hf"], peer="transformers")
     assert result["ok"], result["departure"]
-    assert len(result["parts"]) == len(observe.part_names(4, 3))
-    assert all(one["texts"][0] == one["texts"][1] for one in result["prompts"])
+    assert len(result["parts"]) == len(activations.part_names(4, 3))
+    assert all(row["texts"][0] == row["texts"][1] for row in result["prompts"])
 
 
-def test_without_transformers_the_extra_is_named(folders, monkeypatch):
+def test_missing_transformers_names_the_extra(folders, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install 'ivx\[hf\]'"):
-        verified([folders / "hf"], peer="transformers", prompt="Why?")
+        run_verify([folders / "hf"], peer="transformers", prompt="Why?")

@@ -1,9 +1,9 @@
-"""A run that hangs says where, shows the stacks of its threads, and is ended if that was asked."""
+"""The watchdog reports the phase and stacks of a hanging run, and ends it if configured."""
 
 import threading
 
-from ivx.training.phases import Phases
-from ivx.training.watchdog import EXIT_CODE, Watchdog
+from ivx.training.health.phases import Phases
+from ivx.training.health.watchdog import EXIT_CODE, Watchdog
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 
 def wait_until_it_ends(phases: Phases, tmp_path, ends: bool) -> list[int]:
-    """Lets a watchdog of 0.1 s look until it has ended the run, or half a second."""
+    """Runs a watchdog of 0.1 s until it ends the run, or for half a second."""
     codes, over = [], threading.Event()
 
     def end(code: int) -> None:
@@ -27,7 +27,7 @@ def wait_until_it_ends(phases: Phases, tmp_path, ends: bool) -> list[int]:
     return codes
 
 
-def test_phases_add_up():
+def test_phase_seconds_add_up():
     clock = Clock()
     phases = Phases(clock)
     for seconds, name in ((3, "data"), (1, "step"), (4, "save"), (2, "step")):
@@ -39,7 +39,7 @@ def test_phases_add_up():
     assert phases.share("step") == 9 / 15
 
 
-def test_a_phase_that_hangs_is_named_with_all_stacks(tmp_path, capsys):
+def test_hanging_phase_is_reported_with_all_stacks(tmp_path, capsys):
     phases = Phases()
     phases.enter("save", 12)
     wait = threading.Event()
@@ -48,30 +48,30 @@ def test_a_phase_that_hangs_is_named_with_all_stacks(tmp_path, capsys):
     assert wait_until_it_ends(phases, tmp_path, ends=True)[0] == EXIT_CODE == 70
     wait.set()
     helper.join()
-    said = capsys.readouterr().err
-    assert "phase 'save' of step 12 for more than 0.1 s" in said
+    output = capsys.readouterr().err
+    assert "phase 'save' of step 12 for more than 0.1 s" in output
     dump = (tmp_path / "hang-0.txt").read_text()
     assert "phase save of step 12" in dump
     assert "stuck_on_a_barrier" in dump and "wait_until_it_ends" in dump
 
 
-def test_told_once_and_not_ended_unless_asked(tmp_path):
+def test_hang_is_reported_once_and_run_continues_by_default(tmp_path):
     phases = Phases()
     phases.enter("data", 3)
     assert wait_until_it_ends(phases, tmp_path, ends=False) == []
     assert (tmp_path / "hang-0.txt").read_text().count("phase data of step 3") == 1
 
 
-def test_stacks_are_shown_where_they_cannot_be_written(tmp_path, capfd):
+def test_stacks_are_printed_if_file_cannot_be_written(tmp_path, capfd):
     phases = Phases()
     phases.enter("data", 3)
     assert wait_until_it_ends(phases, tmp_path / "gone", ends=True)[0] == EXIT_CODE
-    said = capfd.readouterr().err
-    assert "cannot be written" in said and "wait_until_it_ends" in said
+    output = capfd.readouterr().err
+    assert "cannot be written" in output and "wait_until_it_ends" in output
 
 
-def test_the_first_step_has_ten_times_as_long(tmp_path):
-    """It compiles."""
+def test_first_step_has_ten_times_the_limit(tmp_path):
+    """The first step compiles."""
     phases = Phases()
     phases.enter("first step", 0)
     assert wait_until_it_ends(phases, tmp_path, ends=False) == []

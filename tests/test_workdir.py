@@ -1,4 +1,4 @@
-"""A workdir that was moved, and one that cannot be written to."""
+"""Workdirs that were moved, and workdirs that are not writable."""
 
 import contextlib
 import os
@@ -21,53 +21,53 @@ def losses(workdir) -> dict[int, float]:
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of its own, and a function that makes it read-only; where one may mount."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "tmpfs", str(place)]
+    """A mounted file system, and a function that makes it read-only; needs permission to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no right to mount a file system")
+        pytest.skip("no permission to mount a file system")
 
     def protect() -> None:
-        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
 
-    yield place, protect
-    subprocess.run(["umount", "-l", str(place)], check=False)
+    yield folder, protect
+    subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-def test_a_run_goes_on_where_its_workdir_was_moved_to(tmp_path):
-    """Nothing in it names its own place."""
-    toy.train(tmp_path / "whole")
+def test_run_resumes_in_moved_workdir(tmp_path):
+    """Nothing in a workdir depends on its path."""
+    toy.train(tmp_path / "reference")
     toy.train(tmp_path / "before", steps=8)
     shutil.move(tmp_path / "before", tmp_path / "elsewhere" / "after")
     result = toy.train(tmp_path / "elsewhere" / "after")
-    assert losses(tmp_path / "elsewhere" / "after") == losses(tmp_path / "whole")
-    assert result.loss == losses(tmp_path / "whole")[12]
+    assert losses(tmp_path / "elsewhere" / "after") == losses(tmp_path / "reference")
+    assert result.loss == losses(tmp_path / "reference")[12]
     assert not (tmp_path / "before").exists()
 
 
-def test_a_run_on_a_disk_that_became_read_only_is_refused_and_goes_on_later(disk):
-    place, protect = disk
-    toy.train(place / "run", steps=4)
+def test_run_on_read_only_disk_fails_and_resumes_later(disk):
+    folder, protect = disk
+    toy.train(folder / "run", steps=4)
     protect()
     with pytest.raises(OSError, match="Read-only file system"):
-        toy.train(place / "run")
-    subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
-    toy.train(place / "run")
-    toy.train(place / "whole")
-    assert losses(place / "run") == losses(place / "whole")
+        toy.train(folder / "run")
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    toy.train(folder / "run")
+    toy.train(folder / "reference")
+    assert losses(folder / "run") == losses(folder / "reference")
 
 
-# Of any Linux: who has no rights.
+# The user id without permissions on Linux.
 NOBODY = 65534
 
 
 @contextlib.contextmanager
-def without_rights(folder: pathlib.Path):
-    """Nothing below a folder can be written meanwhile; root, whom no mode stops, is nobody."""
-    places = [folder, *(path for path in folder.rglob("*"))]
-    before = [path.stat().st_mode for path in places]
-    for path in places:
+def without_permissions(root: pathlib.Path):
+    """Makes everything below a folder read-only; root, who ignores modes, becomes nobody."""
+    paths = [root, *root.rglob("*")]
+    before = [path.stat().st_mode for path in paths]
+    for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
     user = os.geteuid()
     if user == 0:
@@ -76,25 +76,25 @@ def without_rights(folder: pathlib.Path):
         yield
     finally:
         os.seteuid(user)
-        for path, mode in zip(places, before, strict=True):
+        for path, mode in zip(paths, before, strict=True):
             path.chmod(mode)
 
 
-def test_a_run_without_the_right_to_write_is_refused_and_goes_on_later(tmp_path):
-    """Needs no right to mount; not below pytest's folder, which is its user's alone."""
+def test_run_without_write_permission_fails_and_resumes_later(tmp_path):
+    """Needs no mount; not below pytest's folder, which only its own user can read."""
     with tempfile.TemporaryDirectory() as name:
-        place = pathlib.Path(name)
-        toy.train(place / "run", steps=4)
-        with without_rights(place), pytest.raises(PermissionError) as found:
-            toy.train(place / "run")
-        assert pathlib.Path(found.value.filename).is_relative_to(place / "run")
-        toy.train(place / "run")
-        toy.train(tmp_path / "whole")
-        assert losses(place / "run") == losses(tmp_path / "whole")
+        folder = pathlib.Path(name)
+        toy.train(folder / "run", steps=4)
+        with without_permissions(folder), pytest.raises(PermissionError) as error:
+            toy.train(folder / "run")
+        assert pathlib.Path(error.value.filename).is_relative_to(folder / "run")
+        toy.train(folder / "run")
+        toy.train(tmp_path / "reference")
+        assert losses(folder / "run") == losses(tmp_path / "reference")
 
 
 def train(workdir: pathlib.Path, data_folder: pathlib.Path) -> str:
-    """The sentence with which `ivx train` refuses a workdir."""
+    """The message with which `ivx train` refuses a workdir."""
     return refused(
         ivx(
             "train",
@@ -107,18 +107,18 @@ def train(workdir: pathlib.Path, data_folder: pathlib.Path) -> str:
     )
 
 
-def test_a_read_only_workdir_is_refused_in_one_sentence(disk, data_folder):
-    place, protect = disk
+def test_read_only_workdir_is_refused_in_one_sentence(disk, data_folder):
+    folder, protect = disk
     protect()
-    said = train(place / "run", data_folder)
-    assert said == f"ivx: {place / 'run'}: Read-only file system"
+    message = train(folder / "run", data_folder)
+    assert message == f"ivx: {folder / 'run'}: Read-only file system"
 
 
-def test_a_workdir_that_cannot_be_made_is_refused_in_one_sentence(tmp_path, data_folder):
-    """Needs no right to mount: where others may make no folders, even root in the kernel's own."""
-    place = tmp_path / "shut"
-    place.mkdir(mode=0o555)
-    place = pathlib.Path("/sys") if os.geteuid() == 0 else place
-    said, why = train(place / "run", data_folder).rsplit(": ", 1)
-    assert said == f"ivx: {place / 'run'}"
-    assert why in ("Permission denied", "Operation not permitted", "Read-only file system")
+def test_workdir_that_cannot_be_created_is_refused_in_one_sentence(tmp_path, data_folder):
+    """Needs no mount: a folder without write permission, or for root the kernel's /sys."""
+    folder = tmp_path / "shut"
+    folder.mkdir(mode=0o555)
+    folder = pathlib.Path("/sys") if os.geteuid() == 0 else folder
+    prefix, reason = train(folder / "run", data_folder).rsplit(": ", 1)
+    assert prefix == f"ivx: {folder / 'run'}"
+    assert reason in ("Permission denied", "Operation not permitted", "Read-only file system")

@@ -1,7 +1,7 @@
-"""The smallest thing that the training loop runs: a narrow network that learns a sine.
+"""A minimal model for the real training loop: a narrow network that learns a sine.
 
-Loop, checkpoints and everything that watches over a run are the real ones. As a command it is a run
-that can be killed, by itself or as one process of several:
+Loop, checkpoints and monitoring are the real ones. As a command it is a run that can be killed, in
+a single process or as one of several:
 
     python -m tests.toy WORKDIR [--steps=N] [--save_every=N] [--pause=SECONDS]
                         [--devices=N] [--port=P --processes=N --index=I]
@@ -22,20 +22,21 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from data_pipelines.loader import Loaded
+from data_pipelines.loader import LoadedBatch
 from ivx.errors import Interrupted, UserError
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import hosts, start
+from ivx.parallel import devices, hosts
 from ivx.parallel.mesh import make_mesh
-from ivx.parallel.rules import AXES
+from ivx.parallel.sharding import AXES
 from ivx.stages.protocol import Loss
 from ivx.training import loop
+from ivx.training.step import PLAIN
 
 PACKS = 8
 
 
 class Model(nnx.Module):
-    """Two layers, spread over fsdp and tensor as those of the real model are."""
+    """Two layers, sharded over fsdp and tensor like those of the real model."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.first = nnx.Linear(16, 32, kernel_metadata={AXES: ("embed", "mlp")}, rngs=rngs)
@@ -46,7 +47,7 @@ class Model(nnx.Module):
 
 
 class Definition(ModelDefinition):
-    """The model without its parameters."""
+    """The model without parameters."""
 
     def __init__(self):
         self._graph, self.abstract = nnx.split(nnx.eval_shape(lambda: Model(nnx.Rngs(0))))
@@ -54,11 +55,16 @@ class Definition(ModelDefinition):
     def init(self, seed: int):
         return nnx.to_pure_dict(nnx.state(Model(nnx.Rngs(seed))))
 
+    def bind(self, params) -> Model:
+        state = jax.tree.map(lambda leaf: leaf, self.abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(self._graph, state)
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ToyBatch:
-    """Inputs and outputs [B, 16]; `segments` [B, 1] counts a token a row."""
+    """Inputs and outputs [B, 16]; `segments` [B, 1] counts one token per row."""
 
     x: np.ndarray
     y: np.ndarray
@@ -66,18 +72,18 @@ class ToyBatch:
 
 
 class Stage:
-    """Squared error; batch number n is a function of n alone.
+    """Squared error; batch n is a function of n.
 
     Args:
-      spoil: from a batch's number to what its outputs are multiplied with.
-      pause: seconds that a batch takes to come.
+      scale: from a batch's number to a factor of its outputs.
+      pause: seconds before each batch.
     """
 
-    def __init__(self, spoil: Callable[[int], float] = lambda number: 1.0, pause: float = 0.0):
-        self._spoil, self._pause = spoil, pause
+    def __init__(self, scale: Callable[[int], float] = lambda number: 1.0, pause: float = 0.0):
+        self._scale, self._pause = scale, pause
 
     def producer(self, start: int):
-        return Producer(self._spoil, self._pause, start)
+        return Producer(self._scale, self._pause, start)
 
     def validation(self):
         return [batch_of(10**6)]
@@ -97,69 +103,74 @@ class Stage:
 
 
 class Producer:
-    def __init__(self, spoil, pause: float, number: int):
-        self._spoil, self._pause, self._number = spoil, pause, number
+    def __init__(self, scale, pause: float, number: int):
+        self._scale, self._pause, self._number = scale, pause, number
 
-    def next(self, params) -> Loaded:
+    def next(self, params) -> LoadedBatch:
         del params
         time.sleep(self._pause)
         number, self._number = self._number, self._number + 1
         batch = batch_of(number)
-        batch = dataclasses.replace(batch, y=batch.y * np.float32(self._spoil(number)))
-        return Loaded(batch, (), samples=tuple(f"{number}/{row}" for row in range(PACKS)))
+        batch = dataclasses.replace(batch, y=batch.y * np.float32(self._scale(number)))
+        return LoadedBatch(batch, (), samples=tuple(f"{number}/{row}" for row in range(PACKS)))
+
+
+UNWATCHED = loop.Watch()
 
 
 def batch_of(number: int) -> ToyBatch:
-    """This host's rows: every n-th, as the loader deals packs to n hosts."""
+    """This host's rows: every n-th of n hosts, as in the loader."""
     rng = np.random.default_rng(number)
     x = rng.normal(size=(PACKS, 16)).astype(np.float32)
-    own = slice(jax.process_index(), None, jax.process_count())
-    return ToyBatch(x[own], np.sin(x[own]), np.ones((len(x[own]), 1), np.int32))
+    rows = slice(jax.process_index(), None, jax.process_count())
+    return ToyBatch(x[rows], np.sin(x[rows]), np.ones((len(x[rows]), 1), np.int32))
 
 
 def train(
     workdir: pathlib.Path,
     stage=None,
     sizes=None,
-    watch=loop.UNWATCHED,
+    watch=UNWATCHED,
     definition=None,
-    **changed,
+    **overrides,
 ):
-    """Runs the loop on the toy; `changed` are fields of `RunSpec`."""
+    """Runs the loop on the toy; `overrides` are fields of `Length`, and `options`."""
     workdir.mkdir(exist_ok=True, parents=True)
-    spec = loop.RunSpec(
+    options = overrides.pop("options", PLAIN)
+    length = loop.Length(
         **(
             {
                 "steps": 12,
-                "seed": 0,
-                "accumulation": 1,
                 "unit": 1,
                 "log_every": 1,
                 "validate_every": 4,
                 "save_every": 4,
                 "keep": 2,
             }
-            | changed
+            | overrides
         )
     )
     mesh = make_mesh(sizes or {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1})
-    # Without moments for what is frozen, as every stage has it.
-    adam = spec.options.parts.limit(optax.adamw(3e-3))
+    # No moments for frozen parameters, as in every stage.
+    adam = options.groups.limit(optax.adamw(3e-3))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), adam)
     return loop.train(
-        workdir,
-        "{}",
-        definition or Definition(),
-        stage or Stage(),
-        optimizer,
-        mesh,
-        spec,
-        watch=watch,
+        loop.Run(
+            workdir=workdir,
+            config="{}",
+            model=definition or Definition(),
+            stage=stage or Stage(),
+            optimizer=optimizer,
+            mesh=mesh,
+            length=length,
+            options=options,
+            watch=watch,
+        )
     )
 
 
-def main(arguments: list[str]) -> int:
-    """As the `ivx` command does, errors become a sentence and a code."""
+def main(argv: list[str]) -> int:
+    """Prints errors and returns exit codes as the `ivx` command does."""
     parser = argparse.ArgumentParser()
     parser.add_argument("workdir", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=12)
@@ -169,16 +180,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--index", type=int, default=0)
-    given = parser.parse_args(arguments)
-    start.start(given.devices)
-    if given.processes > 1:
-        os.environ[hosts.ADDRESS] = f"localhost:{given.port}"
-        os.environ[hosts.COUNT] = str(given.processes)
-        os.environ[hosts.NUMBER] = str(given.index)
+    arguments = parser.parse_args(argv)
+    devices.configure_devices(arguments.devices)
+    if arguments.processes > 1:
+        os.environ[hosts.ADDRESS] = f"localhost:{arguments.port}"
+        os.environ[hosts.COUNT] = str(arguments.processes)
+        os.environ[hosts.NUMBER] = str(arguments.index)
         hosts.join()
     try:
-        stage = Stage(pause=given.pause)
-        result = train(given.workdir, stage, steps=given.steps, save_every=given.save_every)
+        stage = Stage(pause=arguments.pause)
+        result = train(
+            arguments.workdir, stage, steps=arguments.steps, save_every=arguments.save_every
+        )
     except Interrupted as error:
         print(f"ivx: {error}; the same command goes on from there", file=sys.stderr)
         return error.EXIT_CODE

@@ -1,30 +1,31 @@
-"""Checked reading of an entry's columns."""
+"""Type-checked access to the columns of an entry."""
 
 import sys
+from typing import Any
 
 from data_pipelines.annotation_error import MISSING, TYPE, AnnotationError
 
 _NAMES = {str: "text", list: "a list", float: "a number"}
 
 
-def get(value, key: str, kind: type, where: str):
-    """`value[key]`, which must be of the kind; a float may be a whole number, and text a number.
+def get(value: Any, key: str, kind: type, where: str) -> Any:
+    """Returns `value[key]` as `kind`. A number is accepted where `kind` is float or str.
 
     Raises:
-      AnnotationError: it is missing, or of another kind.
+      AnnotationError: the column is missing, or has another type.
     """
     if not isinstance(value, dict) or value.get(key) is None:
-        has = sorted(map(str, value)) if isinstance(value, dict) else str(value)[:80]
-        raise AnnotationError(f"{where}: no {key}; there is {has}", MISSING)
-    found = value[key]
-    if is_number(found) and kind in (float, str):
-        return kind(found)
-    if kind is float or not isinstance(found, kind):
-        raise AnnotationError(f"{where}: {key} is {str(found)[:80]!r}, not {_NAMES[kind]}", TYPE)
-    return found
+        columns = sorted(map(str, value)) if isinstance(value, dict) else str(value)[:80]
+        raise AnnotationError(f"{where}: no {key}, got {columns}", MISSING)
+    column = value[key]
+    if is_number(column) and kind in (float, str):
+        return kind(column)
+    if kind is float or not isinstance(column, kind):
+        raise AnnotationError(f"{where}: {key} is {str(column)[:80]!r}, not {_NAMES[kind]}", TYPE)
+    return column
 
 
-def is_number(value) -> bool:
-    """Whether a value of JSON is a number that a float can hold; NaN is none."""
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold; NaN is not."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return number and abs(value) <= sys.float_info.max

@@ -1,23 +1,26 @@
-"""TimeLens: when does an event happen, in its benchmarks and its training set.
+"""TimeLens, benchmarks and training set: when does an event happen?
 
     .json, TimeLens-Bench    {"VIDEO": {"duration": 30.9, "queries": ["..."],
                                         "spans": [[2.0, 5.5]]}}
     .jsonl, TimeLens-100K    {"source": "cosmo_cap", "video_path": "cosmo/a.mp4", "duration": 61.2,
                               "events": [{"query": "...", "span": [[2.0, 5.5]]}]}
 
-The video of the first is VIDEO.mp4 under media_root. A span may also be [2.0, 5.5] in the second.
+In the first form the video is VIDEO.mp4 under media_root. In the second a span may also be
+[2.0, 5.5].
 """
 
+from typing import Any
+
 from data_pipelines.annotation_error import VALUE, AnnotationError
-from data_pipelines.formats import asked
+from data_pipelines.formats import questions
 from data_pipelines.formats.columns import get
 
 
-def convert(value, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
-    """A question for each event.
+def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+    """Makes a grounding question of each event.
 
     Raises:
-      AnnotationError: it is of neither form.
+      AnnotationError: the entry has neither form.
     """
     del fields
     seconds = get(value, "duration", float, where)
@@ -34,10 +37,11 @@ def convert(value, where: str, fields: dict[str, str], suffix: str) -> list[dict
             for event in get(value, "events", list, where)
         ]
     return [
-        asked.when(f"{vid}-{number}", url, str(query), spans, seconds, where)
-        for number, (query, spans) in enumerate(events)
+        questions.grounding_question(f"{vid}-{index}", url, str(query), spans, seconds, where)
+        for index, (query, spans) in enumerate(events)
     ]
 
 
-def _spans(value) -> list:
+def _spans(value: Any) -> list:
+    """A list of spans, from such a list or from a single span."""
     return value if isinstance(value, list) and value and isinstance(value[0], list) else [value]

@@ -1,16 +1,17 @@
-"""Video-R1-260k: questions about videos and images with answers that a rule can judge.
+"""Video-R1-260k: questions about videos and images whose answers a rule can judge.
 
     {"problem_id": 2, "problem": "...", "data_type": "video", "problem_type": "multiple choice",
      "options": ["A. ...", "B. ..."], "solution": "<answer>B</answer>", "path": "./a/b.mp4"}
 
-in a .json array or a line each. Answers that are no choice are judged by their words, also those of
+in a .json array or one per line. Answers other than choices are judged by their text. This includes
 free-form and regression, which Video-R1 judges by ROUGE and by distance.
 """
 
 import re
+from typing import Any
 
 from data_pipelines.annotation_error import VALUE, AnnotationError
-from data_pipelines.formats import asked
+from data_pipelines.formats import questions
 from data_pipelines.formats.columns import get
 
 TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
@@ -18,11 +19,11 @@ _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _OPTION = re.compile(r"\(?([A-J])\)?\s*[.:)]\s*(.*)", re.DOTALL)
 
 
-def convert(value, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
-    """One question.
+def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+    """Makes one question.
 
     Raises:
-      AnnotationError: it is of another form.
+      AnnotationError: the entry has another form.
     """
     del fields, suffix
     text, kind = get(value, "problem", str, where), get(value, "problem_type", str, where)
@@ -31,30 +32,30 @@ def convert(value, where: str, fields: dict[str, str], suffix: str) -> list[dict
     answer = (_ANSWER.findall(solution) or [solution])[-1].strip()
     if kind not in TYPES or medium not in ("video", "image"):
         raise AnnotationError(
-            f"{where}: a {medium!r} with a problem of type {kind!r}; known are video and image,"
-            f" {', '.join(TYPES)}",
+            f"{where}: data_type {medium!r} with problem_type {kind!r}; expected video or image,"
+            f" and one of {', '.join(TYPES)}",
             VALUE,
         )
     name = str(value.get("problem_id", where))
     url, image = url.removeprefix("./"), medium == "image"
     if kind == "multiple choice":
         options = get(value, "options", list, where)
-        if answer not in asked.LETTERS[: len(options)] or len(answer) != 1:
+        if answer not in questions.LETTERS[: len(options)] or len(answer) != 1:
             raise AnnotationError(
                 f"{where}: the answer {answer!r} is none of the letters of {len(options)} options",
                 VALUE,
             )
-        bare = [_without_letter(str(option)) for option in options]
-        return [asked.choice(name, url, text, bare, answer, image=image)]
+        options = [_without_letter(str(option)) for option in options]
+        return [questions.choice_question(name, url, text, options, answer, image)]
     truth = {
         "family": kind,
         "format": "open",
         "answer": answer,
         "values": [],
     }
-    return [asked.question(name, url, text, answer, truth, image=image)]
+    return [questions.open_question(name, url, text, answer, truth, image)]
 
 
 def _without_letter(option: str) -> str:
-    found = _OPTION.fullmatch(option.strip())
-    return found[2].strip() if found else option.strip()
+    match = _OPTION.fullmatch(option.strip())
+    return match[2].strip() if match else option.strip()

@@ -1,1 +1,1 @@
-"""From an image file to the pixels that a model sees."""
+"""Decoding of still images."""

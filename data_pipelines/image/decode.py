@@ -1,13 +1,13 @@
-"""Decoding of still images by Pillow: upright, RGB, eight bits a channel.
+"""Decodes still images with Pillow to upright RGB with eight bits per channel.
 
-    what a file holds           what is shown
-    EXIF orientation            the image turned upright, in its size as well
-    transparency                the image on white
-    grey of 16 bits             its upper eight bits, rounded
-    palette, grey, CMYK, 1 bit  as RGB
+    file content                result
+    EXIF orientation            pixels and size are rotated upright
+    transparency                composited on white
+    16-bit grey                 the upper eight bits, rounded
+    palette, grey, CMYK, 1 bit  converted to RGB
     several frames              the first
 
-Other pixels (float, 32 bits) have no range that is known, and are refused.
+Float and 32-bit pixels have no known range and are rejected.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ from data_pipelines.video import info as infos
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits
 
-# Not all that Pillow opens: some of the rest run other programs, or are documents of many pages.
+# A subset of what Pillow opens: some other formats run external programs or are documents.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# Of EXIF: those that exchange width and height.
+# EXIF orientations that swap width and height.
 _SIDEWAYS = (5, 6, 7, 8)
 
 
 def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
-    """Reads the size of an image, turned upright.
+    """Reads the upright size of an image.
 
     Raises:
-      MediaError: the file is missing, empty, damaged, too large, or no image.
+      MediaError: the file is missing, empty, damaged, too large, or not an image.
     """
     with _open(path, limits) as image:
         width, height = image.size
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-        # Of a TIFF Pillow gives the size upright.
+        # Pillow already reports the upright size of a TIFF.
         if orientation in _SIDEWAYS and image.format != "TIFF":
             width, height = height, width
         return infos.still(width, height)
@@ -48,19 +48,21 @@ def read(path: str | pathlib.Path, info: VideoInfo, limits: Limits = USUAL_LIMIT
 
     Args:
       path: the file.
-      info: what the file is said to be; a size chosen for another would distort it.
-      limits: on its size.
+      info: the annotated size; the resized shape was computed from it.
+      limits: on the file's size.
 
     Raises:
-      MediaError: as `probe`, or another size than said, or pixels of a kind that is refused.
+      MediaError: as in `probe`; also if the size differs from `info`, or the pixel format is
+        rejected.
     """
     with _open(path, limits) as image:
         picture = _rgb(ImageOps.exif_transpose(image), path)
     if picture.size != (info.width, info.height):
         width, height = picture.size
         raise MediaError(
-            f"{path}: an image of {width}x{height} pixels, where {info.width}x{info.height} were"
-            " announced; replaced, or announced without its rotation?",
+            f"{path}: the image has {width}x{height} pixels, but the annotation says"
+            f" {info.width}x{info.height}; the file was replaced, or the annotation ignores its"
+            " rotation",
             "differs",
         )
     return np.asarray(picture)
@@ -68,7 +70,7 @@ def read(path: str | pathlib.Path, info: VideoInfo, limits: Limits = USUAL_LIMIT
 
 @contextlib.contextmanager
 def _open(path: str | pathlib.Path, limits: Limits) -> Iterator[Image.Image]:
-    """Opens an image without decoding it; what Pillow raises becomes `MediaError`."""
+    """Opens an image without decoding it; Pillow errors in the body become `MediaError`."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise MediaError(f"{path}: no such file", "missing")
@@ -84,7 +86,7 @@ def _open(path: str | pathlib.Path, limits: Limits) -> Iterator[Image.Image]:
         raise MediaError(
             f"{path}: not a readable image; expected one of {', '.join(FORMATS)}", "unreadable"
         ) from error
-    except Exception as error:  # damaged files make the decoders raise errors of many kinds
+    except Exception as error:  # decoders raise many types of errors on damaged files
         raise MediaError(f"{path}: not a readable image ({error})", "unreadable") from error
 
 
@@ -93,7 +95,7 @@ def _rgb(image: Image.Image, path: str | pathlib.Path) -> Image.Image:
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise MediaError(
-            f"{path}: pixels of 32 bits, whose range is not known; save it with 8 or 16 bits"
+            f"{path}: 32-bit pixels have no known range; save the image with 8 or 16 bits"
         )
     if not image.has_transparency_data:
         return image.convert("RGB")

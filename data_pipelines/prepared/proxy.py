@@ -1,7 +1,7 @@
-"""Proxies: a video again at fewer frames a second, small and quick to decode. Lossy.
+"""Proxies: videos re-encoded at a lower frame rate, smaller and faster to decode.
 
-Frames that the proxy lacks cannot be sampled, pixels pass through an encoder once more, and an odd
-side loses a row of pixels. Frames are spread evenly over the original at `fps`.
+Proxies are lossy: skipped frames cannot be sampled, pixels are encoded a second time, and an odd
+side loses one row of pixels. Frames are spaced evenly over the original at `fps`.
 """
 
 import fractions
@@ -16,34 +16,33 @@ from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
-# Frames of which as much may be asked as of a sample.
-_SAMPLE = 128
+# The decoding limits of one sample apply to this many frames.
+_FRAMES_PER_SAMPLE = 128
 
 
 def indices(info: VideoInfo, fps: float) -> np.ndarray:
-    """Frames of the original that the proxy has: int64 [F_]."""
-    # As long as the original at least, so that spans in it are spans in the proxy.
+    """Indices of the original frames in the proxy: int64 [F_]."""
+    # The proxy is at least as long as the original, so spans of the original remain valid.
     count = max(1, math.ceil(info.num_frames / info.rate * fps))
-    found = np.round(np.arange(count) * (info.rate / fps)).astype(np.int64)
-    return np.minimum(found, info.num_frames - 1)
+    frames = np.round(np.arange(count) * (info.rate / fps)).astype(np.int64)
+    return np.minimum(frames, info.num_frames - 1)
 
 
 def encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits = USUAL_LIMITS) -> None:
-    """Writes the proxy as an mp4; each frame is encoded when it is decoded, none is kept.
+    """Writes the proxy as an mp4; each frame is encoded as it is decoded, so memory stays flat.
 
     Raises:
-      MediaError: the original cannot be decoded, or the encoder refuses it.
+      MediaError: the original cannot be decoded, or the encoder rejects it.
     """
     try:
         _encode(path, info, fps, out, limits)
     except av.FFmpegError as error:
-        raise MediaError(f"{path}: no proxy can be made of it ({error})") from error
+        raise MediaError(f"{path}: the proxy cannot be encoded ({error})") from error
 
 
 def _encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits) -> None:
-    chosen = indices(info, fps)
-    # Where the original has too few frames, some come more than once.
-    frames, counts = np.unique(chosen, return_counts=True)
+    # At a rate above that of the original, frames repeat.
+    frames, counts = np.unique(indices(info, fps), return_counts=True)
     repeats, numbers = iter(counts.tolist()), itertools.count()
     width, height = (max(2, side - side % 2) for side in (info.width, info.height))
     with av.open(out, "w", format="mp4") as container:
@@ -52,16 +51,16 @@ def _encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits) ->
         )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.thread_count = 1
-        # Groups of 16: a frame is reached by decoding at most 15 others.
+        # With groups of 16, decoding any frame takes at most 15 others.
         stream.options = {"preset": "veryfast", "crf": "18", "g": "16", "x264-params": "mbtree=0"}
 
-        def put(picture: np.ndarray) -> None:
+        def encode_frame(picture: np.ndarray) -> None:
             picture = np.ascontiguousarray(picture[:height, :width])
             for _ in range(next(repeats)):
                 frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
                 frame.pts = next(numbers)
                 container.mux(stream.encode(frame))
 
-        samples = math.ceil(len(frames) / _SAMPLE)
-        decode.read_frames(path, info, frames, put, Meter(limits, samples))
+        samples = math.ceil(len(frames) / _FRAMES_PER_SAMPLE)
+        decode.read_frames(path, info, frames, encode_frame, Meter(limits, samples))
         container.mux(stream.encode())

@@ -1,4 +1,4 @@
-"""One shard of samples: each is laid out, so that its size is known, and written, or named."""
+"""Writes one shard of samples: each is laid out to find its size and stored, or skipped."""
 
 import copy
 import dataclasses
@@ -10,24 +10,24 @@ import numpy as np
 
 from data_pipelines import sources
 from data_pipelines.layout import LayoutRule
+from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import shards
-from data_pipelines.sources import overriding
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from ivx.text.chat_template import TemplateError
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
-    """A file in the folder, or a folder of frames in it.
+class StoredMedia:
+    """A file or folder of frames in the media shards.
 
     Attributes:
-      url: its address there.
-      info: what it is; None if it is not there.
-      error: why it is not there.
+      url: its address in the prepared folder.
+      info: its size, length and rate; None if it was not stored.
+      error: why it was not stored.
       is_folder: whether it is a folder of frames.
-      is_proxy: whether it is a proxy, so that what annotations say of it does not hold.
+      is_proxy: whether it is a proxy, whose size and length may differ from the annotation.
     """
 
     url: str
@@ -39,30 +39,30 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class SampleJob:
-    """A shard to write.
+    """A sample shard to write.
 
     Attributes:
-      stem: of the shard.
-      samples: as they were annotated.
-      stored: of their media, by (kind, path).
-      rule: how they are laid out.
+      stem: path of the shard without suffix.
+      samples: the original samples.
+      media: the stored media of the samples, by (kind, path).
+      rule: lays the samples out.
     """
 
     stem: pathlib.Path
     samples: tuple[sources.Sample, ...]
-    stored: Mapping[tuple[str, str], Stored]
+    media: Mapping[tuple[str, str], StoredMedia]
     rule: LayoutRule
 
 
 def write(job: SampleJob) -> None:
-    """Writes the shard; samples that cannot be used are left out and named in its facts."""
+    """Writes the shard; its facts name the samples that were left out as unusable."""
     writer = shards.Writer(job.stem)
     root = job.stem.parents[1]
     tokens, trained, grids, counts, left_out, seconds = [], [], [], [], [], 0.0
     for sample in job.samples:
         try:
             record = _record(sample, job)
-            layout = job.rule(sources.sample(record, f"sample {sample.id}", root))
+            layout = job.rule.lay_out(sources.parse_sample(record, f"sample {sample.id}", root))
         except (MediaError, TemplateError, ValueError) as error:
             left_out.append(f"sample {sample.id}: {error}")
             continue
@@ -86,10 +86,10 @@ def write(job: SampleJob) -> None:
 
 
 def _record(sample: sources.Sample, job: SampleJob) -> dict:
-    """The annotation of a sample with its media in the folder, and what they are.
+    """Returns the annotation of a sample with its media replaced by their stored copies.
 
     Raises:
-      MediaError: one of them is not there, or is not what was announced.
+      MediaError: a medium was not stored, or differs from its annotation.
     """
     messages = copy.deepcopy(list(sample.messages))
     refs = {"video": iter(sample.videos), "image": iter(sample.images)}
@@ -98,50 +98,52 @@ def _record(sample: sources.Sample, job: SampleJob) -> dict:
         for item in content if isinstance(content, list) else ():
             kind = str(item.get("type", "")).removesuffix("_url")
             if kind in refs:
-                item[f"{kind}_url"] |= _described(kind, next(refs[kind]), job)
+                item[f"{kind}_url"] |= _media_fields(kind, next(refs[kind]), job)
     record = {"id": sample.id, "messages": messages}
     if sample.truths:
         record["truths"] = list(sample.truths)
     if sample.tools:
         record["tools"] = list(sample.tools)
     if sample.overrides:
-        record["overrides"] = overriding.written(sample.overrides)
+        record["overrides"] = sample.overrides.to_dict()
     return record
 
 
-def _described(kind: str, ref, job: SampleJob) -> dict:
-    """What is to be said of a video or an image of a sample."""
-    stored = job.stored[kind, ref.path]
+def _media_fields(kind: str, ref: VideoRef | ImageRef, job: SampleJob) -> dict:
+    """Returns the annotation fields that describe a stored video or image."""
+    stored = job.media[kind, ref.path]
     if stored.error:
         raise MediaError(stored.error)
     info = stored.info
     if ref.info and not stored.is_proxy:
-        _check(ref, stored)
-        # The rate too is what was announced, since it says which frames are sampled.
+        _check_annotation(ref, stored)
+        # The annotated rate is kept too, because it decides which frames are sampled.
         info = ref.info
-    described = {"url": stored.url, "image_wh": [info.width, info.height]}
+    fields = {"url": stored.url, "image_wh": [info.width, info.height]}
     if kind == "image":
-        return described
+        return fields
     if ref.processed_fps:
-        return described | {
+        return fields | {
             "processed_video_length": info.num_frames,
             "processed_fps": ref.processed_fps,
         }
-    if stored.is_folder and not ref.said_fps:
-        # Without a rate it is not described; it is counted when it is laid out, as before.
-        return described
-    rate = ref.said_fps if stored.is_folder else info.rate
-    return described | {"origin_video_length": info.num_frames, "origin_fps": rate}
+    if stored.is_folder and not ref.folder_fps:
+        # A length without a rate is not valid; the frames are counted at layout, as before.
+        return fields
+    rate = ref.folder_fps if stored.is_folder else info.rate
+    return fields | {"origin_video_length": info.num_frames, "origin_fps": rate}
 
 
-def _check(ref, stored: Stored) -> None:
-    said, info = ref.info, stored.info
-    # Of a folder the first frames alone may be meant.
-    frames = min(said.num_frames, info.num_frames) if stored.is_folder else info.num_frames
-    if (said.num_frames, said.width, said.height) != (frames, info.width, info.height):
+def _check_annotation(ref: VideoRef | ImageRef, stored: StoredMedia) -> None:
+    """Raises if the annotated size, length or rate differs from the stored file."""
+    annotated, info = ref.info, stored.info
+    # An annotation may cover only the first frames of a folder.
+    frames = min(annotated.num_frames, info.num_frames) if stored.is_folder else info.num_frames
+    expected = frames, info.width, info.height
+    if (annotated.num_frames, annotated.width, annotated.height) != expected:
         raise MediaError(
-            f"{ref.path}: {info.num_frames} frames of {info.width}x{info.height}, where"
-            f" {said.num_frames} of {said.width}x{said.height} were announced"
+            f"{ref.path}: {info.num_frames} frames of {info.width}x{info.height} pixels, but the"
+            f" annotation says {annotated.num_frames} of {annotated.width}x{annotated.height}"
         )
     if not stored.is_folder:
-        decode.check_rate(ref.path, info.rate, said)
+        decode.check_rate(ref.path, info.rate, annotated)

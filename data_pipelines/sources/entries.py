@@ -1,35 +1,47 @@
-"""What stands in annotation files, one entry after the other, each with its place.
+"""Entries of annotation files, one at a time, with their location for messages.
 
-    .jsonl         a JSON value a line                      file:line
-    .txt           a line of text                           file:line
-    .json          the values of an array, or of an object, whose key joins each as "vid"
-    .array_record  a JSON value a record                    file:record
-    .parquet       a row; columns of text that holds JSON lists are read, nulls left out
-    TFDS           see `data_pipelines.tfds_records`        data_dir:record
+    .jsonl         one JSON value per line                  file:line
+    .txt           one line of text                         file:line
+    .json          the values of an array, or of an object  file:index, file:key
+                   whose keys become "vid" of the values
+    .array_record  one JSON value per record                file:record
+    .parquet       one row; text columns that hold JSON     file:row
+                   lists are parsed, nulls are dropped
+    TFDS           see `data_pipelines.tfds_records`        data_dir/name:split:record
 
-An entry that cannot be read becomes a fault and the next is read; a file that cannot be read at all
-is an error.
+An unreadable entry becomes a fault, and reading goes on. An unreadable file raises an error.
 """
 
 import dataclasses
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+from etils import epath
 
 from data_pipelines import tfds_records
 from data_pipelines.annotation_error import CUT, NOT_JSON, NOT_TEXT, AnnotationError, Fault
 from data_pipelines.sources.mixture import DataSet
 
-# Of a Parquet file, the columns that hold lists as JSON text where they hold text.
+# Columns of a Parquet file that hold lists; where they hold text, it is parsed as JSON.
 _NESTED = ("messages", "truths", "tools", "options")
+
+AnyPath = pathlib.Path | epath.Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One entry: its place, what stands there, and the addresses of files that came with it."""
+    """One entry of an annotation file.
+
+    Attributes:
+      where: its location, such as file:line.
+      value: the JSON value or the line of text.
+      stored: addresses of media that are stored with the entry, by url.
+    """
 
     where: str
-    value: object
+    value: Any
     stored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -37,7 +49,7 @@ def entries(data_set: DataSet) -> Iterator[Entry | Fault]:
     """All entries of a data set, in the order of its files.
 
     Raises:
-      AnnotationError: a file that is not of its kind, or a package that it needs is missing.
+      AnnotationError: a file is malformed or of an unknown kind, or a package is missing.
     """
     if data_set.tfds:
         yield from _tfds(data_set)
@@ -46,75 +58,75 @@ def entries(data_set: DataSet) -> Iterator[Entry | Fault]:
         read = _READERS.get(file.suffix)
         if read is None:
             raise AnnotationError(
-                f"{file}: annotations of this kind are not read; known are {', '.join(_READERS)}"
+                f"{file}: cannot read annotations of this kind; expected {', '.join(_READERS)}"
             )
         yield from read(file)
 
 
-def _lines(file: pathlib.Path) -> Iterator[tuple[str, str, bool] | Fault]:
-    """Lines that are not blank: place, text, whether it is whole; split at \\n alone."""
+def _lines(file: AnyPath) -> Iterator[tuple[str, str, bool] | Fault]:
+    """Non-blank lines as (where, text, ends with a newline); split only at \\n."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            where, whole = f"{file}:{number}", line.endswith(b"\n")
+            where, complete = f"{file}:{number}", line.endswith(b"\n")
             try:
-                # utf-8-sig: some editors put a mark before the first line.
+                # utf-8-sig, because some editors write a byte order mark before the first line.
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 yield Fault(where, NOT_TEXT, f"{where}: not UTF-8 text ({error})")
                 continue
             if text:
-                yield where, text, whole
+                yield where, text, complete
 
 
-def _text_lines(file: pathlib.Path) -> Iterator[Entry | Fault]:
+def _text_lines(file: AnyPath) -> Iterator[Entry | Fault]:
     for line in _lines(file):
         yield line if isinstance(line, Fault) else Entry(*line[:2])
 
 
-def _json_lines(file: pathlib.Path) -> Iterator[Entry | Fault]:
+def _json_lines(file: AnyPath) -> Iterator[Entry | Fault]:
     for line in _lines(file):
         if isinstance(line, Fault):
             yield line
             continue
-        where, text, whole = line
-        entry = _parsed(where, text)
-        if isinstance(entry, Fault) and not whole:
-            # A file that is still being written, or was not copied to its end.
-            entry = Fault(where, CUT, f"{where}: half a line at the end of the file")
+        where, text, complete = line
+        entry = _parse(where, text)
+        if isinstance(entry, Fault) and not complete:
+            # The file is still being written, or was not copied completely.
+            entry = Fault(where, CUT, f"{where}: incomplete line at the end of the file")
         yield entry
 
 
-def _json_document(file: pathlib.Path) -> Iterator[Entry]:
+def _json_document(file: AnyPath) -> Iterator[Entry]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        document = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{file}: not valid JSON ({error})", NOT_JSON) from error
-    if isinstance(found, dict):
-        for key, value in found.items():
+    if isinstance(document, dict):
+        for key, value in document.items():
             yield Entry(
                 f"{file}:{key}", {"vid": key, **value} if isinstance(value, dict) else value
             )
         return
-    if not isinstance(found, list):
+    if not isinstance(document, list):
         raise AnnotationError(f"{file}: expected an array or an object of annotations", NOT_JSON)
-    for number, value in enumerate(found, 1):
+    for number, value in enumerate(document, 1):
         yield Entry(f"{file}:{number}", value)
 
 
-def _array_record(file: pathlib.Path) -> Iterator[Entry | Fault]:
+def _array_record(file: AnyPath) -> Iterator[Entry | Fault]:
     from array_record.python import array_record_module
 
     try:
         reader = array_record_module.ArrayRecordReader(str(file))
-        # A damaged file has none, and says why when it is closed.
+        # A damaged file has zero records, and raises its error when it is closed.
         count = reader.num_records() or reader.close()
-    except Exception as error:  # of several kinds, by what is damaged
+    except Exception as error:  # the type depends on what is damaged
         raise AnnotationError(f"{file}: not a readable ArrayRecord file ({error})") from error
     try:
-        for number in range(count or 0):
-            where = f"{file}:{number + 1}"
+        for index in range(count or 0):
+            where = f"{file}:{index + 1}"
             try:
-                record = reader.read([number])[0]
+                record = reader.read([index])[0]
                 text = record.decode("utf-8")
             except UnicodeDecodeError as error:
                 yield Fault(where, NOT_TEXT, f"{where}: not UTF-8 text ({error})")
@@ -122,12 +134,12 @@ def _array_record(file: pathlib.Path) -> Iterator[Entry | Fault]:
             except Exception as error:
                 yield Fault(where, CUT, f"{where}: the record cannot be read ({error})")
                 continue
-            yield _parsed(where, text)
+            yield _parse(where, text)
     finally:
         reader.close()
 
 
-def _parquet(file: pathlib.Path) -> Iterator[Entry | Fault]:
+def _parquet(file: AnyPath) -> Iterator[Entry | Fault]:
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -141,7 +153,7 @@ def _parquet(file: pathlib.Path) -> Iterator[Entry | Fault]:
                 for row in batch.to_pylist():
                     number += 1
                     yield _row(f"{file}:{number}", row)
-    except (OSError, ValueError) as error:  # pyarrow's own derive from these
+    except (OSError, ValueError) as error:  # the errors of pyarrow derive from these
         raise AnnotationError(f"{file}: not a readable Parquet file ({error})") from error
 
 
@@ -149,15 +161,15 @@ def _row(where: str, row: dict) -> Entry | Fault:
     row = _without_nulls(row)
     for key in _NESTED:
         if isinstance(row.get(key), str):
-            found = _parsed(where, row[key])
-            if isinstance(found, Fault):
-                return found
-            row[key] = found.value
+            entry = _parse(where, row[key])
+            if isinstance(entry, Fault):
+                return entry
+            row[key] = entry.value
     return Entry(where, row)
 
 
-def _without_nulls(value):
-    """The rows of a table have all keys; those that an annotation leaves out are null there."""
+def _without_nulls(value: Any) -> Any:
+    """Drops nulls: table rows have all columns, and keys missing in an annotation are null."""
     if isinstance(value, dict):
         return {key: _without_nulls(part) for key, part in value.items() if part is not None}
     if isinstance(value, list):
@@ -167,15 +179,15 @@ def _without_nulls(value):
 
 def _tfds(data_set: DataSet) -> Iterator[Entry | Fault]:
     [data_dir] = data_set.annotations
-    # Absolute, as the addresses of media are kept.
-    found = tfds_records.records(str(data_dir.resolve()), data_set.tfds, data_set.split)
-    for number, record in enumerate(found, 1):
+    # An absolute path, because it becomes part of the addresses of media.
+    records = tfds_records.records(str(data_dir.resolve()), data_set.tfds, data_set.split)
+    for number, record in enumerate(records, 1):
         where = f"{data_dir / data_set.tfds}:{data_set.split}:{number}"
-        entry = _parsed(where, record.text.decode("utf-8", errors="replace"))
+        entry = _parse(where, record.text.decode("utf-8", errors="replace"))
         yield entry if isinstance(entry, Fault) else Entry(where, entry.value, record.media)
 
 
-def _parsed(where: str, text: str) -> Entry | Fault:
+def _parse(where: str, text: str) -> Entry | Fault:
     try:
         return Entry(where, json.loads(text))
     except (ValueError, RecursionError) as error:

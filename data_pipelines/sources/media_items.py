@@ -1,18 +1,21 @@
-"""Items of a message that show something: videos, frame folders and images.
+"""Media items of a message: videos, folders of frames, and images.
 
     {"type": "video_url", "video_url": {"url": "a.mp4", "image_wh": [w, h],
         "origin_video_length": frames, "origin_fps": rate,                of the file, or
-        "processed_video_length": frames, "processed_fps": rate,          of frames chosen before
+        "processed_video_length": frames, "processed_fps": rate,          of extracted frames
         "frames_timestamp": [seconds of each frame],
-        "span": [start, end], "fps": rate}}                               what is shown of it
+        "span": [start, end], "fps": rate}}                               the part that is shown
     {"type": "image_url", "image_url": {"url": "a.jpg", "image_wh": [w, h]}}
 
-A url is relative to the media root, and never leads out of it. A video may be a folder of frames,
+A url is relative to the media root and must stay inside it. A video may be a folder of frames,
 00000001.jpg and so on.
 """
 
 import pathlib
 from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
 
 from data_pipelines.annotation_error import ADDRESS, MISSING, SPAN, TYPE, UNKNOWN, AnnotationError
 from data_pipelines.formats.columns import is_number
@@ -23,12 +26,12 @@ from data_pipelines.video import frames
 from data_pipelines.video import info as infos
 from data_pipelines.video.info import VideoInfo
 
-_DESCRIBED = ("image_wh", "origin_video_length", "origin_fps")
+_ORIGINAL = ("image_wh", "origin_video_length", "origin_fps")
 _PROCESSED = ("processed_video_length", "processed_fps")
-# `detail` and `video_length` are of the released format too; there they mean nothing.
-_VIDEO = {
+# `detail` and `video_length` occur in the released format too, where they have no effect.
+_VIDEO_KEYS = {
     "url",
-    *_DESCRIBED,
+    *_ORIGINAL,
     *_PROCESSED,
     "frames_timestamp",
     "span",
@@ -36,89 +39,94 @@ _VIDEO = {
     "detail",
     "video_length",
 }
-_IMAGE = {"url", "image_wh", "detail"}
+_IMAGE_KEYS = {"url", "image_wh", "detail"}
 
 
-def video(item: dict, where: str, root: pathlib.Path, stored: Mapping[str, str]) -> VideoRef:
-    """A video of a message.
+def video(
+    item: dict, where: str, root: pathlib.Path | epath.Path, stored: Mapping[str, str]
+) -> VideoRef:
+    """Parses a video item.
 
     Args:
       item: as above.
-      where: file and line, for messages.
-      root: of the media.
-      stored: addresses of media that came with the record, by url.
+      where: file:line of the annotation, for messages.
+      root: folder of the media.
+      stored: addresses of media that are stored with the annotation, by url.
 
     Raises:
-      AnnotationError: it is not of the form above, or a span of it is outside of the video.
+      AnnotationError: the item is malformed, or its span is outside the video.
     """
-    given = _given(item, "video_url", _VIDEO, where)
-    path = _address(given["url"], where, root, stored)
-    span, fps = _span(given.get("span"), where), _positive(given, "fps", where)
-    processed = _positive(given, "processed_fps", where)
-    if (processed is None) != (given.get("processed_video_length") is None):
+    fields = _fields(item, "video_url", _VIDEO_KEYS, where)
+    path = _address(fields["url"], where, root, stored)
+    span, fps = _span(fields.get("span"), where), _positive(fields, "fps", where)
+    processed_fps = _positive(fields, "processed_fps", where)
+    if (processed_fps is None) != (fields.get("processed_video_length") is None):
         raise AnnotationError(f"{where}: {' and '.join(_PROCESSED)} go together", MISSING)
-    keys = ("image_wh", *_PROCESSED) if processed else _DESCRIBED
+    keys = ("image_wh", *_PROCESSED) if processed_fps else _ORIGINAL
     info = None
-    if all(given.get(key) is not None for key in keys):
+    if all(fields.get(key) is not None for key in keys):
         try:
-            width, height = _sides(given["image_wh"])
-            length, rate = (given[key] for key in keys[1:])
+            width, height = _sides(fields["image_wh"])
+            length, rate = (fields[key] for key in keys[1:])
             info = VideoInfo(int(length), float(rate), width, height)
         except (TypeError, ValueError, OverflowError) as error:
             raise AnnotationError(
                 f"{where}: {', '.join(keys)} do not describe a video ({error})", TYPE
             ) from error
-    times = _times(given.get("frames_timestamp"), info, where)
+    times = _times(fields.get("frames_timestamp"), info, where)
     if span and times:
         raise AnnotationError(f"{where}: a video with frames_timestamp cannot show a span", UNKNOWN)
     if span and info:
         try:
-            frames.frame_indices(info, frames.FrameRule(1, 1, 1), span)
+            frames.frame_indices(info, frames.FrameRule(1.0, 1, 1), span)
         except MediaError as error:
             raise AnnotationError(f"{where}: {path}: {error}", SPAN) from error
-    said = processed or _positive(given, "origin_fps", where)
-    return VideoRef(path, info, span, fps, processed, times, said)
+    folder_fps = processed_fps or _positive(fields, "origin_fps", where)
+    return VideoRef(path, info, span, fps, processed_fps, times, folder_fps)
 
 
-def image(item: dict, where: str, root: pathlib.Path, stored: Mapping[str, str]) -> ImageRef:
-    """An image of a message; arguments and errors as those of `video`."""
-    given = _given(item, "image_url", _IMAGE, where)
-    path = _address(given["url"], where, root, stored)
-    if given.get("image_wh") is None:
+def image(
+    item: dict, where: str, root: pathlib.Path | epath.Path, stored: Mapping[str, str]
+) -> ImageRef:
+    """Parses an image item; arguments and errors are those of `video`."""
+    fields = _fields(item, "image_url", _IMAGE_KEYS, where)
+    path = _address(fields["url"], where, root, stored)
+    if fields.get("image_wh") is None:
         return ImageRef(path, None)
     try:
-        return ImageRef(path, infos.still(*_sides(given["image_wh"])))
+        return ImageRef(path, infos.still(*_sides(fields["image_wh"])))
     except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(
             f"{where}: image_wh does not describe {path} ({error})", TYPE
         ) from error
 
 
-def _given(item: dict, kind: str, known: set[str], where: str) -> dict:
-    given = item.get(kind)
+def _fields(item: dict, kind: str, known: set[str], where: str) -> dict:
+    """The object under the key `kind`, with a url and no unknown keys."""
+    fields = item.get(kind)
     name = "a video" if kind == "video_url" else "an image"
-    if set(item) - {"type", kind} or not isinstance(given, dict):
+    if set(item) - {"type", kind} or not isinstance(fields, dict):
         raise AnnotationError(
-            f'{where}: {name} item needs {{"{kind}": {{"url": ...}}}} and nothing beside, got'
+            f'{where}: {name} item needs {{"{kind}": {{"url": ...}}}} and no other key, got'
             f" {str(item)[:200]}",
             TYPE if kind in item else MISSING,
         )
-    if not isinstance(given.get("url"), str):
+    if not isinstance(fields.get("url"), str):
         raise AnnotationError(
             f"{where}: {name} item needs a url, a path under the media_root, got {str(item)[:200]}",
-            TYPE if "url" in given else MISSING,
+            TYPE if "url" in fields else MISSING,
         )
-    unknown = sorted(set(given) - known)
+    unknown = sorted(set(fields) - known)
     if unknown:
         raise AnnotationError(
-            f"{where}: {name} item needs no {', '.join(unknown)}; known are"
+            f"{where}: {name} item has unknown keys {', '.join(unknown)}; known are"
             f" {', '.join(sorted(known))}",
             UNKNOWN,
         )
-    return given
+    return fields
 
 
-def _sides(value) -> tuple[int, int]:
+def _sides(value: Any) -> tuple[int, int]:
     """Width and height, which the release also writes as [[w, h]]."""
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
         value = value[0]
@@ -126,8 +134,8 @@ def _sides(value) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _span(value, where: str) -> tuple[float, float] | None:
-    """(start, end) in seconds, or None if no span is given."""
+def _span(value: Any, where: str) -> tuple[float, float] | None:
+    """(start, end) in seconds; None without a span."""
     if value is None:
         return None
     if (
@@ -143,8 +151,8 @@ def _span(value, where: str) -> tuple[float, float] | None:
     return float(value[0]), float(value[1])
 
 
-def _positive(given: dict, key: str, where: str) -> float | None:
-    value = given.get(key)
+def _positive(fields: dict, key: str, where: str) -> float | None:
+    value = fields.get(key)
     if value is None:
         return None
     if not is_number(value) or value <= 0:
@@ -154,13 +162,13 @@ def _positive(given: dict, key: str, where: str) -> float | None:
     return float(value)
 
 
-def _times(value, info: VideoInfo | None, where: str) -> tuple[float, ...] | None:
+def _times(value: Any, info: VideoInfo | None, where: str) -> tuple[float, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(is_number(second) for second in value):
         raise AnnotationError(f"{where}: frames_timestamp must be a list of seconds", TYPE)
     if value != sorted(value):
-        raise AnnotationError(f"{where}: the seconds of frames_timestamp go back")
+        raise AnnotationError(f"{where}: frames_timestamp must not decrease")
     if info and len(value) != info.num_frames:
         raise AnnotationError(
             f"{where}: {len(value)} seconds in frames_timestamp for {info.num_frames} frames"
@@ -168,8 +176,10 @@ def _times(value, info: VideoInfo | None, where: str) -> tuple[float, ...] | Non
     return tuple(float(second) for second in value)
 
 
-def _address(url: str, where: str, root: pathlib.Path, stored: Mapping[str, str]) -> str:
-    """Where `url` lies under `root`; remote addresses and ways out of the folder are refused."""
+def _address(
+    url: str, where: str, root: pathlib.Path | epath.Path, stored: Mapping[str, str]
+) -> str:
+    """The address of `url` under `root`; rejects other addresses and paths that leave `root`."""
     if url in stored:
         return stored[url]
     if "://" in url or url.startswith("data:"):
@@ -177,10 +187,11 @@ def _address(url: str, where: str, root: pathlib.Path, stored: Mapping[str, str]
             f"{where}: {url[:80]} is not a local file; copy the media under media_root", ADDRESS
         )
     path = root / url
-    ways_out = pathlib.PurePosixPath(url).is_absolute() or ".." in pathlib.PurePosixPath(url).parts
-    # A local path may also lead out by a link; what is remote, no `pathlib.Path`, has none.
+    leaves = pathlib.PurePosixPath(url).is_absolute() or ".." in pathlib.PurePosixPath(url).parts
+    # A local path may also leave through a symbolic link. A remote root, which is not a
+    # `pathlib.Path`, has no links.
     file = root / shards.file_of(url)
-    if ways_out or (
+    if leaves or (
         isinstance(root, pathlib.Path) and not file.resolve().is_relative_to(root.resolve())
     ):
         raise AnnotationError(f"{where}: {url} leads out of the media_root {root}", ADDRESS)

@@ -1,4 +1,4 @@
-"""The message format: that of InternVideo3's release, and what an agent needs beside it.
+"""The message format: that of InternVideo3's release, plus the keys that an agent needs.
 
     {"id": ..., "messages": [
         {"role": "user", "content": [
@@ -7,59 +7,68 @@
         {"role": "assistant", "content": "..."}],
      "truths": [...], "tools": [...]}
 
-Items that show something are those of `media_items`. The first placeholder of a kind, which is
-<VIDEO_CONTEXT> or <IMG_CONTEXT>, stands for the first item of that kind, and so on.
+`media_items` describes video and image items. The n-th placeholder of a kind, <VIDEO_CONTEXT> or
+<IMG_CONTEXT>, stands for the n-th item of that kind.
 
-    role         system (or developer), user, assistant, tool; or pretrain, a single message that is
-                 trained on from end to end
-    loss         false leaves an assistant out of the loss
-    thinking     of an assistant, written as <think> before its text in turns after the last
-                 question, left out of earlier ones (XTuner, data_proto/messages/chat.py)
-    tool_calls   of an assistant, [{"name", "arguments": {}}] or as of OpenAI
-    conversation_timestamps  of an item of text, [start, end] or a list of them: written as
-                 <start-end seconds> behind each video of the item
-    name, meta, tool_call_id, reasoning_content  are allowed and mean nothing
+    role         system (or developer), user, assistant, tool; or pretrain, for a single message
+                 that bears loss on all of its text
+    loss         false excludes an assistant message from the loss
+    thinking     of an assistant message; written as <think> before the text in turns after the
+                 last question, omitted in earlier turns (XTuner, data_proto/messages/chat.py)
+    tool_calls   of an assistant message, [{"name", "arguments": {}}] or in OpenAI's form
+    conversation_timestamps  of a text item, [start, end] or a list of them; written as
+                 <start-end seconds> after each video placeholder of the item
+    name, meta, tool_call_id, reasoning_content  are accepted and ignored
 
-Beside messages, truths and tools, `overrides` may hold those of a data set: prepared samples keep
-what held for them. Where the mixture overrides the same, it counts.
+A prepared sample may also have `overrides`, those of its data set when it was prepared. Overrides
+in the mixture take precedence.
 """
 
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
 
 from data_pipelines.annotation_error import MISSING, SPAN, TYPE, UNKNOWN, AnnotationError
 from data_pipelines.formats.columns import is_number
-from data_pipelines.sources import media_items, overriding
-from data_pipelines.sources.sample import Overrides, Sample
+from data_pipelines.sources import media_items
+from data_pipelines.sources.overrides import (
+    OVERRIDE_KEYS,
+    Overrides,
+    merge_overrides,
+    parse_overrides,
+)
+from data_pipelines.sources.sample import Sample
 from ivx.text import thinking, tool_calls
 from ivx.text.chat_template import VIDEO_PLACEHOLDER
 
 _SAMPLE_KEYS = {"id", "messages", "truths", "tools", "overrides"}
-_TEXTS = ("role", "thinking", "name", "tool_call_id", "reasoning_content")
-_MESSAGE_KEYS = {*_TEXTS, "content", "loss", "meta", "tool_calls"}
+_TEXT_KEYS = ("role", "thinking", "name", "tool_call_id", "reasoning_content")
+_MESSAGE_KEYS = {*_TEXT_KEYS, "content", "loss", "meta", "tool_calls"}
 # Annotated spans are often rounded up to whole seconds.
 _SLACK_SECONDS = 1.0
 
 
-def sample(
-    record: dict,
+def parse_sample(
+    record: Any,
     where: str,
-    media_root: pathlib.Path,
+    media_root: pathlib.Path | epath.Path,
     stored: Mapping[str, str] | None = None,
     overrides: Overrides | None = None,
 ) -> Sample:
-    """A sample from its annotation.
+    """Parses an annotation.
 
     Args:
       record: as above.
-      where: its place, for messages.
-      media_root: folder of its media.
-      stored: addresses of media that came with the record, by url.
-      overrides: of its data set.
+      where: file:line of the annotation, for messages; also the id of a sample without one.
+      media_root: folder of the media.
+      stored: addresses of media that are stored with the annotation, by url.
+      overrides: layout settings of the data set.
 
     Raises:
-      AnnotationError: it is not of the form above.
+      AnnotationError: the annotation is malformed.
     """
     messages = record.get("messages") if isinstance(record, dict) else None
     if not isinstance(messages, list) or not all(isinstance(part, dict) for part in messages):
@@ -72,12 +81,12 @@ def sample(
         raise AnnotationError(
             f"{where}: unknown keys {sorted(unknown)}; allowed are {sorted(_SAMPLE_KEYS)}", UNKNOWN
         )
-    known = record.get("id")
-    if isinstance(known, bool) or not isinstance(known, (str, int, type(None))):
-        raise AnnotationError(f"{where}: the id {known!r} must be text or a whole number", TYPE)
+    sample_id = record.get("id")
+    if isinstance(sample_id, bool) or not isinstance(sample_id, (str, int, type(None))):
+        raise AnnotationError(f"{where}: the id {sample_id!r} must be text or an integer", TYPE)
     messages = [_message(message, where) for message in messages]
     _check_tools(messages, record, where)
-    messages = _with_thoughts(messages) if messages else []
+    messages = _with_thinking(messages) if messages else []
     truths = record.get("truths", [])
     if not isinstance(truths, list) or not all(isinstance(truth, dict) for truth in truths):
         raise AnnotationError(f"{where}: truths must be a list of objects, not {truths!r}", TYPE)
@@ -90,37 +99,42 @@ def sample(
         for item in message["content"]
         if isinstance(item, dict)
     ]
-    own = record.get("overrides", {})
-    if not isinstance(own, dict) or set(own) - set(overriding.NAMES):
+    settings = record.get("overrides", {})
+    if not isinstance(settings, dict) or set(settings) - set(OVERRIDE_KEYS):
         raise AnnotationError(
-            f"{where}: overrides are an object of {', '.join(overriding.NAMES)}, not {own!r}", TYPE
+            f"{where}: overrides must be an object with keys among {', '.join(OVERRIDE_KEYS)}, not"
+            f" {settings!r}",
+            TYPE,
         )
     videos, images = (
-        tuple(read(item, where, media_root, stored or {}) for item in items if item["type"] == kind)
-        for kind, read in (("video_url", media_items.video), ("image_url", media_items.image))
+        tuple(
+            parse(item, where, media_root, stored or {}) for item in items if item["type"] == kind
+        )
+        for kind, parse in (("video_url", media_items.video), ("image_url", media_items.image))
     )
-    found = Sample(
-        where if known is None else str(known),
+    sample = Sample(
+        where if sample_id is None else str(sample_id),
         tuple(messages),
         videos,
         tuple(truths),
         tuple(record.get("tools", [])),
         images,
-        overriding.joined(overrides, overriding.read(own, where)),
+        merge_overrides(overrides, parse_overrides(settings, where)),
         where,
     )
-    outside = span_outside(found)
-    if outside:
-        raise AnnotationError(f"{where}: {outside}", SPAN)
-    return found
+    span_error = truth_span_error(sample)
+    if span_error:
+        raise AnnotationError(f"{where}: {span_error}", SPAN)
+    return sample
 
 
-def span_outside(found: Sample) -> str | None:
-    """What is wrong with the true spans of a sample of one video of known length; None if nothing.
+def truth_span_error(sample: Sample) -> str | None:
+    """What is wrong with the truth spans of a sample; None if nothing is.
 
-    A video whose length is not known is not opened.
+    Spans are compared with the length of the video if the sample has one video of known length.
+    No file is opened.
     """
-    for truth in found.truths:
+    for truth in sample.truths:
         span = truth.get("span")
         if span is None:
             continue
@@ -131,33 +145,33 @@ def span_outside(found: Sample) -> str | None:
             or not 0 <= span[0] <= span[1]
         ):
             return f"the span {span!r} of a truth must be [start, end] in seconds"
-        info = found.videos[0].info if len(found.videos) == 1 else None
-        if info and not found.videos[0].times:
+        info = sample.videos[0].info if len(sample.videos) == 1 else None
+        if info and not sample.videos[0].times:
             seconds = info.num_frames / info.rate
             if span[0] >= seconds or span[1] > seconds + _SLACK_SECONDS:
                 return (
-                    f"the true span {span[0]:g} to {span[1]:g} lies outside of a video of"
+                    f"the truth span {span[0]:g} to {span[1]:g} lies outside a video of"
                     f" {seconds:g} seconds"
                 )
     return None
 
 
 def _message(message: dict, where: str) -> dict:
-    """A message checked, and written as the template knows it."""
+    """Checks a message, and converts it to the form that the template renders."""
     role = message.get("role")
     unknown = set(message) - _MESSAGE_KEYS
     if unknown or "role" not in message or "content" not in message:
         raise AnnotationError(
-            f"{where}: a message with the keys {sorted(message)}; expected role, content and, if"
-            f" wanted, {', '.join(sorted(_MESSAGE_KEYS - {'role', 'content'}))}",
+            f"{where}: a message with the keys {sorted(message)}; expected role, content and"
+            f" optionally {', '.join(sorted(_MESSAGE_KEYS - {'role', 'content'}))}",
             UNKNOWN if unknown else MISSING,
         )
-    wrong = [key for key in _TEXTS if not isinstance(message.get(key) or "", str)]
+    wrong = [key for key in _TEXT_KEYS if not isinstance(message.get(key) or "", str)]
     if wrong or message.get("loss") not in (None, True, False):
         raise AnnotationError(
             f"{where}: a message whose {', '.join(wrong) or 'loss'} is"
-            f" {message.get(wrong[0] if wrong else 'loss')!r}; loss is true or false, the other"
-            " keys are text",
+            f" {message.get(wrong[0] if wrong else 'loss')!r}; loss must be true or false, the"
+            " other keys text",
             TYPE,
         )
     if not isinstance(message["content"], (str, list)):
@@ -169,19 +183,19 @@ def _message(message: dict, where: str) -> dict:
     for key in ("thinking", "tool_calls"):
         if message.get(key) and role != "assistant":
             raise AnnotationError(
-                f"{where}: {key} in a message of the role {role!r}; only an assistant"
+                f"{where}: a message of the role {role!r} has {key}; only an assistant"
                 f" {'thinks' if key == 'thinking' else 'calls'}"
             )
     message = dict(message) | {"role": "system" if role == "developer" else role}
     if isinstance(message["content"], list):
         message["content"] = [_item(item, role, where) for item in message["content"]]
     if isinstance(message.get("tool_calls"), list):
-        message["tool_calls"] = [_call(call, where) for call in message["tool_calls"]]
+        message["tool_calls"] = [_tool_call(call, where) for call in message["tool_calls"]]
     return message
 
 
-def _item(item, role: str, where: str) -> dict:
-    """An item whose type is known, conversation_timestamps written into its text."""
+def _item(item: Any, role: Any, where: str) -> dict:
+    """Checks the type of an item, and writes conversation_timestamps into its text."""
     if not isinstance(item, dict) or item.get("type") not in ("text", "video_url", "image_url"):
         raise AnnotationError(
             f"{where}: the item {str(item)[:100]} must be an object of type text, video_url or"
@@ -194,8 +208,8 @@ def _item(item, role: str, where: str) -> dict:
         item.get("text"), str
     ):
         raise AnnotationError(
-            f'{where}: an item of text needs {{"type": "text", "text": ...}} and, if wanted,'
-            f" conversation_timestamps; got {str(item)[:100]}",
+            f'{where}: a text item needs {{"type": "text", "text": ...}} and optionally'
+            f" conversation_timestamps, got {str(item)[:100]}",
             TYPE if "text" in item else MISSING,
         )
     spans = item.get("conversation_timestamps")
@@ -215,15 +229,15 @@ def _item(item, role: str, where: str) -> dict:
             f"{where}: conversation_timestamps {item['conversation_timestamps']!r} must be"
             f" [start, end] in seconds for each of the {len(parts)} {VIDEO_PLACEHOLDER} of its item"
         )
-    told = [
+    timed = [
         f"{VIDEO_PLACEHOLDER}<{start:.1f}-{end:.1f} seconds>{part}"
         for (start, end), part in zip(spans, parts, strict=True)
     ]
-    return {"type": "text", "text": before + "".join(told)}
+    return {"type": "text", "text": before + "".join(timed)}
 
 
-def _call(call, where: str) -> dict:
-    """A call of OpenAI's form, {"function": {"name", "arguments": JSON text}}, in ours."""
+def _tool_call(call: Any, where: str) -> Any:
+    """Converts a call from OpenAI's form, {"function": {"name", "arguments": JSON text}}."""
     if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
         return call
     function = dict(call["function"])
@@ -237,13 +251,13 @@ def _call(call, where: str) -> dict:
     return function
 
 
-def _with_thoughts(messages: Sequence[dict]) -> list[dict]:
-    """`thinking` written into the text of the turns after the last question, else left out."""
-    asked = thinking.last_question([message["role"] for message in messages])
-    found = []
-    for number, message in enumerate(messages):
+def _with_thinking(messages: Sequence[dict]) -> list[dict]:
+    """Writes `thinking` into the text of turns after the last question; drops it elsewhere."""
+    last_question = thinking.last_question([message["role"] for message in messages])
+    result = []
+    for index, message in enumerate(messages):
         thought = message.pop("thinking", None)
-        if thought and (number > asked or number == len(messages) - 1):
+        if thought and (index > last_question or index == len(messages) - 1):
             text = f"{thinking.THINK}\n{thought.strip()}\n{thinking.THINK_END}\n\n"
             content = message["content"]
             message["content"] = (
@@ -251,8 +265,8 @@ def _with_thoughts(messages: Sequence[dict]) -> list[dict]:
                 if isinstance(content, str)
                 else [{"type": "text", "text": text}, *content]
             )
-        found.append(message)
-    return found
+        result.append(message)
+    return result
 
 
 def _check_tools(messages: Sequence[dict], record: dict, where: str) -> None:

@@ -1,23 +1,28 @@
-"""Seven families of questions, each a function that invents a scene in which the answers are known.
+"""Families of questions; each is a function that generates a scene and its questions and answers.
 
-Within one scene the answers are drawn independently of each other and of the wording of the
-questions, so that neither the text nor an earlier turn gives an answer away. What must be seen:
+    family          scene                                  question -> answers
+    attribute       one shape, 2-3 s                       What colour is the shape? -> six colours
+                                                           Which shape is it? -> three shapes
+    counting        1 to 4 shapes, 2-3 s                   How many shapes are there? -> 1, 2, 3, 4
+    motion          one moving shape, 3-4 s                Which way does the shape move? -> left,
+                                                           right, up, down; and the attributes
+    order           three colours, 2 s each                Which colour is seen first, second,
+                                                           last? -> six colours
+    grounding       one shape, visible 4-8 s of 8-16 s     When is the shape visible? -> a span;
+                                                           and the attributes
+    long_grounding  one shape, visible 4-12 s of 20-32 s   as grounding
+    needle          one shape, visible 1/8 of 30-120 s     What appears once in the video?
+                                                           -> eighteen pairs of colour and shape
+    long_needle     one shape, visible 4-5 s of 60-120 s   as needle; a few frames often miss it
+    caption         two shapes, one after another, 4 s     Describe the video in one sentence.
+                                                           -> colour, shape and direction of both
 
-    attribute  the colour of a shape, which shape it is
-    counting   how many shapes there are
-    motion     which way a shape goes
-    order      which colour comes first, second, last
-    grounding  from when to when a shape is visible
-    needle     what shows up once in a long video
-    caption    one sentence about two moving shapes
-
-`long_grounding` and `long_needle` are harder kinds of their families: videos twice as long, and a
-needle seen so shortly that a look at few frames often misses it. Scenes of motion and grounding
-show one shape, whose attributes can be asked for as well.
+Within a scene, answers are drawn independently of each other and of the wording of the questions,
+so neither the text nor an earlier turn reveals an answer.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -26,16 +31,15 @@ from data_pipelines.synthetic.scene import COLOURS, DIRECTIONS, SHAPES, Actor, S
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One question with its answer, known by construction.
+    """A question whose answer is known by construction.
 
     Attributes:
-      family: what must be seen to answer.
-      text: the question as asked openly.
-      answer: the right answer as it is written in the data.
-      values: all answers that were equally likely; empty where a choice between options makes no
-        sense.
+      family: the name of its family.
+      text: the question in its open-ended form.
+      answer: the correct answer as it is written in the data.
+      values: all answers that were equally likely; empty if multiple choice makes no sense.
       span: (start, end) in seconds for temporal grounding.
-      thought: what a careful viewer would say before answering.
+      thought: the reasoning that may precede the answer.
     """
 
     family: str
@@ -46,24 +50,28 @@ class Question:
     thought: str = ""
 
 
-# (width, height) of short clips, and of those long enough that a pixel budget scales them down.
+# (width, height) of short clips, and of clips long enough that a pixel budget shrinks them.
 _SMALL = ((64, 64), (64, 64), (96, 64), (64, 96), (80, 80))
 _LARGE = ((64, 64), (96, 96), (128, 96), (96, 128))
 _RATES = (4, 5, 8)
 
 
-def invent(family: str, rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    """A scene of the family with its questions, in random order.
+def generate(family: str, rng: np.random.Generator) -> tuple[Scene, list[Question]]:
+    """Returns a scene of the family and its questions, in random order.
 
     Raises:
-      KeyError: there is no such family.
+      KeyError: the family does not exist.
     """
     scene, questions = FAMILIES[family](rng)
     return scene, [questions[i] for i in rng.permutation(len(questions))]
 
 
 def _scene(
-    rng: np.random.Generator, duration: float, actors: list[Actor], sizes=_SMALL, rates=_RATES
+    rng: np.random.Generator,
+    duration: float,
+    actors: list[Actor],
+    sizes: tuple[tuple[int, int], ...] = _SMALL,
+    rates: tuple[int, ...] = _RATES,
 ) -> Scene:
     width, height = sizes[rng.integers(len(sizes))]
     return Scene(
@@ -71,15 +79,15 @@ def _scene(
     )
 
 
-def _pick(rng: np.random.Generator, names, count: int = 1) -> list[str]:
-    """`count` different names, uniformly."""
+def _pick(rng: np.random.Generator, names: Iterable[str], count: int = 1) -> list[str]:
+    """Draws `count` distinct names uniformly."""
     return [str(name) for name in rng.permutation(list(names))[:count]]
 
 
-def _places(
+def _centres(
     rng: np.random.Generator, count: int, columns: int, rows: int
 ) -> list[tuple[float, float]]:
-    """`count` centres in different cells of a grid, each a little off the middle of its cell."""
+    """Draws `count` centres in distinct cells of a grid, jittered around the cell centres."""
     cells = rng.permutation(columns * rows)[:count]
     jitter = rng.uniform(-0.12, 0.12, (count, 2))
     return [
@@ -88,7 +96,7 @@ def _places(
     ]
 
 
-def _of_the_shape(shape: str, colour: str) -> list[Question]:
+def _attribute_questions(shape: str, colour: str) -> list[Question]:
     """Questions about the only shape of a scene."""
     return [
         Question(
@@ -107,13 +115,13 @@ def _of_the_shape(shape: str, colour: str) -> list[Question]:
 def _attribute(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(2, 4))
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
-    place = _places(rng, 1, 1, 1)[0]
-    actor = Actor(shape, (colour,), place, rng.uniform(0.22, 0.3), 0.0, duration, _drift(rng))
-    return _scene(rng, duration, [actor]), _of_the_shape(shape, colour)
+    centre = _centres(rng, 1, 1, 1)[0]
+    actor = Actor(shape, (colour,), centre, rng.uniform(0.22, 0.3), 0.0, duration, _drift(rng))
+    return _scene(rng, duration, [actor]), _attribute_questions(shape, colour)
 
 
 def _drift(rng: np.random.Generator) -> tuple[float, float]:
-    """A velocity too small to be called a motion."""
+    """A velocity too small to count as motion."""
     dx, dy = rng.uniform(-0.02, 0.02, 2)
     return float(dx), float(dy)
 
@@ -125,13 +133,13 @@ def _counting(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
         Actor(
             _pick(rng, SHAPES)[0],
             (_pick(rng, COLOURS)[0],),
-            place,
+            centre,
             rng.uniform(0.13, 0.17),
             0.0,
             duration,
             _drift(rng),
         )
-        for place in _places(rng, count, 2, 2)
+        for centre in _centres(rng, count, 2, 2)
     ]
     question = Question(
         "counting",
@@ -143,7 +151,7 @@ def _counting(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     return _scene(rng, duration, actors), [question]
 
 
-def _mover(
+def _moving_actor(
     rng: np.random.Generator,
     shape: str,
     colour: str,
@@ -151,10 +159,10 @@ def _mover(
     start: float,
     end: float,
     lane: float,
-):
-    """A shape that goes through the middle of the frame; `lane` is its other coordinate."""
+) -> Actor:
+    """A shape that crosses the middle of the frame; `lane` is the coordinate that stays fixed."""
     dx, dy = DIRECTIONS[direction]
-    # Slow enough that it overlaps itself from one frame to the next, a second later.
+    # Slow enough that the shape overlaps itself between frames one second apart.
     speed = rng.uniform(0.11, 0.17)
     centre = (0.5, lane) if dx else (lane, 0.5)
     return Actor(
@@ -164,31 +172,31 @@ def _mover(
 
 def _motion(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(3, 5))
-    shape, colour, way = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
+    shape, colour, direction = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
     lane = float(rng.uniform(0.25, 0.75))
-    actor = _mover(rng, shape, colour, way, 0.0, duration, lane)
+    actor = _moving_actor(rng, shape, colour, direction, 0.0, duration, lane)
     question = Question(
         "motion",
         "Which way does the shape move?",
-        way,
+        direction,
         tuple(DIRECTIONS),
-        thought=f"A {colour} {shape} moves {way}.",
+        thought=f"A {colour} {shape} moves {direction}.",
     )
-    return _scene(rng, duration, [actor]), [question, *_of_the_shape(shape, colour)]
+    return _scene(rng, duration, [actor]), [question, *_attribute_questions(shape, colour)]
 
 
 def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     length = 2.0
     colours = tuple(_pick(rng, COLOURS)[0] for _ in range(3))
     if rng.random() < 0.5:  # one shape that changes its colour
-        place = _places(rng, 1, 2, 2)[0]
-        actors = [Actor(_pick(rng, SHAPES)[0], colours, place, 0.22, 0.0, 3 * length)]
+        centre = _centres(rng, 1, 2, 2)[0]
+        actors = [Actor(_pick(rng, SHAPES)[0], colours, centre, 0.22, 0.0, 3 * length)]
     else:  # one shape after another
         actors = [
             Actor(
                 _pick(rng, SHAPES)[0],
                 (colour,),
-                _places(rng, 1, 2, 2)[0],
+                _centres(rng, 1, 2, 2)[0],
                 0.22,
                 i * length,
                 (i + 1) * length,
@@ -209,26 +217,26 @@ def _order(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
 
 
 def _grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    return _spanned(rng, "grounding", int(rng.integers(4, 9)), 4)
+    return _temporal_grounding(rng, "grounding", int(rng.integers(4, 9)), 4)
 
 
 def _long_grounding(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    return _spanned(rng, "long_grounding", int(rng.integers(10, 17)), 6)
+    return _temporal_grounding(rng, "long_grounding", int(rng.integers(10, 17)), 6)
 
 
-def _spanned(
-    rng: np.random.Generator, family: str, slices: int, longest: int
+def _temporal_grounding(
+    rng: np.random.Generator, family: str, slices: int, max_visible: int
 ) -> tuple[Scene, list[Question]]:
-    """One shape in a video of 2 * `slices` seconds, visible for 2 to `longest` slices."""
-    # Even seconds: at one frame a second a slice lasts two, and what starts with one can be read
-    # off its time.
+    """One shape in a video of 2 * `slices` seconds, visible for 2 to `max_visible` slices."""
+    # Times are even seconds: at one frame per second a slice lasts two, so a shape that starts
+    # with a slice can be timed exactly.
     duration = 2 * slices
-    length = 2 * int(rng.integers(2, longest + 1))
+    length = 2 * int(rng.integers(2, max_visible + 1))
     start = 2 * int(rng.integers(0, (duration - length) // 2 + 1))
     span = (float(start), float(start + length))
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
-    place = _places(rng, 1, 1, 1)[0]
-    actor = Actor(shape, (colour,), place, rng.uniform(0.22, 0.3), *span, _drift(rng))
+    centre = _centres(rng, 1, 1, 1)[0]
+    actor = Actor(shape, (colour,), centre, rng.uniform(0.22, 0.3), *span, _drift(rng))
     times = f"{span[0]:.1f} to {span[1]:.1f} seconds"
     question = Question(
         family,
@@ -237,32 +245,33 @@ def _spanned(
         span=span,
         thought=f"The shape is seen from {times}.",
     )
-    questions = [question, *_of_the_shape(shape, colour)]
+    questions = [question, *_attribute_questions(shape, colour)]
     return _scene(rng, float(duration), [actor], _LARGE), questions
 
 
 def _needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     duration = float(rng.integers(30, 121))
-    return _once(rng, "needle", duration, duration / 8)
+    return _single_appearance(rng, "needle", duration, duration / 8)
 
 
 def _long_needle(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
-    return _once(rng, "long_needle", float(rng.integers(60, 121)), float(rng.uniform(4, 5)))
+    duration = float(rng.integers(60, 121))
+    return _single_appearance(rng, "long_needle", duration, float(rng.uniform(4, 5)))
 
 
-def _once(
+def _single_appearance(
     rng: np.random.Generator, family: str, duration: float, length: float
 ) -> tuple[Scene, list[Question]]:
-    """A shape that is visible for `length` seconds of a video of `duration`."""
+    """A shape that is visible for `length` seconds of a video of `duration` seconds."""
     shape, colour = _pick(rng, SHAPES)[0], _pick(rng, COLOURS)[0]
     start = float(rng.uniform(0, duration - length))
-    actor = Actor(shape, (colour,), _places(rng, 1, 1, 1)[0], 0.28, start, start + length)
-    things = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
+    actor = Actor(shape, (colour,), _centres(rng, 1, 1, 1)[0], 0.28, start, start + length)
+    values = tuple(f"{c} {s}" for c in COLOURS for s in SHAPES)
     question = Question(
         family,
         "What appears once in the video?",
         f"{colour} {shape}",
-        things,
+        values,
         thought=f"A {colour} {shape} is seen from {start:.1f} to {start + length:.1f} seconds.",
     )
     return _scene(rng, duration, [actor], _LARGE, rates=(2,)), [question]
@@ -272,10 +281,11 @@ def _caption(rng: np.random.Generator) -> tuple[Scene, list[Question]]:
     length = 2.0
     actors, events = [], []
     for i in range(2):
-        shape, colour, way = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
+        shape, colour, direction = (_pick(rng, names)[0] for names in (SHAPES, COLOURS, DIRECTIONS))
         lane = float(rng.uniform(0.35, 0.65))
-        actors.append(_mover(rng, shape, colour, way, i * length, (i + 1) * length, lane))
-        events.append(f"a {colour} {shape} moves {way}")
+        start, end = i * length, (i + 1) * length
+        actors.append(_moving_actor(rng, shape, colour, direction, start, end, lane))
+        events.append(f"a {colour} {shape} moves {direction}")
     sentence = ", then ".join(events).capitalize() + "."
     question = Question("caption", "Describe the video in one sentence.", sentence)
     return _scene(rng, 2 * length, actors), [question]

@@ -1,19 +1,19 @@
-"""Sizes of samples as a training mixture may have them, without samples: to try packing on.
+"""Random sample sizes of a plausible training mixture, without samples, to test packing.
 
-    40 %  short answers     text of about 300 tokens, log-normal, a factor of 2.5 either way
-    35 %  image chats       one to four images of about 0.7 megapixels, text of about 400 tokens
-    25 %  videos            one minute to fifteen, log-uniform, text of about 250 tokens
+    40 %  text only     about 300 text tokens, log-normal with a factor of 2.5
+    35 %  image chats   one to four images of about 0.7 megapixels, about 400 text tokens
+    25 %  videos        1 to 15 minutes, log-uniform, about 250 text tokens
 
-Videos are of 640x360 (half), 854x480 (a quarter) or 1280x720 pixels at 30 frames a second. Frames,
-grids and budgets are those of a real layout; only words are invented. The shares and spreads are
-assumptions: the released mixtures publish none.
+Half the videos have 640x360 pixels, a quarter 854x480 and a quarter 1280x720, at 30 frames per
+second. Frames, grids and budgets follow the real layout; only text lengths are drawn directly. The
+proportions and spreads are assumptions: the released mixtures publish none.
 """
 
 import dataclasses
 
 import numpy as np
 
-from data_pipelines.filling import Sizes
+from data_pipelines.bin_packing import Sizes
 from data_pipelines.packing import Size
 from data_pipelines.video import frames, resize
 from data_pipelines.video.info import VideoInfo
@@ -21,13 +21,13 @@ from data_pipelines.video.info import VideoInfo
 _SHARES = (0.4, 0.35, 0.25)
 _TEXT = (300, 400, 250)
 VIDEOS = ((640, 360), (640, 360), (854, 480), (1280, 720))
-# "<123.4 seconds>" with what opens and closes a slice.
+# Tokens of "<123.4 seconds>" and the delimiters of a slice.
 _SLICE_TEXT = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What decides sizes at a stage: frames, budgets of pixels."""
+    """The settings of a training stage that determine sample sizes."""
 
     frame_rule: frames.FrameRule
     budget: resize.PixelBudget
@@ -35,7 +35,7 @@ class Stage:
 
 
 def draw(stage: Stage, count: int, seed: int) -> Sizes:
-    """Sizes of `count` samples."""
+    """Draws the sizes of `count` samples."""
     rng = np.random.default_rng(seed)
     kinds = rng.choice(3, count, p=_SHARES)
     text = rng.lognormal(np.log(np.take(_TEXT, kinds)), np.log(2.5)).astype(np.int64) + 8

@@ -1,14 +1,17 @@
-"""Which data sets are written: their splits, and what each split is made of.
+"""Presets: the splits of each synthetic data set, with their families and question styles.
 
-tiny    the walk from files to answers: training, validation and test, all families
-base    captions and short questions, from which the recipe's base model learns
-teacher short and long clips of all families, for the teacher of the distillation
-recipe  what the stages of the recipe train on, and the videos on which all are compared
-conversion  what a conversion calibrates on, heals with and is compared on: the families of base
-test    a handful of clips of every family
+tiny          the getting-started walk-through: training, validation and test on short families
+base          captions and short questions, for the base model of the recipe
+teacher       short and long clips of all families, for the teacher in distillation
+demo          training splits of the demo, and the splits on which it compares models
+recipe        training splits for the stages of the recipe, and the splits that compare them
+recipe_quick  recipe with a twentieth of the training clips
+conversion    calibration, healing and evaluation data of an attention conversion; families of base
+test          a few clips of every family in tiny
 """
 
 import dataclasses
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,21 +19,23 @@ class Split:
     """One data set.
 
     Attributes:
-      clips: how many.
+      clips: number of clips.
       shares: family -> relative share of the clips.
-      asked: `conversation`, all questions of a clip one after another; `one`, a sample for each
-        question of the clip's own family; `both`, such samples openly and as multiple choice;
-        `traces`, an agent's search for a needle and the labels it needs; `words`, such a search
-        without frames; `steps`, one turn of a search as a question; `agent`, the question that the
-        agent would answer.
-      choices: the share of each family's questions that is asked as multiple choice; where samples
-        are asked `both` ways it is not looked at.
-      thinking: the share of questions that ask for a thought before the answer.
+      style: which samples a clip gives:
+        `conversation`: one sample with all questions of the clip as turns;
+        `one`: a sample for each question of the clip's family;
+        `both`: as `one`, but open-ended and, where possible, as multiple choice too;
+        `traces`: an agent trace that searches for a needle, and samples that label shots;
+        `words`: such a search without frames;
+        `steps`: a trace cut off after one of its calls, which is the expected answer;
+        `agent`: the question that an agent would answer.
+      choices: family -> fraction of its questions asked as multiple choice; unused for `both`.
+      thinking: fraction of questions that ask for a thought before the answer.
     """
 
     clips: int
     shares: dict[str, float]
-    asked: str = "both"
+    style: str = "both"
     choices: dict[str, float] = dataclasses.field(default_factory=dict)
     thinking: float = 0.0
 
@@ -46,15 +51,16 @@ _TINY = {
     "needle": 0.04,
     "caption": 0.11,
 }
-# To find the letter of an option is learnt on what is easily seen; what is hard to see is learnt
-# sooner from open questions.
+# Models learn to find an option's letter on families that are easy to see. Families that are hard
+# to see are learned faster from open-ended questions.
 _TINY_CHOICES = {"attribute": 0.2, "counting": 0.2, "motion": 0.05, "order": 0.05, "needle": 0.05}
-# Times are read off slowly: without many such questions a few hundred steps do not learn it.
+# Temporal grounding is learned slowly: with fewer of these questions, a few hundred steps are not
+# enough.
 _SHORT = _TINY | {"grounding": 0.45}
 _BASE = {"attribute": 0.18, "counting": 0.16, "motion": 0.24, "order": 0.22, "caption": 0.20}
 _LONG = {"long_grounding": 0.3, "long_needle": 0.3, "grounding": 0.2, "order": 0.1, "motion": 0.1}
-# With some of what short videos ask, which would be forgotten otherwise.
-_LONG_AND_OLD = {
+# Includes families of short videos, which the model would otherwise forget.
+_LONG_AND_SHORT = {
     "long_grounding": 0.28,
     "long_needle": 0.24,
     "grounding": 0.2,
@@ -75,7 +81,7 @@ _JUDGED = {
 
 
 def _recipe(scale: float) -> Preset:
-    """The splits of the recipe, with `scale` times as many clips to train on."""
+    """The splits of the recipe, with the number of training clips multiplied by `scale`."""
 
     def clips(count: int) -> int:
         return round(scale * count)
@@ -85,7 +91,7 @@ def _recipe(scale: float) -> Preset:
         "short": Split(clips(4000), _SHORT, "conversation", _half(_SHORT), thinking=0.1),
         "words": Split(clips(1500), _AGENT, "words"),
         "long": Split(
-            clips(900), _LONG_AND_OLD, "conversation", _half(_LONG_AND_OLD), thinking=0.1
+            clips(900), _LONG_AND_SHORT, "conversation", _half(_LONG_AND_SHORT), thinking=0.1
         ),
         "traces": Split(clips(1000), _AGENT, "traces"),
         "judged": Split(clips(800), _JUDGED, "one", dict.fromkeys(_JUDGED, 1.0)),
@@ -98,11 +104,23 @@ def _recipe(scale: float) -> Preset:
     }
 
 
-def _evenly(families) -> dict[str, float]:
+def _demo() -> Preset:
+    """The splits of the demo: enough for a few hundred steps, small enough to write in seconds."""
+    return {
+        "cpt": Split(900, _BASE, "conversation", _half(_BASE)),
+        "short": Split(2200, _SHORT, "conversation", _half(_SHORT)),
+        "words": Split(400, _AGENT, "words"),
+        "validation": Split(70, _TINY),
+        "test": Split(160, _TINY),
+        "test_agent": Split(4, _AGENT, "agent"),
+    }
+
+
+def _evenly(families: Iterable[str]) -> dict[str, float]:
     return dict.fromkeys(families, 1.0)
 
 
-def _half(families) -> dict[str, float]:
+def _half(families: Iterable[str]) -> dict[str, float]:
     return dict.fromkeys(families, 0.5)
 
 
@@ -129,6 +147,7 @@ PRESETS: dict[str, Preset] = {
         "validation": Split(120, _BASE),
         "test": Split(240, _BASE),
     },
+    "demo": _demo(),
     "recipe": _recipe(1.0),
     "recipe_quick": _recipe(0.05),
     "test": {

@@ -1,7 +1,7 @@
-"""A small world of coloured shapes over a drifting texture, rendered to frames.
+"""Scenes of coloured shapes over a drifting texture, rendered to frames.
 
-A `Scene` is a list of `Actor`s on one background. Positions and sizes are fractions of the frame,
-times are seconds, so that one scene can be rendered at any size and rate:
+A `Scene` is a list of `Actor`s on one background. Positions and sizes are fractions of the frame
+and times are in seconds, so a scene can be rendered at any frame size and rate:
 
     frame(t) = background shifted by drift * t,
                then every actor with start <= t < end, drawn in order
@@ -24,22 +24,22 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
-# The texture is this many times as wide and high as the frame, so that it can drift without a seam.
+# Size of the texture relative to the frame, so that it drifts without a visible seam.
 _TEXTURE_SPAN = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Actor:
-    """One shape: where it is, how it moves, which colours it wears and when it is there.
+    """A shape with its position, motion, colours and time of appearance.
 
     Attributes:
-      shape: a name of `SHAPES`.
-      colours: names of `COLOURS`, worn one after another for equal shares of [start, end).
-      centre: (x, y) at the middle of its life, as fractions of width and height.
-      velocity: (dx, dy) in frame widths and heights a second.
-      radius: half its size, as a fraction of the shorter side.
+      shape: a name in `SHAPES`.
+      colours: names in `COLOURS`, shown in turn for equal parts of [start, end).
+      centre: (x, y) at the time (start + end) / 2, as fractions of width and height.
+      radius: half its size, as a fraction of the shorter side of the frame.
       start: first second at which it is visible.
-      end: second from which it is gone.
+      end: first second at which it is no longer visible.
+      velocity: (dx, dy) in frame widths and heights per second.
     """
 
     shape: str
@@ -51,7 +51,7 @@ class Actor:
     velocity: tuple[float, float] = (0.0, 0.0)
 
     def colour_at(self, time: float) -> str:
-        """The colour worn at `time` seconds."""
+        """The colour at `time` seconds."""
         share = (time - self.start) / (self.end - self.start)
         return self.colours[min(int(share * len(self.colours)), len(self.colours) - 1)]
 
@@ -63,7 +63,16 @@ class Actor:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a clip is drawn from: `duration` in s, `rate` in frames a second, sizes in pixels."""
+    """A clip as data.
+
+    Attributes:
+      duration: seconds.
+      rate: frames per second.
+      width: pixels.
+      height: pixels.
+      background_seed: seed of the texture and its drift.
+      actors: the shapes, drawn in this order.
+    """
 
     duration: float
     rate: int
@@ -78,7 +87,7 @@ class Scene:
 
 
 def render(scene: Scene) -> np.ndarray:
-    """Draws every frame of the scene: uint8 [F_, height, width, 3]."""
+    """Renders every frame of the scene: uint8 [F_, height, width, 3]."""
     rng = np.random.default_rng(scene.background_seed)
     texture = _texture(rng, scene.height, scene.width)
     drift = rng.uniform(-0.04, 0.04, 2) * (scene.height, scene.width)
@@ -103,7 +112,7 @@ def render(scene: Scene) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A dim mottled tile that wraps around: uint8 [span * height, span * width, 3]."""
+    """A dim mottled texture that wraps around: uint8 [span * height, span * width, 3]."""
     tiles = np.zeros((_TEXTURE_SPAN * height, _TEXTURE_SPAN * width, 3))
     for cells, strength in ((4, 18), (16, 8)):
         coarse = rng.uniform(-strength, strength, (cells, cells, 3))
@@ -115,10 +124,10 @@ def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _mask(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
-    """Which pixels, at offsets (dx, dy) from the centre, the shape covers: bool [height, width]."""
+    """Mask of the pixels inside a shape, from their offsets to its centre: bool [height, width]."""
     if shape == "circle":
         return dx**2 + dy**2 <= radius**2
     if shape == "square":
         return (np.abs(dx) <= radius) & (np.abs(dy) <= radius)
-    # A triangle that points up, its width growing from nothing at -radius to two radii at +radius.
+    # The triangle points up; its width grows from 0 at -radius to 2 * radius at +radius.
     return (np.abs(dy) <= radius) & (np.abs(dx) <= (dy + radius) / 2)

@@ -1,4 +1,4 @@
-"""Questions as they are asked: openly or as multiple choice, with or without a thought before.
+"""Formats a question as conversation turns: open-ended or multiple choice, optionally with thought.
 
 open     What colour is the shape?                        red
 choice   What colour is the shape?
@@ -20,15 +20,21 @@ THINK_FIRST = " Think first."
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """A question as asked and the answer expected; `truth` is what an evaluation needs to know."""
+    """A question as the user asks it, and the expected answer.
+
+    Attributes:
+      text: the user's text.
+      answer: the assistant's text.
+      truth: the fields an evaluation needs to score an answer.
+    """
 
     text: str
     answer: str
     truth: dict
 
 
-def openly(question: Question) -> Turn:
-    """The question as it is."""
+def open_ended(question: Question) -> Turn:
+    """Asks for the answer itself."""
     truth = {
         "family": question.family,
         "format": "open",
@@ -40,39 +46,39 @@ def openly(question: Question) -> Turn:
     return Turn(question.text, question.answer, truth)
 
 
-def as_choice(question: Question, rng: np.random.Generator) -> Turn:
-    """Up to four options with the right one at a uniformly drawn place.
+def multiple_choice(question: Question, rng: np.random.Generator) -> Turn:
+    """Offers up to four options, with the correct one at a uniformly drawn position.
 
-    The answer names the option before its letter: a model that sees what is right then has only to
-    copy the letter that follows it in the list, which it learns in minutes; to bind a bare letter
-    takes many times as long.
+    The answer names the option before its letter. A model that recognises the correct option then
+    only has to copy the letter that follows it in the list, which it learns in minutes. A bare
+    letter takes many times as long to learn.
     """
     others = [value for value in question.values if value != question.answer]
     options = [str(other) for other in rng.permutation(others)[: len(LETTERS) - 1]]
-    place = int(rng.integers(len(options) + 1))
-    options.insert(place, question.answer)
-    listed = "\n".join(
+    position = int(rng.integers(len(options) + 1))
+    options.insert(position, question.answer)
+    lines = "\n".join(
         f"{option}({letter})" for letter, option in zip(LETTERS, options, strict=False)
     )
-    text = f"{question.text}\n{listed}\nAnswer with one of these."
+    text = f"{question.text}\n{lines}\nAnswer with one of these."
     truth = {
         "family": question.family,
         "format": "choice",
-        "answer": LETTERS[place],
+        "answer": LETTERS[position],
         "options": options,
     }
-    return Turn(text, f"{question.answer}({LETTERS[place]})", truth)
+    return Turn(text, f"{question.answer}({LETTERS[position]})", truth)
 
 
-def thinking(turn: Turn, question: Question) -> Turn:
-    """The turn with its question asking for a thought, and the thought before its answer."""
+def with_thought(turn: Turn, question: Question) -> Turn:
+    """Asks for a thought, and puts the question's thought before the answer."""
     return Turn(
         turn.text + THINK_FIRST, f"<think>{question.thought}</think>{turn.answer}", turn.truth
     )
 
 
 def sample(sample_id: str, video: dict, turns: list[Turn]) -> dict:
-    """A conversation about one video as a line of an annotation."""
+    """Returns the annotation of a conversation about one video."""
     messages = []
     for i, turn in enumerate(turns):
         content = (

@@ -1,13 +1,13 @@
-"""Writes the synthetic world as a data set: H.264 files, message annotations, a mixture file.
+"""Writes a synthetic data set: H.264 files, annotations in message format, and a mixture file.
 
     DIR/data.json                      the mixture: {"synthetic_train":
                                            {"annotation": ..., "media_root": ...}, ...}
-    DIR/{split}.jsonl                  one sample a line
+    DIR/{split}.jsonl                  one sample per line
     DIR/clips/{split}/{number}.mp4
 
-A training sample is one conversation with every question of its clip; validation and test samples
-ask one question each, so that no answer stands in the context of another. Every clip is a pure
-function of (seed, split, number), and splits never share a seed.
+A training sample is one conversation with all questions of its clip. Validation and test samples
+ask one question each, so no answer appears in the context of another. Every clip is a pure function
+of (seed, split, number), and splits use different seeds.
 """
 
 import dataclasses
@@ -27,16 +27,16 @@ from data_pipelines.synthetic.presets import Preset, Split
 
 
 def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> dict[str, int]:
-    """Writes the whole data set under `out`, which must be empty or absent.
+    """Writes the data set under `out`, which must be empty or absent.
 
     Returns:
-      samples written for each split.
+      Number of samples in each split.
 
     Raises:
-      FileExistsError: `out` holds files already.
+      FileExistsError: `out` is not empty.
     """
     if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} is not empty")
+        raise FileExistsError(f"{out} is not empty; choose an empty or new folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     counts = {}
@@ -70,7 +70,16 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One clip or text to write: `number` of the split `name`, of this family and seed."""
+    """One clip, or text without a clip, to write.
+
+    Attributes:
+      root: the folder of the data set.
+      name: the name of the split.
+      split: its settings.
+      number: of the clip within the split.
+      family: of the clip.
+      seed: of the clip.
+    """
 
     root: pathlib.Path
     name: str
@@ -81,85 +90,91 @@ class Job:
 
 
 def make_jobs(root: pathlib.Path, name: str, split: Split, seed: int) -> list[Job]:
-    """One job a clip; families interleave in the proportions of their shares."""
+    """Returns one job per clip; families alternate at random in proportion to their shares."""
     shares = np.array(list(split.shares.values()))
     stream = zlib.crc32(name.encode())
     rng = np.random.default_rng([seed, stream])
-    # Evenly spread quantiles make the counts exact; shuffling them makes the order random.
+    # Evenly spaced quantiles make the counts exact; the permutation makes the order random.
     quantiles = (rng.permutation(split.clips) + 0.5) / split.clips
-    chosen = np.searchsorted(np.cumsum(shares) / shares.sum(), quantiles)
+    drawn = np.searchsorted(np.cumsum(shares) / shares.sum(), quantiles)
     names = list(split.shares)
-    return [Job(root, name, split, i, names[c], (seed, stream, i)) for i, c in enumerate(chosen)]
+    return [Job(root, name, split, i, names[f], (seed, stream, i)) for i, f in enumerate(drawn)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Annotated:
-    """A clip still to be drawn, if there is one, its path under the root, and its samples."""
+class AnnotatedClip:
+    """A clip that is not rendered yet, and its samples.
+
+    Attributes:
+      clip: None for samples without video.
+      name: its path under the root.
+      samples: annotations.
+    """
 
     clip: scene.Scene | None
     name: str
     samples: list[dict]
 
 
-def annotate(job: Job) -> Annotated:
-    """Invents one clip, or text alone, and the samples that ask about it."""
+def annotate(job: Job) -> AnnotatedClip:
+    """Generates one clip, or text alone, and its samples."""
     rng = np.random.default_rng(job.seed)
     name = f"clips/{job.name}/{job.number:06d}.mp4"
     sample_id = f"{job.name}-{job.number:06d}"
-    if job.split.asked == "words":
-        return Annotated(None, "", [traces.search_in_words(rng) | {"id": sample_id}])
-    if job.split.asked in ("traces", "steps", "agent"):
+    if job.split.style == "words":
+        return AnnotatedClip(None, "", [traces.search_in_words(rng) | {"id": sample_id}])
+    if job.split.style in ("traces", "steps", "agent"):
         trace = traces.needle_trace(rng, name)
-        if job.split.asked == "steps":
-            return Annotated(trace.scene, name, [traces.step(rng, trace) | {"id": sample_id}])
-        asked = (
-            [turns.sample("", video_item(name, trace.scene), [turns.openly(trace.question)])]
-            if job.split.asked == "agent"
-            else trace.samples
-        )
-        found = [sample | {"id": f"{sample_id}-{i}"} for i, sample in enumerate(asked)]
-        return Annotated(trace.scene, name, found)
-    clip, questions = families.invent(job.family, rng)
+        if job.split.style == "steps":
+            return AnnotatedClip(trace.scene, name, [traces.step(rng, trace) | {"id": sample_id}])
+        samples = trace.samples
+        if job.split.style == "agent":
+            turn = turns.open_ended(trace.question)
+            samples = [turns.sample("", video_item(name, trace.scene), [turn])]
+        samples = [sample | {"id": f"{sample_id}-{i}"} for i, sample in enumerate(samples)]
+        return AnnotatedClip(trace.scene, name, samples)
+    clip, questions = families.generate(job.family, rng)
     video = video_item(name, clip)
-    if job.split.asked == "conversation":
-        asked = [_turn(question, job.split, rng) for question in questions]
-        return Annotated(clip, name, [turns.sample(sample_id, video, asked)])
+    if job.split.style == "conversation":
+        conversation = [_turn(question, job.split, rng) for question in questions]
+        return AnnotatedClip(clip, name, [turns.sample(sample_id, video, conversation)])
     samples = []
-    own = [question for question in questions if question.family == job.family]
-    for i, question in enumerate(own):
-        if job.split.asked == "one":
+    # Scenes of motion and grounding also give attribute questions, which are skipped here.
+    questions = [question for question in questions if question.family == job.family]
+    for i, question in enumerate(questions):
+        if job.split.style == "one":
             turn = _turn(question, job.split, rng)
             samples.append(turns.sample(f"{sample_id}-{i}", video, [turn]))
             continue
-        samples.append(turns.sample(f"{sample_id}-{i}-open", video, [turns.openly(question)]))
+        samples.append(turns.sample(f"{sample_id}-{i}-open", video, [turns.open_ended(question)]))
         if question.values:
-            turn = turns.as_choice(question, rng)
+            turn = turns.multiple_choice(question, rng)
             samples.append(turns.sample(f"{sample_id}-{i}-choice", video, [turn]))
-    return Annotated(clip, name, samples)
+    return AnnotatedClip(clip, name, samples)
 
 
 def video_item(name: str, clip: scene.Scene) -> dict:
-    """A clip as an item of a message."""
-    described = {
+    """Returns the message item that refers to a clip."""
+    video = {
         "url": name,
         "image_wh": [clip.width, clip.height],
         "origin_video_length": clip.num_frames,
         "origin_fps": clip.rate,
     }
-    return {"type": "video_url", "video_url": described}
+    return {"type": "video_url", "video_url": video}
 
 
 def _turn(question: families.Question, split: Split, rng: np.random.Generator) -> turns.Turn:
-    """The question as this split happens to ask it."""
+    """Formats the question with a style drawn from the split's probabilities."""
     choice = question.values and rng.random() < split.choices.get(question.family, 0)
-    turn = turns.as_choice(question, rng) if choice else turns.openly(question)
+    turn = turns.multiple_choice(question, rng) if choice else turns.open_ended(question)
     if question.thought and split.thinking and rng.random() < split.thinking:
-        turn = turns.thinking(turn, question)
+        turn = turns.with_thought(turn, question)
     return turn
 
 
 def _write_clip(job: Job) -> list[dict]:
-    """Annotates, draws and encodes one clip, if there is one; returns its samples."""
+    """Annotates, renders and encodes one clip, if there is one; returns its samples."""
     annotated = annotate(job)
     if annotated.clip is None:
         return annotated.samples
@@ -169,13 +184,13 @@ def _write_clip(job: Job) -> list[dict]:
 
 
 def encode(path: pathlib.Path, frames: np.ndarray, rate: int) -> None:
-    """Writes frames, uint8 [F_, height, width, 3] RGB, as H.264 mp4 at `rate` frames a second."""
+    """Writes frames, uint8 [F_, height, width, 3] RGB, as H.264 mp4 at `rate` frames per second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
-        # With mbtree on, x264 165 writes other bytes from one run to the next.
+        # With mbtree, the output of x264 165 differs between runs.
         stream.options = {"preset": "veryfast", "crf": "18", "g": "48", "x264-params": "mbtree=0"}
         for index, frame in enumerate(frames):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")

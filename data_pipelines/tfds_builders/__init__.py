@@ -1,1 +1,1 @@
-"""Builders of data sets of TFDS, written as ArrayRecord; each file needs the extra `tfds`."""
+"""TFDS dataset builders that write ArrayRecord files; every module needs the extra `tfds`."""

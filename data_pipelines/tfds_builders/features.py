@@ -1,4 +1,4 @@
-"""What every data set of TFDS built here has, as `data_pipelines.tfds_records` reads it."""
+"""Features, examples and preparation shared by the builders; `tfds_records` reads the result."""
 
 from collections.abc import Iterator, Mapping
 
@@ -6,10 +6,13 @@ import tensorflow_datasets as tfds
 
 FORMAT = "array_record"
 
+Examples = Iterator[tuple[str, dict]]
+
 
 def info(builder: tfds.core.DatasetBuilder, description: str) -> tfds.core.DatasetInfo:
-    """The two features, and what the data set is."""
-    # Text holds any bytes, mp4 too; features of videos and images would call TensorFlow.
+    """Returns the dataset info with the features `sample` and `media`."""
+    # Text features hold arbitrary bytes, including mp4. Video and image features would call
+    # TensorFlow.
     features = tfds.features.FeaturesDict(
         {
             "sample": tfds.features.Text(),
@@ -22,7 +25,7 @@ def info(builder: tfds.core.DatasetBuilder, description: str) -> tfds.core.Datas
 
 
 def example(sample: str, media: Mapping[str, bytes] | None = None) -> dict:
-    """A record: an annotation as JSON, and files that go with it by url."""
+    """Returns an example: an annotation as JSON, and its files by url."""
     return {
         "sample": sample,
         "media": [{"url": url, "data": data} for url, data in (media or {}).items()],
@@ -30,10 +33,7 @@ def example(sample: str, media: Mapping[str, bytes] | None = None) -> dict:
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> dict[str, int]:
-    """Writes a data set, unless it is there already; returns the records of each split."""
+    """Writes a data set unless it exists; returns the number of records in each split."""
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     builder.download_and_prepare(download_config=config, file_format=FORMAT)
     return {name: split.num_examples for name, split in builder.info.splits.items()}
-
-
-Examples = Iterator[tuple[str, dict]]

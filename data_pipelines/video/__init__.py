@@ -1,1 +1,1 @@
-"""From a video file to patches: frame sampling, decoding, resizing, patch order, positions."""
+"""Video files to patches: frame sampling, decoding, resizing, patch order and positions."""

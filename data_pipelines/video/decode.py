@@ -1,18 +1,20 @@
-"""Decoding with PyAV: exact frames by display index, resized as they come to keep memory flat.
+"""Decodes exact frames of a video with PyAV; each frame is converted at once to bound memory.
 
-    index    one pass over the packets gives time and place of every frame; nothing is decoded
-    runs     of each group of pictures with wanted frames, its keyframe to its last wanted frame
-    decode   run by run, passing over what lies between; in a run, frames that no other refers to
-             are dropped unless wanted
+    index    one pass over the packets finds the time and number of every frame without decoding
+    runs     for each group of pictures: its keyframe up to its last requested frame
+    decode   one run at a time, seeking between runs; non-reference frames that were not requested
+             are dropped
 
-Measured choices are in docs/results/decode.md.
+Measurements behind these choices are in docs/results/decode.md.
 """
 
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import av
 import numpy as np
+from av.video.frame import VideoFrame
 
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import container as containers
@@ -20,41 +22,35 @@ from data_pipelines.video import index as indexes
 from data_pipelines.video import picture
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
+from data_pipelines.video.packets import PacketReader, SeekError
 
-# Packets that are read over rather than sought past: about what a seek costs.
-_READ_OVER = 16
-# A rate this far from what was announced gives times that are wrong.
-_RATE_SLACK = 0.1
-# Codecs whose frames marked as not referred to are referred to by none. (Of HEVC they may be, by
-# frames of a higher temporal layer. Decoders of VP9 and AV1 do not look at the mark.)
-_DROPPABLE = ("h264", "mpeg4", "mpeg2video", "mpeg1video")
+# If the measured and the annotated rate differ by more than this fraction, times are wrong.
+_RATE_TOLERANCE = 0.1
 
-
-class _CannotSeekError(Exception):
-    """The container does not go where it is sent."""
+T = TypeVar("T")
 
 
 def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
     """Reads size, rate and frame count, and decodes one frame.
 
     Raises:
-      MediaError: the file is missing, empty, damaged, beyond a limit, or has no video in it.
+      MediaError: the file is missing, empty, damaged, beyond a limit, or contains no video.
     """
     meter = Meter(limits)
     index, [(height, width)] = _read(
         path, [0], lambda _: None, lambda frame: frame.shape[:2], meter
     )
-    return VideoInfo(len(index.shown), index.rate, width, height)
+    return VideoInfo(len(index.display_order), index.rate, width, height)
 
 
 def frame_times(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> np.ndarray:
-    """When each frame is shown, in seconds after the first: float64 [N].
+    """Presentation time of each frame, in seconds relative to the first: float64 [N].
 
     Raises:
-      MediaError: as `probe`.
+      MediaError: as in `probe`.
     """
     meter = Meter(limits)
-    with containers.opened(path, meter.limits) as (container, stream):
+    with containers.open_stream(path, meter.limits) as (container, stream):
         return indexes.build(container, stream, path, meter).seconds()
 
 
@@ -62,121 +58,139 @@ def read_frames(
     path: str | pathlib.Path,
     info: VideoInfo,
     indices: np.ndarray,
-    convert: Callable[[np.ndarray], np.ndarray],
+    convert: Callable[[np.ndarray], T],
     meter: Meter | None = None,
-) -> list[np.ndarray]:
-    """Decodes the frames at `indices`, each passed through `convert` at once, in their order.
+) -> list[T]:
+    """Decodes the frames at `indices` and returns the result of `convert` for each, in order.
 
     Args:
       path: the file.
-      info: what the file is said to be; frames chosen for another would be the wrong ones.
+      info: the annotated size and rate; `indices` were computed from it.
       indices: int [F_], in display order, non-decreasing; repeats are allowed.
-      convert: from an RGB frame, uint8 [h, w, 3] with rotation applied, to what is kept of it.
-      meter: the work of the sample so far; a new one by default.
+      convert: called once per distinct frame with uint8 [h, w, 3] RGB, rotation applied.
+      meter: the decoding work of the sample so far; a new one by default.
 
     Raises:
-      MediaError: as `probe`, or another number, rate or size of frames than said, or damage before
-        a wanted frame.
+      MediaError: as in `probe`; also if frame count, rate or size differ from `info`, or if the
+        file is damaged before a requested frame.
     """
     meter = meter or Meter(USUAL_LIMITS)
 
-    def checked(frame: np.ndarray) -> np.ndarray:
+    def check_and_convert(frame: np.ndarray) -> T:
         height, width = frame.shape[:2]
         if (height, width) != (info.height, info.width):
             raise MediaError(
-                f"{path}: a frame of {width}x{height} pixels, where {info.width}x{info.height}"
-                " were announced; replaced, or announced without its rotation?",
+                f"{path}: the frame has {width}x{height} pixels, but the annotation says"
+                f" {info.width}x{info.height}; the file was replaced, or the annotation ignores its"
+                " rotation",
                 "differs",
             )
         return convert(frame)
 
-    _, kept = _read(path, indices, lambda index: _check(path, index, info), checked, meter)
-    return kept
+    _, frames = _read(
+        path, indices, lambda index: _check(path, index, info), check_and_convert, meter
+    )
+    return frames
 
 
 def _check(path: str | pathlib.Path, index: indexes.Index, info: VideoInfo) -> None:
-    """Whether the file is as long and as fast as it was said to be."""
-    if len(index.shown) != info.num_frames:
+    """Raises if the frame count or rate of the file differs from the annotation."""
+    count = len(index.display_order)
+    if count != info.num_frames:
         raise MediaError(
-            f"{path}: {len(index.shown)} frames, where {info.num_frames} were announced;"
-            " damaged or replaced?",
+            f"{path}: {count} frames, but the annotation says {info.num_frames}; the file is"
+            " damaged or was replaced",
             "differs",
         )
     check_rate(path, index.rate, info)
 
 
-def check_rate(path: str | pathlib.Path, rate: float, said: VideoInfo) -> None:
-    """Whether a file of `rate` frames a second is as fast as it was said to be.
+def check_rate(path: str | pathlib.Path, rate: float, annotated: VideoInfo) -> None:
+    """Compares the measured `rate`, in frames per second, with the annotation.
 
     Raises:
-      MediaError: it is not.
+      MediaError: they differ by more than 10 %.
     """
-    if said.num_frames > 1 and abs(rate / said.rate - 1) > _RATE_SLACK:
+    if annotated.num_frames > 1 and abs(rate / annotated.rate - 1) > _RATE_TOLERANCE:
         raise MediaError(
-            f"{path}: {rate:.4g} frames a second, where {said.rate:.4g} were announced, so"
-            " that its times would be wrong; mend the annotation",
+            f"{path}: {rate:.4g} frames per second, but the annotation says {annotated.rate:.4g},"
+            " so its times would be wrong; fix the annotation",
             "differs",
         )
 
 
-def _read(path, indices, check: Callable, convert: Callable, meter: Meter) -> tuple:
-    """The index of a file, if it passes `check`, and what `convert` makes of frames of it."""
-    kept = {}
-    with containers.opened(path, meter.limits) as (container, stream):
+def _read(
+    path: str | pathlib.Path,
+    indices: np.ndarray | list[int],
+    check: Callable[[indexes.Index], None],
+    convert: Callable[[np.ndarray], Any],
+    meter: Meter,
+) -> tuple[indexes.Index, list]:
+    """Returns the index of a file, after `check` accepts it, and the converted frames."""
+    frames = {}
+    with containers.open_stream(path, meter.limits) as (container, stream):
         index = indexes.build(container, stream, path, meter)
         check(index)
-        packets = index.shown[indices].tolist()
+        packets = index.display_order[indices].tolist()
         try:
-            source = _Packets(container, stream, index)
-            _decode(source, index, packets, path, convert, meter, kept)
-            sought = True
-        except _CannotSeekError:
-            sought = False
-    if not sought:
-        with containers.opened(path, meter.limits) as (container, stream):
-            source = _Packets(container, stream, index, from_start=True)
-            _decode(source, index, packets, path, convert, meter, kept)
-    missing = set(packets) - kept.keys()
+            reader = PacketReader(container, stream, index)
+            _decode(reader, index, packets, path, convert, meter, frames)
+            can_seek = True
+        except SeekError:
+            can_seek = False
+    if not can_seek:
+        with containers.open_stream(path, meter.limits) as (container, stream):
+            reader = PacketReader(container, stream, index, from_start=True)
+            _decode(reader, index, packets, path, convert, meter, frames)
+    missing = set(packets) - frames.keys()
     if missing:
         raise MediaError(
-            f"{path}: {len(missing)} of {len(set(packets))} frames could not be decoded;"
-            " damaged file?",
+            f"{path}: {len(missing)} of {len(set(packets))} frames could not be decoded; the file"
+            " may be damaged",
             "damaged",
         )
-    return index, [kept[packet] for packet in packets]
+    return index, [frames[packet] for packet in packets]
 
 
 def _decode(
-    source: "_Packets", index: indexes.Index, packets, path, convert, meter: Meter, kept: dict
+    reader: PacketReader,
+    index: indexes.Index,
+    packets: Sequence[int],
+    path: str | pathlib.Path,
+    convert: Callable[[np.ndarray], Any],
+    meter: Meter,
+    frames: dict[int, Any],
 ) -> None:
-    """Adds to `kept`: packet number -> what `convert` made of its frame, each made once."""
+    """Adds packet number -> converted frame to `frames`; each frame is converted once."""
     for run in index.runs(np.asarray(packets)):
-        source.go_to(run.first)
-        marks = _marks(index, run)
-        for count, frame in enumerate(_frames(source, run, path, meter)):
+        reader.seek(run.first)
+        numbers = _packet_numbers(index, run)
+        for count, frame in enumerate(_frames(reader, run, path, meter)):
             meter.add(path, sum(plane.buffer_size for plane in frame.planes))
-            number = marks.pop(frame.pts if index.timed else count, None)
-            if number is not None and number not in kept:
+            number = numbers.pop(frame.pts if index.timed else count, None)
+            if number is not None and number not in frames:
                 if frame.is_corrupt:
-                    raise MediaError(f"{path}: the picture of packet {number} is torn", "damaged")
-                kept[number] = convert(picture.rgb(frame))
-                if not marks and not index.timed:
+                    raise MediaError(f"{path}: the frame of packet {number} is corrupt", "damaged")
+                frames[number] = convert(picture.to_rgb(frame))
+                if not numbers and not index.timed:
                     return
 
 
-def _marks(index: indexes.Index, run: indexes.Run) -> dict[int, int]:
-    """What tells a wanted frame of a run, its time or its place, -> its packet."""
-    wanted = np.sort(list(run.wanted))
-    marks = index.times[wanted] if index.timed else np.searchsorted(index.shown, wanted)
-    return dict(zip(marks.tolist(), wanted.tolist(), strict=True))
+def _packet_numbers(index: indexes.Index, run: indexes.Run) -> dict[int, int]:
+    """Frame key -> packet number, the key being a time or, without times, a display index."""
+    packets = np.sort(list(run.requested))
+    keys = index.times[packets] if index.timed else np.searchsorted(index.display_order, packets)
+    return dict(zip(keys.tolist(), packets.tolist(), strict=True))
 
 
-def _frames(source: "_Packets", run: indexes.Run, path, meter: Meter) -> Iterator:
-    """Frames of the packets of a run, in the order of showing."""
-    context = source.context
-    for number, packet in source:
+def _frames(
+    reader: PacketReader, run: indexes.Run, path: str | pathlib.Path, meter: Meter
+) -> Iterator[VideoFrame]:
+    """Decodes the packets of a run; yields frames in display order."""
+    context = reader.context
+    for number, packet in reader:
         meter.tick(path)
-        drop = source.droppable and number not in run.wanted
+        drop = reader.droppable and number not in run.requested
         context.skip_frame = "NONREF" if drop else "DEFAULT"
         try:
             yield from context.decode(packet)
@@ -187,68 +201,3 @@ def _frames(source: "_Packets", run: indexes.Run, path, meter: Meter) -> Iterato
             break
     yield from context.decode(None)
     context.flush_buffers()
-
-
-def _droppable(stream) -> bool:
-    context = stream.codec_context
-    if context.name == "hevc":
-        # The field numTemporalLayers of an hvcC record.
-        record = context.extradata or b""
-        return len(record) > 22 and record[0] == 1 and record[21] >> 3 & 7 == 1
-    return context.name in _DROPPABLE
-
-
-class _Packets:
-    """The packets of an indexed stream with their numbers; it is sought in, or read from its start.
-
-    Args:
-      container: freshly opened if it is to be read from its start.
-      stream: of it.
-      index: of the stream.
-      from_start: whether the container cannot seek.
-    """
-
-    def __init__(self, container, stream, index: indexes.Index, from_start: bool = False):
-        self.context = stream.codec_context
-        self.droppable = index.timed and _droppable(stream)
-        self._container, self._stream, self._index = container, stream, index
-        self._from_start = from_start
-        self._packets = container.demux(stream)
-        self._next = 0 if from_start else None
-        keys = index.keys
-        self._keys = dict(zip(index.times[keys].tolist(), keys.tolist(), strict=True))
-
-    def go_to(self, number: int) -> None:
-        """Makes the keyframe `number` the next packet.
-
-        Raises:
-          _CannotSeekError: it cannot be found.
-        """
-        self._skip_to = number
-        near = self._next is not None and self._next <= number <= self._next + _READ_OVER
-        if self._from_start or near:
-            return
-        if not self._index.timed:
-            raise _CannotSeekError
-        time = int(self._index.times[number])
-        try:
-            self._container.seek(time, stream=self._stream, backward=True)
-        except av.error.FFmpegError as error:
-            raise _CannotSeekError from error
-        self._packets, self._next = self._container.demux(self._stream), None
-
-    def __iter__(self) -> Iterator[tuple]:
-        for packet in self._packets:
-            if not packet.size:
-                continue
-            if self._next is None:
-                self._next = self._keys.get(packet.pts) if packet.is_keyframe else None
-                if self._next is None:
-                    continue
-                if self._next > self._skip_to:
-                    raise _CannotSeekError
-            self._next += 1
-            if self._next > self._skip_to:
-                yield self._next - 1, packet
-        if self._next is None:
-            raise _CannotSeekError

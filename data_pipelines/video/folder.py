@@ -1,13 +1,14 @@
-"""A video as a folder of its frames, 00000001.jpg and so on: videos that were sampled before."""
+"""Reads a video stored as a folder of frames 00000001.jpg, 00000002.jpg, ..., sampled earlier."""
 
 import functools
 import pathlib
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from etils import epath
 
-from data_pipelines import nearby
+from data_pipelines import local_copy
 from data_pipelines.image import decode as image_decode
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import shards
@@ -15,40 +16,55 @@ from data_pipelines.video.info import VideoInfo, still
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
 NAME = "{:08d}.jpg"
-# Files by their names, for which no remote file system is asked.
-_FILES = {".mp4", ".avi", ".mov", ".webm", ".flv", ".wmv", ".mkv", ".rmvb", ".ts", ".m4v", ".gif"}
+# Suffixes of video files; remote file systems are not queried for them.
+_VIDEO_SUFFIXES = {
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".webm",
+    ".flv",
+    ".wmv",
+    ".mkv",
+    ".rmvb",
+    ".ts",
+    ".m4v",
+    ".gif",
+}
+
+T = TypeVar("T")
 
 
 def is_folder(path: str) -> bool:
-    """Whether `path` is a folder, here, remote, or in shards."""
+    """Whether `path` is a folder of frames: local, remote, or a range of shard records."""
     if shards.frames(path):
         return True
-    if not nearby.is_remote(path):
+    if not local_copy.is_remote(path):
         return pathlib.Path(path).is_dir()
-    return pathlib.PurePosixPath(path).suffix.lower() not in _FILES and _is_remote_folder(path)
+    suffix = pathlib.PurePosixPath(path).suffix.lower()
+    return suffix not in _VIDEO_SUFFIXES and _is_remote_folder(path)
 
 
 def probe(path: str, limits: Limits = USUAL_LIMITS) -> VideoInfo:
-    """Counts the frames; their rate is not known.
+    """Counts the frames and reads the size of the first; their rate is unknown.
 
     Raises:
-      MediaError: there are none, one is missing, or the first cannot be read.
+      MediaError: the folder has no frames or lacks one, or the first cannot be read.
     """
-    found = frames(path)
-    with nearby.local(found[0]) as file:
+    addresses = frames(path)
+    with local_copy.local(addresses[0]) as file:
         size = image_decode.probe(file, limits)
-    return VideoInfo(len(found), 1.0, size.width, size.height, timed=False)
+    return VideoInfo(len(addresses), 1.0, size.width, size.height, timed=False)
 
 
 def frames(path: str) -> list[str]:
-    """The addresses of all frames.
+    """Returns the addresses of all frames.
 
     Raises:
-      MediaError: there are none, or one is missing.
+      MediaError: the folder has no frames or lacks one.
     """
-    if found := shards.frames(path):
-        return found
-    with nearby.remote_errors(path):
+    if addresses := shards.frames(path):
+        return addresses
+    with local_copy.remote_errors(path):
         names = {file.name for file in epath.Path(path).iterdir()}
     count = sum(name.endswith(".jpg") for name in names)
     missing = next((n for n in range(1, count + 1) if NAME.format(n) not in names), None)
@@ -56,39 +72,40 @@ def frames(path: str) -> list[str]:
         raise MediaError(
             f"{path}: no {NAME.format(missing or 1)} in this folder of frames", "missing"
         )
-    return [_frame(path, index) for index in range(count)]
+    return [_frame_path(path, index) for index in range(count)]
 
 
 def read_frames(
     path: str,
     info: VideoInfo,
     indices: np.ndarray,
-    convert: Callable[[np.ndarray], np.ndarray],
+    convert: Callable[[np.ndarray], T],
     meter: Meter,
-) -> list[np.ndarray]:
-    """As `decode.read_frames`; the number of frames in the folder is not checked.
+) -> list[T]:
+    """Like `decode.read_frames`, but the number of frames in the folder is not checked.
 
     Raises:
-      MediaError: a frame is missing or damaged, or of another size than said.
+      MediaError: a frame is missing or damaged, or its size differs from `info`.
     """
     shape = still(info.width, info.height)
-    kept, stored = {}, shards.frames(path)
+    results, addresses = {}, shards.frames(path)
     for index in np.unique(indices):
-        if stored and index >= len(stored):
+        if addresses and index >= len(addresses):
             raise MediaError(f"{path}: no frame {index + 1}", "missing")
-        with nearby.local(stored[index] if stored else _frame(path, int(index))) as file:
+        address = addresses[index] if addresses else _frame_path(path, int(index))
+        with local_copy.local(address) as file:
             picture = image_decode.read(file, shape, meter.limits)
         meter.tick(path)
         meter.add(path, picture.nbytes)
-        kept[index] = convert(picture)
-    return [kept[index] for index in indices]
+        results[index] = convert(picture)
+    return [results[index] for index in indices]
 
 
-def _frame(path: str, index: int) -> str:
+def _frame_path(path: str, index: int) -> str:
     return f"{path.rstrip('/')}/{NAME.format(index + 1)}"
 
 
 @functools.lru_cache(maxsize=2**16)
 def _is_remote_folder(path: str) -> bool:
-    with nearby.remote_errors(path):
+    with local_copy.remote_errors(path):
         return epath.Path(path).is_dir()

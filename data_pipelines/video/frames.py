@@ -1,17 +1,18 @@
-"""Which frames of a video are looked at, and when each slice of two frames happens.
+"""Selects the sampled frames of a video, and computes the time of each slice of two frames.
 
     n = clip(int(N / rate * fps), min_frames, max_frames), at most N
-    indices = round(linspace(0, N - 1, n)), the last repeated to fill a slice of two
+    indices = round(linspace(0, N - 1, n)), with the last repeated to fill a slice of two
 
-as in Qwen3-VL's processor and InternVideo3's data pipeline. One deviation, the same in training
-and in use: a video of fewer frames than `min_frames` gives the frames it has, none invented.
+This matches Qwen3-VL's processor and InternVideo3's data pipeline, with one deviation, the same in
+training and inference: a video with fewer than `min_frames` frames yields only its own frames.
 
-Of a span of a video, the frames on show at some time in [start, end) are the N to choose from; they
-keep their indices, so that times stay those of the whole file.
+For a span of a video, N counts the frames displayed in [start, end). They keep their indices, so
+times are relative to the whole file.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -19,13 +20,13 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.video.info import VideoInfo
 
 FRAMES_PER_SLICE = 2
-# What a time may be off, in frames, that was written with few digits.
-_SLACK = 1e-3
+# Tolerance, in frames, for span times that were written with few digits.
+_TOLERANCE = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameRule:
-    """How densely a video is sampled: `fps` a second, `min_frames` to `max_frames` in all."""
+    """Sampling density: `fps` frames per second, from `min_frames` to `max_frames` per video."""
 
     fps: float
     min_frames: int
@@ -33,32 +34,32 @@ class FrameRule:
 
 
 def frame_indices(
-    info: VideoInfo, rule: FrameRule, span: tuple[float, float] | None = None
+    info: VideoInfo, rule: FrameRule, span: Sequence[float] | None = None
 ) -> np.ndarray:
     """Display indices of the sampled frames: int64 [F_], F_ a multiple of two, non-decreasing.
 
     Args:
-      info: of the whole file.
-      rule: how densely to sample.
-      span: (start, end) in seconds of what is shown; None shows all.
+      info: describes the whole file.
+      rule: the sampling density.
+      span: (start, end) in seconds of the part to sample; None samples the whole video.
 
     Raises:
       MediaError: the span begins after the video ends, or ends before it begins.
     """
-    first, last = (0, info.num_frames - 1) if span is None else _shown(info, span)
-    shown = last - first + 1
-    wanted = int(shown / info.rate * rule.fps)
-    count = min(max(min(wanted, rule.max_frames), rule.min_frames), shown)
+    first, last = (0, info.num_frames - 1) if span is None else _frame_range(info, span)
+    available = last - first + 1
+    target = int(available / info.rate * rule.fps)
+    count = min(max(min(target, rule.max_frames), rule.min_frames), available)
     indices = np.round(np.linspace(first, last, count)).astype(np.int64)
     missing = -len(indices) % FRAMES_PER_SLICE
     return np.concatenate([indices, np.repeat(indices[-1:], missing)])
 
 
-def _shown(info: VideoInfo, span: tuple[float, float]) -> tuple[int, int]:
-    """First and last frame on show in [start, end)."""
+def _frame_range(info: VideoInfo, span: Sequence[float]) -> tuple[int, int]:
+    """First and last frame displayed in [start, end)."""
     start, end = span
-    first = math.floor(start * info.rate + _SLACK)
-    last = min(math.ceil(end * info.rate - _SLACK), info.num_frames) - 1
+    first = math.floor(start * info.rate + _TOLERANCE)
+    last = min(math.ceil(end * info.rate - _TOLERANCE), info.num_frames) - 1
     if not 0 <= first <= last:
         raise MediaError(
             f"no frame is on show from {start:g} to {end:g} seconds of a video of"

@@ -1,6 +1,7 @@
-"""What a file may ask for before it is refused, so that none stops a run or takes its memory."""
+"""Limits on media files, so that no single file can stall a run or exhaust its memory."""
 
 import dataclasses
+import pathlib
 import time
 
 from data_pipelines.media_error import MediaError
@@ -8,14 +9,14 @@ from data_pipelines.media_error import MediaError
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Bounds on a file, and on the work that one sample may be.
+    """Limits on a file, and on the decoding work of one sample.
 
     Attributes:
-      frame_pixels: of a frame or an image, refused by its header, before memory is taken for it.
-      frames: in a video.
-      hours: that a video lasts.
-      decode_gib: of all pictures that are decoded to read a sample, wanted or not.
-      decode_seconds: of processor time to read a sample; also the longest wait for one packet.
+      frame_pixels: pixels of a frame or image, checked in the header before memory is allocated.
+      frames: frames of a video.
+      hours: duration of a video.
+      decode_gib: GiB of frames decoded to read a sample, including frames that are discarded.
+      decode_seconds: processor time to read a sample; also the timeout for one packet.
     """
 
     frame_pixels: int = 8192 * 8192
@@ -24,17 +25,17 @@ class Limits:
     decode_gib: float = 4096.0
     decode_seconds: float = 600.0
 
-    def check_size(self, path, width: int, height: int) -> None:
-        """Refuses frames of no pixels and of too many.
+    def check_size(self, path: str | pathlib.Path, width: int, height: int) -> None:
+        """Checks the pixel count of a frame.
 
         Raises:
-          MediaError: as said.
+          MediaError: the frame has no pixels, or too many.
         """
         if not 0 < width * height <= self.frame_pixels or width < 0:
-            # Decoders forget a size that they refuse.
+            # Decoders reset a size that they reject, so it may be unknown here.
             size = f"{width}x{height}" if width > 0 < height else "no or too many"
             raise MediaError(
-                f"{path}: {size} pixels; allowed are 1 to {self.frame_pixels} in all", "frame size"
+                f"{path}: {size} pixels; 1 to {self.frame_pixels} are allowed", "frame size"
             )
 
 
@@ -42,23 +43,25 @@ USUAL_LIMITS = Limits()
 
 
 class Meter:
-    """The work done for one sample so far; processor time, since a busy host is no fault of it.
+    """Accounts for the decoding work of one sample, in processor time and bytes.
+
+    Processor time is used because wall time would penalise samples on a busy host.
 
     Args:
-      limits: on it.
-      samples: as much work is allowed as for so many.
+      limits: the limits of one sample.
+      samples: multiplies `decode_gib` and `decode_seconds`.
     """
 
-    def __init__(self, limits: Limits, samples: int = 1):
+    def __init__(self, limits: Limits, samples: int = 1) -> None:
         self.limits = limits
         self._bytes, self._samples = 0, samples
         self._end = time.thread_time() + limits.decode_seconds * samples
 
-    def tick(self, path) -> None:
-        """To be called at every packet.
+    def tick(self, path: str | pathlib.Path) -> None:
+        """Checks the time limit; call it at every packet.
 
         Raises:
-          MediaError: the time is spent.
+          MediaError: the time is used up.
         """
         if time.thread_time() > self._end:
             raise MediaError(
@@ -67,17 +70,17 @@ class Meter:
                 "time limit",
             )
 
-    def add(self, path, picture_bytes: int) -> None:
-        """To be called with every decoded picture.
+    def add(self, path: str | pathlib.Path, frame_bytes: int) -> None:
+        """Counts the bytes of a decoded frame.
 
         Raises:
-          MediaError: there were too many bytes.
+          MediaError: the total exceeds the limit.
         """
-        self._bytes += picture_bytes
-        most = self.limits.decode_gib * self._samples
-        if self._bytes > most * 2**30:
+        self._bytes += frame_bytes
+        limit_gib = self.limits.decode_gib * self._samples
+        if self._bytes > limit_gib * 2**30:
             raise MediaError(
-                f"{path}: more than {most:g} GiB of pictures to decode; shorten the video or raise"
+                f"{path}: more than {limit_gib:g} GiB of decoded frames; shorten the video or raise"
                 " the limit",
                 "byte limit",
             )

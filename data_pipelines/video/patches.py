@@ -1,8 +1,7 @@
-"""From frames to the rows that the vision tower reads, and where each row lies.
+"""Cuts frames into the patch rows that the vision tower reads, and gives each row's grid position.
 
-Rows come slice by slice; within a slice, merge window by merge window, so that four rows in a row
-become one token. A row holds its pixels in the order (channel, frame of the slice, y, x), as the
-released weights expect.
+Rows are ordered by slice, then by merge window, so four consecutive rows form one token. Pixels
+within a row are ordered (channel, frame of the slice, y, x), as the released weights expect.
 """
 
 import einops
@@ -15,7 +14,7 @@ ROW = 3 * FRAMES_PER_SLICE * PATCH * PATCH
 
 
 def patchify(frames: np.ndarray) -> np.ndarray:
-    """uint8 [F_, H, W, 3] to uint8 [F_ / 2, h * w, 1536], h and w the sides in patches."""
+    """Maps uint8 [F_, H, W, 3] to uint8 [F_ / 2, h * w, 1536], h and w the sides in patches."""
     return einops.rearrange(
         frames,
         "(t f) (gh mh ph) (gw mw pw) c -> t (gh gw mh mw) (c f ph pw)",

@@ -1,23 +1,24 @@
-"""From a decoded frame to RGB as it is shown.
+"""Converts a decoded frame to the RGB image that a player displays.
 
-Colours follow the tags of the frame, BT.601 of limited range where there are none; ten bits become
-eight; of interlaced video both fields are kept, woven; transparency is left out. The display matrix
-of phones (quarter turns and mirrors) is applied.
+Colours follow the tags of the frame, or limited-range BT.601 without tags. Ten bits become eight.
+Interlaced video keeps both fields, woven. Transparency is dropped. The display matrix of phones
+(quarter turns and mirrors) is applied.
 """
 
 import numpy as np
 from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
 
 
-def rgb(frame) -> np.ndarray:
-    """The picture of an `av.VideoFrame`: uint8 [h, w, 3]."""
+def to_rgb(frame: VideoFrame) -> np.ndarray:
+    """Returns uint8 [h, w, 3]."""
     picture = frame.to_ndarray(format="rgb24", threads=1)
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)
-    return picture if matrix is None else _turned(picture, np.frombuffer(matrix, np.int32))
+    return picture if matrix is None else _rotate(picture, np.frombuffer(matrix, np.int32))
 
 
-def _turned(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Applies (x, y) -> (a x + c y, b x + d y), turned to the nearest axes."""
+def _rotate(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Applies (x, y) -> (a x + c y, b x + d y), rounded to the nearest quarter turn."""
     a, b, _, c, d = matrix[:5].astype(np.int64)
     across, down = a, d
     if abs(b) + abs(c) > abs(a) + abs(d):

@@ -1,11 +1,11 @@
-"""The size at which a video or an image enters the model, and the resampling to it.
+"""Chooses the size at which a video or image enters the model, and resamples frames to it.
 
-Sides become multiples of `FACTOR` = 32 (patches of 16, merged two by two). The budget of a video
-counts the pixels of all of it, T * H * W, so that a long video is seen at less detail; a side below
-32 is first brought to it, the other with it. That of an image counts H * W, T being 1:
+Sides become multiples of `FACTOR` = 32 (patches of 16, merged 2 x 2). The budget of a video limits
+T * H * W, so a long video is seen at lower resolution. A video with a side below 32 is first
+enlarged, keeping its aspect ratio. The budget of an image limits H * W, with T = 1:
 
-    over the budget:  beta = sqrt(T * H * W / max_pixels), sides divided by beta and rounded down
-    under the least:  beta = sqrt(min_pixels / (T * H * W)), sides times beta and rounded up
+    above max_pixels:  beta = sqrt(T * H * W / max_pixels), sides divided by beta and rounded down
+    below min_pixels:  beta = sqrt(min_pixels / (T * H * W)), sides times beta and rounded up
 """
 
 import dataclasses
@@ -24,17 +24,17 @@ _MAX_ASPECT = 200
 
 @dataclasses.dataclass(frozen=True)
 class PixelBudget:
-    """Bounds on T * H * W of a resized video, or H * W of an image, in pixels."""
+    """Bounds in pixels on T * H * W of a resized video, or on H * W of an image."""
 
     min_pixels: int
     max_pixels: int
 
-    def __post_init__(self):
-        least = 2 * FACTOR * FACTOR
-        if self.max_pixels < least:
+    def __post_init__(self) -> None:
+        minimum = 2 * FACTOR * FACTOR
+        if self.max_pixels < minimum:
             raise ValueError(
                 f"max_pixels = {self.max_pixels} is smaller than one slice of two"
-                f" {FACTOR}x{FACTOR} frames; give at least {least}"
+                f" {FACTOR}x{FACTOR} frames; set it to at least {minimum}"
             )
         if self.min_pixels > self.max_pixels:
             raise ValueError(
@@ -42,7 +42,7 @@ class PixelBudget:
             )
 
 
-# As shipped with Qwen3-VL.
+# The budget shipped with Qwen3-VL.
 QWEN3_VL_IMAGES = PixelBudget(65536, 16777216)
 
 
@@ -50,7 +50,7 @@ def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget)
     """(height, width) for a video of `num_frames` sampled frames; both multiples of `FACTOR`.
 
     Raises:
-      MediaError: a side ratio above 200, or a video that cannot be made small enough for the
+      MediaError: the aspect ratio exceeds 200, or the video cannot be made small enough for the
         budget.
     """
     _check_aspect(height, width)
@@ -58,7 +58,7 @@ def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget)
         scale = FACTOR / min(height, width)
         height, width = int(height * scale), int(width * scale)
     frames = round(num_frames / 2) * 2
-    new_height, new_width = _fitted(num_frames, frames, height, width, budget)
+    new_height, new_width = _fit_budget(num_frames, frames, height, width, budget)
     if frames * new_height * new_width > budget.max_pixels:
         raise MediaError(
             f"{num_frames} frames of at least {new_width}x{new_height} pixels exceed the budget of"
@@ -70,34 +70,34 @@ def resized_shape(num_frames: int, height: int, width: int, budget: PixelBudget)
 def still_shape(height: int, width: int, budget: PixelBudget) -> tuple[int, int]:
     """(height, width) for an image; both multiples of `FACTOR`.
 
-    An image so long that its shorter side is already 32 may exceed the budget, as in Qwen3-VL: by
-    the side ratio that is allowed, it has 200 tokens then at most.
+    As in Qwen3-VL, an elongated image whose shorter side is already 32 may exceed the budget. The
+    allowed aspect ratio limits it to 200 tokens.
 
     Raises:
-      MediaError: a side ratio above 200.
+      MediaError: the aspect ratio exceeds 200.
     """
     _check_aspect(height, width)
-    return _fitted(1, 1, height, width, budget)
+    return _fit_budget(1, 1, height, width, budget)
 
 
 def _check_aspect(height: int, width: int) -> None:
     if max(height, width) / min(height, width) > _MAX_ASPECT:
         raise MediaError(
-            f"a picture of {width}x{height} pixels is longer than {_MAX_ASPECT} times its width"
+            f"a picture of {width}x{height} pixels has an aspect ratio above {_MAX_ASPECT}"
         )
 
 
-def _fitted(
+def _fit_budget(
     num_frames: int, frames: int, height: int, width: int, budget: PixelBudget
 ) -> tuple[int, int]:
-    """The rule above; `frames` is `num_frames` rounded to whole slices."""
+    """Applies the rule above; `frames` is `num_frames` rounded to whole slices."""
     new_height = round(height / FACTOR) * FACTOR
     new_width = round(width / FACTOR) * FACTOR
     if frames * new_height * new_width > budget.max_pixels:
         beta = math.sqrt(num_frames * height * width / budget.max_pixels)
         new_height = max(FACTOR, math.floor(height / beta / FACTOR) * FACTOR)
         new_width = max(FACTOR, math.floor(width / beta / FACTOR) * FACTOR)
-    # Also where a side was rounded to nothing.
+    # This also covers a side that was rounded to zero.
     elif frames * new_height * new_width < max(1, budget.min_pixels):
         beta = math.sqrt(max(1, budget.min_pixels) / (num_frames * height * width))
         new_height = math.ceil(height * beta / FACTOR) * FACTOR
@@ -106,10 +106,10 @@ def _fitted(
 
 
 def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic, antialiased: uint8 [h, w, 3] to [height, width, 3].
+    """Resizes uint8 [h, w, 3] to [height, width, 3] by antialiased bicubic interpolation.
 
-    As torchvision within one step of 255, two where all is noise. The order of the passes is not
-    left to PIL: overshoots are cut off between them, so the other order gives other pixels.
+    Differs from torchvision by at most one step of 255, or two on pure noise. The horizontal pass
+    explicitly comes first: overshoots are clipped between passes, so the order affects the result.
     """
     if frame.shape[:2] == (height, width):
         return frame

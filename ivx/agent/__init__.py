@@ -1,1 +1,1 @@
-"""The video agent: a model that looks again, searches, cites and answers in one context."""
+"""The video agent: a model that searches a video, inspects spans and answers with evidence."""

@@ -1,7 +1,6 @@
-"""What an episode may cost.
+"""The budget of an episode.
 
-The model is not told of it but where the texts say so: before its last step, and when it asks for
-frames and none are left.
+The model is told about it only before its last step, and when it requests frames and none are left.
 """
 
 import dataclasses
@@ -11,13 +10,13 @@ from ivx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Limits of an episode. The step at which one is reached is the last, and has to finish.
+    """Limits of an episode; the step that reaches one is the last.
 
     Attributes:
       steps: turns of the model.
-      frames: frames in the context, those of the overview among them.
-      tokens: of the context; what a tool shows may exceed it once.
-      seconds: of the clock; a step that has begun is not cut off.
+      frames: frames in the context, including the overview.
+      tokens: of the context; the last tool result may exceed it.
+      seconds: wall time; a step in progress is not interrupted.
     """
 
     steps: int = 8
@@ -25,16 +24,16 @@ class Budget:
     tokens: int = 16384
     seconds: float = 600.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if not getattr(self, field.name) > 0:
                 raise UserError(
-                    f"a budget of {getattr(self, field.name)} {field.name};"
-                    f" an agent needs a positive number of {field.name}"
+                    f"the budget of {field.name} is {getattr(self, field.name)};"
+                    " it must be positive"
                 )
 
     def reached(self, step: int, tokens: int, seconds: float) -> str:
-        """The limit that makes `step` the last one; empty if none does."""
+        """Name of the limit that makes `step` the last one; empty if there is none."""
         if step >= self.steps:
             return "steps"
         if tokens >= self.tokens:

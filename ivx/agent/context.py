@@ -1,29 +1,30 @@
-"""The shared context of an episode: typed events, and the conversation that they make up.
+"""The context of an episode: typed events, and the conversation that they form.
 
-    C_0 = (overview, question),   C_{k+1} = C_k + (reasoning, actions, what the tools gave)
+    C_0 = (overview, question),   C_{k+1} = C_k + (reasoning, actions, tool results)
 
-All that the model ever sees is in it, in the order in which it came; nothing is rewritten or left
-out. The conversation is in the annotation format, so that an episode is a training sample as it is.
+It holds everything that the model sees, in order; nothing is rewritten or removed. The conversation
+is in the annotation format, so an episode can be used as a training sample.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 Span = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Event:
-    """What all kinds of events say.
+    """Fields that all events have.
 
     Attributes:
-      step: the model's turn that it belongs to; 0 comes before the first.
+      step: turn of the model; 0 is before the first turn.
       time: seconds since the episode began.
-      text: in words.
-      tokens: what it added to the context; 0 where another event of the turn brought the message.
-      span: seconds of the video that it is about.
-      evidence: ids that it gives or cites.
-      message: what it added to the conversation; the first event of a turn brings the whole turn.
+      text: the event in words.
+      tokens: number of tokens added to the context; 0 if another event of the turn added them.
+      span: seconds of the video that it refers to.
+      evidence: ids that it creates or cites.
+      message: the message added to the conversation; the first event of a turn holds the full turn.
     """
 
     step: int
@@ -37,7 +38,7 @@ class Event:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Instruction(Event):
-    """The question, of a `video` of so many `seconds` at `rate` frames each, and the `tools`."""
+    """The question, its `video` (length in `seconds`, `rate` in frames per second), the `tools`."""
 
     video: str
     seconds: float
@@ -47,19 +48,19 @@ class Instruction(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observation(Event):
-    """Frames that were shown, by their display indices."""
+    """Frames shown to the model, by display index."""
 
     frames: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reasoning(Event):
-    """What the model thought or said."""
+    """The model's thought or text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Action(Event):
-    """A call: the tool's `name` and its `arguments`."""
+    """A tool call: `name` and `arguments`."""
 
     name: str
     arguments: dict
@@ -67,19 +68,19 @@ class Action(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Feedback(Event):
-    """What a tool, or the loop itself, answered; `refused` where it did not do as it was told."""
+    """The response of a tool or of the loop; `refused` if the request was not carried out."""
 
     refused: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Memory(Event):
-    """A label of a span: as it was written, or with an id of evidence as it was found again."""
+    """A label of a span, when it was written, or with an evidence id when a search returned it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Verification(Event):
-    """Whether all that an answer cites exists."""
+    """Whether all evidence that an answer cites exists."""
 
     passed: bool
 
@@ -102,28 +103,28 @@ class Episode:
 
     @property
     def instruction(self) -> Instruction:
-        """The question and what it is about."""
+        """The question and its video."""
         return self.events[0]
 
     @property
     def answer(self) -> Answer:
-        """The answer; its text is empty if none came."""
+        """The answer; its text is empty if there was none."""
         return self.events[-1]
 
     @property
     def steps(self) -> int:
-        """Turns that the model took."""
+        """Number of turns of the model."""
         return self.answer.step
 
     @property
     def evidence(self) -> dict[str, Event]:
-        """What each id names: frames that were inspected, or a label that was found."""
-        found = {}
+        """Evidence id -> event: inspected frames, or a label returned by a search."""
+        evidence = {}
         for event in self.events:
             if isinstance(event, (Observation, Memory)):
                 for name in event.evidence:
-                    found.setdefault(name, event)
-        return found
+                    evidence.setdefault(name, event)
+        return evidence
 
     @property
     def messages(self) -> list[dict]:
@@ -132,17 +133,17 @@ class Episode:
 
 
 class Context:
-    """Events and conversation as they grow.
+    """Collects the events and messages of an episode.
 
     Args:
-      tools: schemas of the tools on offer.
-      count: tokens of a conversation, {"messages": ..., "tools": ...}.
-      clock: seconds, from any beginning.
+      tools: schemas of the available tools.
+      count: counts the tokens of a conversation, {"messages": ..., "tools": ...}.
+      clock: time in seconds, from any origin.
     """
 
     def __init__(
         self, tools: tuple[dict, ...], count: Callable[[dict], int], clock: Callable[[], float]
-    ):
+    ) -> None:
         self._tools, self._count, self._clock = tools, count, clock
         self._start = clock()
         self._events: list[Event] = []
@@ -152,22 +153,22 @@ class Context:
 
     @property
     def step(self) -> int:
-        """The turn that events are now added to."""
+        """The current turn."""
         return self._step
 
     @property
     def tokens(self) -> int:
-        """Tokens of the conversation, the tools' descriptions among them."""
+        """Number of tokens of the conversation, including the tool schemas."""
         return self._tokens
 
     @property
     def seconds(self) -> float:
-        """Since the episode began."""
+        """Seconds since the episode began."""
         return self._clock() - self._start
 
     @property
     def conversation(self) -> dict:
-        """What the model is asked to go on with."""
+        """The conversation for the model to continue."""
         return {"messages": list(self._messages), "tools": list(self._tools)}
 
     @property
@@ -176,10 +177,12 @@ class Context:
         return Episode(tuple(self._events))
 
     def begin_step(self) -> None:
-        """A new turn of the model."""
+        """Begins the model's next turn."""
         self._step += 1
 
-    def add(self, kind: type[Event], text: str, *, message: dict | None = None, **fields) -> None:
+    def add(
+        self, kind: type[Event], text: str, *, message: dict | None = None, **fields: Any
+    ) -> None:
         """Appends an event, and its message to the conversation."""
         added = 0
         if message is not None:

@@ -1,21 +1,25 @@
-"""The index of a video: a short label on each of its shots, written by the model itself.
+"""The index of a video: a short label for each shot, written by the model itself.
 
 shots of equal length --(each alone: "What is seen in the clip?")--> labels
 """
 
-from data_pipelines.views import Footage, Looks
-from ivx.agent.asker import Asker
+from data_pipelines.views import VideoFile, ViewConfig
+from ivx.agent.chat_model import ChatModel
 from ivx.text import agent_texts
 from ivx.text.labels import NOTHING, Label
 
 
-def write(asker: Asker, footage: Footage, looks: Looks) -> tuple[Label, ...]:
-    """Labels of all shots, in order of time."""
-    spans = footage.shots(looks)
+def write(model: ChatModel, video_file: VideoFile, view_config: ViewConfig) -> tuple[Label, ...]:
+    """Labels of all shots, in temporal order."""
+    spans = video_file.shots(view_config)
     question = {"type": "text", "text": agent_texts.question(agent_texts.LABEL_QUESTION)}
-    answers = asker.ask(
+    answers = model.ask(
         [
-            {"messages": [{"role": "user", "content": [footage.shot(span, looks), question]}]}
+            {
+                "messages": [
+                    {"role": "user", "content": [video_file.shot_view(span, view_config), question]}
+                ]
+            }
             for span in spans
         ]
     )

@@ -1,12 +1,11 @@
-"""The agent: the model speaks, its calls are done, what they gave joins the context, until it
-finishes.
+"""The agent loop: the model speaks, its calls run, and their results join the context.
 
-    for step in 1, 2, ...:    speak -> read the calls -> act -> feedback
-                              finish with evidence that exists -> answer, its times checked
-    the last step             is announced; its text is the answer if it does not finish
+    for step in 1, 2, ...:    speak -> parse the calls -> run them -> feedback
+                              finish with existing evidence -> answer, its times checked
+    the last step             is announced; without a finish, its text is the answer
 
-Nothing that the model writes ends an episode early: calls that cannot be read, unknown tools,
-calls that were made before and evidence that does not exist are answered in words.
+Nothing that the model writes ends an episode early: malformed calls, unknown tools, repeated calls
+and unknown evidence are answered with a message.
 """
 
 import dataclasses
@@ -15,10 +14,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from data_pipelines.media_error import MediaError
-from data_pipelines.views import Footage, Looks
+from data_pipelines.views import VideoFile, ViewConfig
 from ivx.agent import context as events
-from ivx.agent.asker import Asker
 from ivx.agent.budget import Budget
+from ivx.agent.chat_model import ChatModel
 from ivx.agent.context import Context, Episode
 from ivx.agent.tool import Result, Tool, World
 from ivx.agent.tools.finish import Finish
@@ -26,71 +25,73 @@ from ivx.agent.tools.inspect import Inspect
 from ivx.agent.tools.search_video import SearchVideo
 from ivx.errors import UserError
 from ivx.text import agent_texts, tool_calls
-from ivx.text.chat_template import harmless
+from ivx.text.chat_template import escape_tags
 from ivx.text.evidence import EvidenceNames
 
 TOOLS: tuple[Tool, ...] = (SearchVideo(), Inspect(), Finish())
 
 
 def run(
-    asker: Asker,
-    footage: Footage,
+    model: ChatModel,
+    video_file: VideoFile,
     question: str,
     tools: Sequence[Tool] = TOOLS,
     budget: Budget | None = None,
-    looks: Looks | None = None,
+    view_config: ViewConfig | None = None,
     video: str = "",
     clock: Callable[[], float] = time.monotonic,
 ) -> Episode:
     """Answers one question about one video.
 
     Args:
-      asker: the model.
-      footage: the video, as the asker knows it.
-      question: in words.
-      tools: what may be called.
-      budget: limits; the default if None.
-      looks: how densely to look; the default if None.
-      video: where the file is, for those who read the trace.
-      clock: seconds, from any beginning.
+      model: the model.
+      video_file: the video, as the model knows it.
+      question: its text.
+      tools: the available tools.
+      budget: limits; None for the defaults.
+      view_config: how densely frames are sampled; None for the defaults.
+      video: path of the file, for readers of the trace.
+      clock: time in seconds, from any origin.
 
     Raises:
-      UserError: the video cannot be read, or the question holds reserved tokens.
+      UserError: the video cannot be read, or the question contains reserved tokens.
     """
-    budget, looks = budget or Budget(), looks or Looks()
-    context = Context(tuple(tool.schema for tool in tools), asker.count, clock)
-    world = World(footage, looks, asker, EvidenceNames(), budget.frames)
+    budget, view_config = budget or Budget(), view_config or ViewConfig()
+    context = Context(tuple(tool.schema for tool in tools), model.count, clock)
+    world = World(video_file, view_config, model, EvidenceNames(), budget.frames)
     _open(context, world, question, tuple(tool.schema for tool in tools), video)
-    made = set()
+    calls_made = set()
     while True:
         context.begin_step()
         limit = budget.reached(context.step, context.tokens, context.seconds)
         if limit:
-            _tell(context, Result(agent_texts.LAST_STEP))
-        said = _speak(context, asker)
+            _add_feedback(context, Result(agent_texts.LAST_STEP))
+        turn = _speak(context, model)
         if limit:
-            return _conclude(context, world, tools, said, limit)
-        if said.error or not said.calls:
-            text = agent_texts.unreadable(said.error) if said.error else agent_texts.NO_CALL
-            _tell(context, Result(text, refused=True))
+            return _conclude(context, world, tools, turn, limit)
+        if turn.error or not turn.calls:
+            text = agent_texts.unreadable(turn.error) if turn.error else agent_texts.NO_CALL
+            _add_feedback(context, Result(text, refused=True))
             continue
-        for call in said.calls:
-            result = _do(call, tools, world, made)
+        for call in turn.calls:
+            result = _run_call(call, tools, world, calls_made)
             if result.answer is not None:
                 _verify(context, result)
                 if not result.refused:
                     context.add(events.Answer, result.answer, evidence=result.cited)
                     return context.episode
-            _tell(context, result)
+            _add_feedback(context, result)
 
 
-def _open(context: Context, world: World, question: str, tools: tuple, video: str) -> None:
-    """The overview and the question."""
-    footage = world.footage
-    glance = min(world.looks.overview_frames, world.frames_left)
-    view = footage.overview(dataclasses.replace(world.looks, overview_frames=glance))
+def _open(
+    context: Context, world: World, question: str, tools: tuple[dict, ...], video: str
+) -> None:
+    """Adds the overview and the question."""
+    video_file = world.video_file
+    count = min(world.view_config.overview_frames, world.frames_left)
+    view = video_file.overview(dataclasses.replace(world.view_config, overview_frames=count))
     try:
-        frames = world.asker.frames(view)
+        frames = world.model.frames(view)
     except MediaError as error:
         raise UserError(str(error)) from error
     world.frames_left -= len(frames)
@@ -99,82 +100,84 @@ def _open(context: Context, world: World, question: str, tools: tuple, video: st
         question,
         message=_message("user", agent_texts.question(question), view),
         video=video,
-        seconds=footage.seconds,
-        rate=footage.info.rate,
+        seconds=video_file.seconds,
+        rate=video_file.info.rate,
         tools=tools,
     )
-    context.add(events.Observation, "overview", frames=frames, span=(0.0, footage.seconds))
+    context.add(events.Observation, "overview", frames=frames, span=(0.0, video_file.seconds))
 
 
-def _speak(context: Context, asker: Asker) -> tool_calls.Parsed:
-    """The model's turn, taken apart and put into the context."""
-    [reply] = asker.ask([context.conversation])
-    reply = harmless(reply)
-    said = tool_calls.parse(reply)
-    # The first event of the turn brings the message.
+def _speak(context: Context, model: ChatModel) -> tool_calls.Parsed:
+    """Gets the model's turn, parses it, and adds it to the context."""
+    [reply] = model.ask([context.conversation])
+    reply = escape_tags(reply)
+    turn = tool_calls.parse(reply)
+    # The first event of the turn holds the message.
     message = {"role": "assistant", "content": reply}
-    words = "\n".join(part for part in (said.thought, said.text) if part)
-    if words or not said.calls:
+    words = "\n".join(part for part in (turn.thought, turn.text) if part)
+    if words or not turn.calls:
         context.add(events.Reasoning, words or reply, message=message)
         message = None
-    for call in said.calls:
+    for call in turn.calls:
         text = json.dumps(call.arguments, ensure_ascii=False)
         context.add(events.Action, text, message=message, name=call.name, arguments=call.arguments)
         message = None
-    return said
+    return turn
 
 
-def _do(call: tool_calls.Call, tools: Sequence[Tool], world: World, made: set[str]) -> Result:
-    """One call; what was done before is not done again."""
+def _run_call(
+    call: tool_calls.Call, tools: Sequence[Tool], world: World, calls_made: set[str]
+) -> Result:
+    """Runs one call; a repeated call is refused."""
     by_name = {tool.name: tool for tool in tools}
     if call.name not in by_name:
         return Result(agent_texts.no_such_tool(call.name, tuple(by_name)), refused=True)
     key = json.dumps([call.name, call.arguments], sort_keys=True)
-    if key in made:
+    if key in calls_made:
         return Result(agent_texts.REPEATED, refused=True)
     result = by_name[call.name].call(call.arguments, world)
     if not result.refused:
-        made.add(key)
+        calls_made.add(key)
     return result
 
 
-def _tell(context: Context, result: Result) -> None:
-    """What a call gave, as the context holds it from now on."""
+def _add_feedback(context: Context, result: Result) -> None:
+    """Adds the result of a call to the context."""
     for label in result.written:
         context.add(events.Memory, label.text, span=label.span)
-    # A placeholder stands for the frames of `view` and for nothing else: other text may repeat
-    # what the model wrote, and is made harmless.
-    text = result.text if result.view else harmless(result.text)
+    # Only text with a view may contain placeholders. Other text may repeat what the model wrote and
+    # is escaped.
+    text = result.text if result.view else escape_tags(result.text)
     ids = tuple(evidence.id for evidence in result.evidence)
     message = _message("tool", text, result.view)
     context.add(events.Feedback, text, message=message, evidence=ids, refused=result.refused)
     for evidence in result.evidence:
-        where = {"span": evidence.span, "evidence": (evidence.id,)}
+        fields = {"span": evidence.span, "evidence": (evidence.id,)}
         if result.view:
-            context.add(events.Observation, "inspected", frames=result.frames, **where)
+            context.add(events.Observation, "inspected", frames=result.frames, **fields)
         else:
-            context.add(events.Memory, evidence.text, **where)
+            context.add(events.Memory, evidence.text, **fields)
 
 
 def _verify(context: Context, result: Result) -> None:
-    """Whether an answer may cite what it cites, and says of it what it shows."""
-    passed = not (result.refused or result.mended)
+    """Adds whether the answer's evidence exists and supports its times."""
+    passed = not (result.refused or result.corrected)
     text = "all cited evidence exists" if passed else result.text
     context.add(events.Verification, text, passed=passed, evidence=result.cited)
 
 
 def _conclude(
-    context: Context, world: World, tools: Sequence[Tool], said: tool_calls.Parsed, limit: str
+    context: Context, world: World, tools: Sequence[Tool], turn: tool_calls.Parsed, limit: str
 ) -> Episode:
-    """Takes what was said at the last step for the answer, citing only what exists."""
-    for call in said.calls:
-        result = _do(call, tools, world, set()) if call.name == Finish.name else None
+    """Ends the episode with the last turn as the answer, citing only existing evidence."""
+    for call in turn.calls:
+        result = _run_call(call, tools, world, set()) if call.name == Finish.name else None
         if result and result.answer is not None:
             _verify(context, result)
-            known = tuple(name for name in result.cited if name in world.names.given)
+            known = tuple(name for name in result.cited if name in world.names.assigned)
             context.add(events.Answer, result.answer, evidence=known, forced=limit)
             return context.episode
-    context.add(events.Answer, said.text, forced=limit)
+    context.add(events.Answer, turn.text, forced=limit)
     return context.episode
 
 

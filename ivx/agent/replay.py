@@ -1,5 +1,6 @@
-"""Replays an episode: an asker that says again what was said, so that the loop can be run again
-without the model, for a test of the loop or to see what another loop would have made of it.
+"""Replays an episode: a `ChatModel` that repeats recorded turns.
+
+It runs the loop again without the model, to test the loop or to try another loop on the same turns.
 """
 
 from collections.abc import Sequence
@@ -9,15 +10,15 @@ from ivx.text.labels import NOTHING
 
 
 class Replay:
-    """Says what the model of an episode said, turn after turn, and labels shots as it did.
+    """Repeats the model's turns of an episode, and its labels of shots.
 
     Args:
-      episode: what is replayed.
+      episode: the recorded episode.
     """
 
-    def __init__(self, episode: Episode):
-        said = [message for message in episode.messages if message["role"] == "assistant"]
-        self._turns = iter([message["content"] for message in said])
+    def __init__(self, episode: Episode) -> None:
+        turns = [message for message in episode.messages if message["role"] == "assistant"]
+        self._turns = iter([message["content"] for message in turns])
         self._totals, total = [], 0
         for event in episode.events:
             if event.message is not None:
@@ -31,7 +32,7 @@ class Replay:
                 self._frames[event.span if event.evidence else None] = event.frames
 
     def ask(self, conversations: Sequence[dict]) -> list[str]:
-        """The next turn of the episode, or labels where no tools are on offer."""
+        """The next turn of the episode, or labels of shots for conversations without tools."""
         return [
             next(self._turns, "")
             if conversation.get("tools")
@@ -40,11 +41,11 @@ class Replay:
         ]
 
     def count(self, conversation: dict) -> int:
-        """Tokens after as many messages as there then were."""
+        """Recorded number of tokens after as many messages."""
         return self._totals[min(len(conversation["messages"]), len(self._totals)) - 1]
 
     def frames(self, view: dict) -> tuple[int, ...]:
-        """Frames that were shown of the same span."""
+        """Recorded frames of the same span."""
         return self._frames.get(_span(view), ())
 
 

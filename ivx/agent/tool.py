@@ -1,30 +1,30 @@
-"""What a tool is, what it may touch and what it gives."""
+"""The interface of tools: their protocol, the state they share, and their results."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from data_pipelines.views import Footage, Looks, Span
-from ivx.agent.asker import Asker
+from data_pipelines.views import Span, VideoFile, ViewConfig
+from ivx.agent.chat_model import ChatModel
 from ivx.text.evidence import EvidenceNames
 from ivx.text.labels import Label
 
 
 @dataclasses.dataclass
 class World:
-    """The video, the model and what has been found out so far.
+    """State of an episode that tools share.
 
     Attributes:
-      footage: the video.
-      looks: how densely it is looked at.
-      asker: the model.
+      video_file: the video.
+      view_config: how densely frames are sampled.
+      model: the model.
       names: ids of the evidence so far.
-      frames_left: frames that may still be shown.
-      index: labels of all shots; None until they have been written.
+      frames_left: remaining frame budget.
+      index: labels of all shots; None until they are written.
     """
 
-    footage: Footage
-    looks: Looks
-    asker: Asker
+    video_file: VideoFile
+    view_config: ViewConfig
+    model: ChatModel
     names: EvidenceNames
     frames_left: int
     index: tuple[Label, ...] | None = None
@@ -32,7 +32,7 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """Something that an answer may cite: frames of a span, or with `text` a label of it."""
+    """Evidence that an answer can cite: the frames of a span, or with `text` its label."""
 
     id: str
     span: Span
@@ -41,18 +41,18 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a call gave.
+    """Result of a call.
 
     Attributes:
-      text: told to the model, with a placeholder where `view` goes.
-      view: a video item to be shown.
-      frames: display indices of the frames that are shown of it.
-      evidence: what may now be cited.
-      written: labels that were written on the way.
-      refused: the call could not be done; `text` says why.
-      answer: what `finish` was given; it ends the episode unless refused.
+      text: message for the model, with a placeholder for `view`.
+      view: a video item to show.
+      frames: display indices of the shown frames.
+      evidence: new evidence.
+      written: labels written during the call.
+      refused: the call was not carried out; `text` says why.
+      answer: the answer of `finish`; ends the episode unless refused.
       cited: ids that the answer cites.
-      mended: the answer is not what was said, but what its evidence says; `text` says why.
+      corrected: the answer was replaced by the span of its evidence; `text` says why.
     """
 
     text: str
@@ -63,11 +63,12 @@ class Result:
     refused: bool = False
     answer: str | None = None
     cited: tuple[str, ...] = ()
-    mended: bool = False
+    corrected: bool = False
 
 
+@runtime_checkable
 class Tool(Protocol):
-    """A function that the model may call.
+    """A function that the model can call.
 
     Attributes:
       name: as in its schema.
@@ -78,4 +79,4 @@ class Tool(Protocol):
     schema: dict
 
     def call(self, arguments: dict, world: World) -> Result:
-        """Does what it is asked to; arguments of any kind are refused in words, never raised."""
+        """Runs the call; invalid arguments are refused with a message, never raised."""

@@ -1,1 +1,1 @@
-"""Compiling for TPUs without one: libtpu on a CPU, and what its compiler tells."""
+"""Ahead-of-time compilation for TPUs with libtpu on a CPU, and estimates from its output."""

@@ -1,4 +1,4 @@
-"""Compiling in a process of its own: it has its own environment, may crash, and may be ended."""
+"""Compilation in a child process, which has its own environment, may crash, and may time out."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from ivx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a child said, or in `refusal` the sentence of why it did not.
+    """The answer of a child process.
 
     Attributes:
-      found: plain values.
-      refusal: empty where the child did its work.
-      answered: the child had its say; False where it ended without, or was ended.
+      found: its result, plain values.
+      refusal: one sentence on why there is no result; empty on success.
+      answered: whether the child answered; False if it crashed or timed out.
     """
 
     found: dict
@@ -28,61 +28,65 @@ class Answer:
 
 
 def ask(module: str, question: dict, seconds: float, dump: pathlib.Path | None = None) -> Answer:
-    """Runs `python -m module` with a question as JSON; it answers by `answer`.
+    """Runs `python -m module` in a child process.
 
     Args:
-      module: what to run; it reads its question by `question`.
-      question: plain values.
-      seconds: after which it is ended.
-      dump: where the compiler is to write its schedules.
+      module: the module; it reads its question with `question` and answers with `answer`.
+      question: plain values, sent as JSON.
+      seconds: time limit.
+      dump: folder for the compiler's schedules.
 
     Raises:
-      UserError: there is no libtpu.
+      UserError: libtpu is not found.
     """
-    surroundings = library.environment(library.find(), dump)
+    environment = library.environment(library.find(), dump)
     with tempfile.TemporaryDirectory(prefix="ivx-compile-") as folder:
         paths = [pathlib.Path(folder) / name for name in ("question.json", "answer.json")]
         paths[0].write_text(json.dumps(question))
         try:
-            ended = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-m", module, *map(str, paths)],
-                env=surroundings,
+                env=environment,
                 capture_output=True,
                 text=True,
                 errors="replace",
                 timeout=seconds,
             )
         except subprocess.TimeoutExpired:
-            said = f"not compiled within {seconds:g} s; --timeout allows more"
-            return Answer({}, said, answered=False)
+            refusal = f"not compiled within {seconds:g} s; raise --timeout"
+            return Answer({}, refusal, answered=False)
         if not paths[1].exists():
-            said = f"the compiler ended with {ended.returncode}: {_last(ended.stderr)}"
-            return Answer({}, said, answered=False)
-        found = json.loads(paths[1].read_text())
-    return Answer(found, found.pop("refusal", ""))
+            refusal = f"the compiler exited with {process.returncode}: {_last_line(process.stderr)}"
+            return Answer({}, refusal, answered=False)
+        result = json.loads(paths[1].read_text())
+    return Answer(result, result.pop("refusal", ""))
 
 
 def question() -> dict:
-    """In the child: what is asked."""
+    """The question; call this in the child."""
     return json.loads(pathlib.Path(sys.argv[1]).read_text())
 
 
-def answer(found: dict) -> None:
-    """In the child: answers; a key `refusal` says in a sentence why there is nothing else."""
-    pathlib.Path(sys.argv[2]).write_text(json.dumps(found))
+def answer(result: dict) -> None:
+    """Sends the answer; call this in the child.
+
+    Args:
+      result: plain values; a key `refusal` holds the sentence on why there is no result.
+    """
+    pathlib.Path(sys.argv[2]).write_text(json.dumps(result))
 
 
 def sentence(error: BaseException) -> str:
-    """What an exception says, in one line of bearable length, the compiler's own words first."""
+    """An exception in one line of at most 400 characters, the compiler's message first."""
     text = str(error) or type(error).__name__
-    found = re.search(r"(Mosaic failed to compile[^\n]*|Ran out of memory[^\n]*)", text)
+    match = re.search(r"(Mosaic failed to compile[^\n]*|Ran out of memory[^\n]*)", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = (found[1] if found else " ".join(lines))[:400]
-    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+    message = (match[1] if match else " ".join(lines))[:400]
+    return message if isinstance(error, UserError) else f"{type(error).__name__}: {message}"
 
 
-def _last(text: str) -> str:
-    """The last line of an output that means something."""
+def _last_line(text: str) -> str:
+    """The last line of an output that is not a stack frame; a fatal error takes precedence."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("    @")]
     fatal = [line for line in lines if re.match(r"F\d{4} |.*Error: ", line)]
-    return (fatal or lines or ["it said nothing"])[-1][:400]
+    return (fatal or lines or ["no output"])[-1][:400]

@@ -1,16 +1,16 @@
-"""Generations of TPU: what their makers say of them. Nothing here was measured.
+"""TPU generations: their published specifications. Nothing here was measured.
 
 Source: Google Cloud documentation, pages "TPU v5e", "TPU v5p", "TPU v6e", "TPU7x" (peak compute,
-HBM, bidirectional ICI a chip). Memory is what the allocator of libtpu 0.0.42 leaves to a program,
-read from its refusals. Clocks follow from the peaks and from the matrix units:
+HBM, bidirectional ICI per chip). Memory is the part that the allocator of libtpu 0.0.42 leaves to a
+program, read from its out-of-memory errors. Clocks follow from the peaks and the matrix units:
 
     peak = cores * units * side^2 * 2 * rows * clock      rows: 1 before v6e, 2 from v6e on
 
-`rows`, how many rows a unit takes in a cycle, is inferred: with 2 the units of v6e reach their
-published peak at the clock of v5p, and the compiler counts half a cycle a row.
+`rows`, the rows that a unit takes per cycle, is inferred: with 2, the units of v6e reach their
+published peak at the clock of v5p, and the compiler counts half a cycle per row.
 
-A device is what JAX calls one: a chip, of tpu7x half a chip. A v5p device has two cores, each with
-half the bandwidth, and a kernel's schedule is that of one core.
+A device is what JAX calls one: a chip, or half a chip for tpu7x. A v5p device has two cores, each
+with half the bandwidth, and the schedule of a kernel is that of one core.
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ from ivx.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Numbers of a generation, for a device.
+    """Specifications of a generation, per device.
 
     Attributes:
-      name: as topologies call it.
-      devices: of a chip.
-      cores: of a device.
-      peak: FLOPs a second in bfloat16.
-      narrow_peak: operations a second in int8, where there is no int8 in float8.
-      bandwidth: bytes a second from HBM.
-      memory: bytes of HBM for a program.
-      units: matrix units of a core.
+      name: name in topologies.
+      devices: devices per chip.
+      cores: cores per device.
+      peak: bfloat16 FLOP/s.
+      narrow_peak: int8 operations per second; float8 where a chip has no int8.
+      bandwidth: HBM bytes per second.
+      memory: HBM bytes that a program can use.
+      units: matrix units per core.
       side: rows and columns of a unit.
-      rows: that a unit takes in a cycle.
-      vmem: bytes of a core.
-      link: bytes a second and direction of an ICI link.
-      axes: of the torus, each with two links.
-      smallest: the smallest topology, a host.
+      rows: rows that a unit takes per cycle.
+      vmem: VMEM bytes per core.
+      link: bytes per second and direction of an ICI link.
+      axes: axes of the torus, each with two links.
+      smallest: the smallest topology, one host.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Chip:
 
     @property
     def clock(self) -> float:
-        """Cycles a second."""
+        """Cycles per second."""
         return self.peak / (self.cores * self.flops_a_cycle)
 
     @property
     def flops_a_cycle(self) -> float:
-        """Of a core, in bfloat16."""
+        """bfloat16 FLOPs per cycle of a core."""
         return self.units * self.side**2 * 2 * self.rows
 
     @property
     def core_bandwidth(self) -> float:
-        """Bytes a second that a core gets when all work."""
+        """HBM bytes per second of a core when all cores are busy."""
         return self.bandwidth / self.cores
 
 
@@ -99,8 +99,8 @@ def chip(name: str) -> Chip:
     """A generation by name.
 
     Raises:
-      UserError: there is none of this name.
+      UserError: there is no such generation.
     """
     if name not in CHIPS:
-        raise UserError(f"ivx knows no chip {name!r}; there are {', '.join(CHIPS)}")
+        raise UserError(f"there is no chip {name!r}; chips are {', '.join(CHIPS)}")
     return CHIPS[name]

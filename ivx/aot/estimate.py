@@ -1,16 +1,15 @@
-"""A modelled time of a training step, from what the compiler says; nothing of it was timed.
+"""Estimates the time of a training step from the compiled program. Nothing was timed on a TPU.
 
     cycles    XLA's estimate for fusions, products and copies, over the clock of a core
-    kernels   FLOPs of the Pallas kernels, over the peak at the pace that is assumed for them
-    exchange  bytes that a device sends along each choice of mesh axes, over the two links of one
-              ring
+    kernels   FLOPs of the Pallas kernels, over the peak at an assumed pace
+    exchange  bytes that a device sends along each set of mesh axes, over the two links of one ring
 
-    hidden    max(cycles + kernels, exchange): every exchange runs beside computation
+    hidden    max(cycles + kernels, exchange): all exchanges overlap with computation
     exposed   cycles + kernels + exchange: none does
 
-The truth lies between, if the compiler's estimates hold and no host is late. XLA's estimates are of
-a device, of v5p for both of its cores: 74,906 cycles for a product of 2,048^3, of which one core
-alone would need 131,072.
+The real time lies between the two if the compiler's estimates hold and no host is late. XLA's
+estimates are per device; for v5p they cover both cores: 74,906 cycles for a product of 2,048^3,
+which would take one core 131,072.
 """
 
 import dataclasses
@@ -19,11 +18,11 @@ from collections.abc import Mapping
 from ivx.aot.chips import Chip
 from ivx.aot.program import Program
 
-# Heads of attention, and widths of their keys and of their values, in head_dim.
+# Kind of attention heads -> width of keys and of values, in units of head_dim.
 WIDTHS = {"latent": (2, 1), "grouped": (1, 1)}
 
-# Cycles of a step, read from static schedules: forward, 2048 queries x 1024 keys of one head; and
-# backward, 1024 x 1024. From docs/results/kernels_tpu.json, a visit without a mask.
+# Cycles of a grid step, read from static schedules: forward, 2048 queries x 1024 keys of one head;
+# backward, 1024 x 1024. From benchmarks/results/kernels_tpu.json, for a block without a mask.
 CYCLES = {
     "latent": {
         "v5e": (12_734, 17_116),
@@ -39,10 +38,10 @@ CYCLES = {
     },
 }
 _FORWARD, _BACKWARD, _HEAD_DIM = 2048 * 1024, 1024 * 1024, 128
-# Forward, most visits look at maxima besides: cycles read by hand of latent heads on v5p and v6e
-# (docs/results/kernels_tpu.md, notes), and taken to be the same on chips with their units.
+# Most forward blocks also check the running maximum: cycles read by hand for latent heads on v5p
+# and v6e (docs/results/kernels_tpu.md, notes), and assumed equal on chips with the same units.
 _CHECK = {"v5e": 172, "v5p": 172, "v6e": 231, "tpu7x": 231}
-# Of vision attention: 256 queries x 256 keys of 16 heads, forward, and backward in both kernels.
+# Vision attention, 256 queries x 256 keys of 16 heads: forward, and both backward kernels.
 VISION_CYCLES = {
     "v5e": (6_118, 13_465),
     "v5p": (6_195, 13_784),
@@ -51,14 +50,15 @@ VISION_CYCLES = {
 }
 _VISION = 256 * 256 * 16 * 72
 
-# What is left of that pace for masks, for waiting, for blocks half in use.
+# Share of that pace that is assumed, for masks, stalls and partly filled blocks.
 PACE = 0.9
 
 
 def factors(part: str, heads: str = "latent") -> dict[str, float]:
-    """Kernels of a part of the model, with their FLOPs over those of the forward one, the first.
+    """Kernels of a part of the model, with their FLOPs relative to the forward kernel, the first.
 
-    Backward, scores and the slopes of weights are made again; by both kernels of the tower.
+    The backward kernels recompute scores and the gradients of the weights; both kernels of the
+    tower do.
     """
     if part == "attention":
         keys, values = WIDTHS[heads]
@@ -68,23 +68,23 @@ def factors(part: str, heads: str = "latent") -> dict[str, float]:
 
 
 def kernels() -> set[str]:
-    """Those whose pace is known."""
+    """Names of the kernels with a known pace."""
     return {name for part in ("attention", "vision attention") for name in factors(part)}
 
 
 def backward(part: str, heads: str = "latent") -> float:
-    """FLOPs of the backward kernels over those of the forward one."""
+    """FLOPs of the backward kernels relative to the forward kernel."""
     return sum(factors(part, heads).values()) - 1
 
 
 def kernel_share(chip: Chip, kernel: str, heads: str = "latent", pace: float = PACE) -> float:
-    """Share of the peak of a chip at which a kernel is taken to run, over all FLOPs that it does.
+    """Assumed share of the peak of a chip that a kernel reaches, counting all FLOPs that it does.
 
     Args:
-      chip: its generation.
-      kernel: its name.
-      heads: of dense attention: latent or grouped.
-      pace: over that of the static schedule.
+      chip: the generation.
+      kernel: name of the kernel.
+      heads: heads of dense attention: latent or grouped.
+      pace: relative to the static schedule.
     """
     if kernel.startswith("vision"):
         forward, back = VISION_CYCLES[chip.name]
@@ -93,22 +93,22 @@ def kernel_share(chip: Chip, kernel: str, heads: str = "latent", pace: float = P
     keys, values = WIDTHS[heads]
     forward, back = CYCLES[heads][chip.name]
     if kernel == "dense_attention":
-        done, cycles = _FORWARD * (keys + values), forward + _CHECK[chip.name]
+        work, cycles = _FORWARD * (keys + values), forward + _CHECK[chip.name]
     else:
-        done, cycles = _BACKWARD * (3 * keys + 2 * values), back
-    return pace * 2 * done * _HEAD_DIM / (cycles * chip.flops_a_cycle)
+        work, cycles = _BACKWARD * (3 * keys + 2 * values), back
+    return pace * 2 * work * _HEAD_DIM / (cycles * chip.flops_a_cycle)
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Seconds of a step, and what they are of.
+    """Seconds of a step, by origin.
 
     Attributes:
-      cycles: of what XLA estimates.
-      kernels: of the Pallas kernels.
-      exchange: of each choice of axes.
+      cycles: seconds of XLA's estimated cycles.
+      kernels: seconds of the Pallas kernels.
+      exchange: seconds for each set of mesh axes.
       useful: FLOPs of the step, over all devices.
-      peak: FLOPs a second of all devices.
+      peak: FLOP/s of all devices.
     """
 
     cycles: float
@@ -126,20 +126,20 @@ class Estimate:
         return self.cycles + self.kernels + sum(self.exchange.values())
 
     def utilisation(self, seconds: float) -> float:
-        """Model FLOPs utilisation of a step of so many seconds."""
+        """Model FLOPs utilisation of a step that takes `seconds`."""
         return self.useful / (self.peak * seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What a step has to do, over all devices.
+    """The work of a step, over all devices.
 
     Attributes:
-      parts: useful FLOPs by part, those of a teacher's forward pass as "teacher's ...".
-      heads: of the model's attention: latent or grouped.
-      taught: of "attention" and "vision attention", how often a step calls the forward kernel for
-        the teacher.
-      backward_calls: of dense attention's backward kernel, for one pass back: parts of the queries.
+      parts: useful FLOPs by part; parts of a teacher's forward pass are named "teacher's ...".
+      heads: heads of the model's attention: latent or grouped.
+      taught: calls of the forward kernel for the teacher, for "attention" and "vision attention".
+      backward_calls: calls of dense attention's backward kernel per backward pass: it runs once for
+        each part of the queries.
     """
 
     parts: Mapping[str, float]
@@ -150,33 +150,35 @@ class Load:
 
 @dataclasses.dataclass(frozen=True)
 class KernelWork:
-    """FLOPs of a kernel in a step, what it makes again among them; `heads` as in `Load`."""
+    """FLOPs of a kernel in a step, including recomputed ones; `heads` as in `Load`."""
 
     kernel: str
     heads: str
     flops: float
 
 
-def estimate(found: Program, chip: Chip, devices: int, load: Load, pace: float = PACE) -> Estimate:
-    """A step's time.
+def estimate(
+    program: Program, chip: Chip, devices: int, load: Load, pace: float = PACE
+) -> Estimate:
+    """Estimates the time of a step.
 
     Args:
-      found: the program of a device.
-      chip: its generation.
-      devices: how many.
-      load: of the step.
-      pace: of Pallas kernels, over that of their schedules.
+      program: the per-device program.
+      chip: the generation.
+      devices: device count.
+      load: the work of the step.
+      pace: pace of Pallas kernels relative to their schedules.
     """
     exchange = {}
-    for one in found.collectives:
-        # A ring goes both ways.
-        seconds = one.bytes / (2 * chip.link)
-        exchange[one.axes] = exchange.get(one.axes, 0.0) + seconds
+    for collective in program.collectives:
+        # A ring uses both directions.
+        seconds = collective.bytes / (2 * chip.link)
+        exchange[collective.axes] = exchange.get(collective.axes, 0.0) + seconds
     return Estimate(
-        cycles=found.cycles / chip.clock,
+        cycles=program.cycles / chip.clock,
         kernels=sum(
-            one.flops / (devices * chip.peak * kernel_share(chip, one.kernel, one.heads, pace))
-            for one in kernel_work(found.kernels, load)
+            work.flops / (devices * chip.peak * kernel_share(chip, work.kernel, work.heads, pace))
+            for work in kernel_work(program.kernels, load)
         ),
         exchange=exchange,
         useful=sum(load.parts.values()),
@@ -185,29 +187,29 @@ def estimate(found: Program, chip: Chip, devices: int, load: Load, pace: float =
 
 
 def kernel_work(kernels: Mapping[str, int], load: Load) -> list[KernelWork]:
-    """What each Pallas kernel of a step does.
+    """The FLOPs of each Pallas kernel of a step.
 
     Args:
-      kernels: how often each is called.
-      load: of the step.
+      kernels: calls of each kernel.
+      load: the work of the step.
     """
-    found = []
+    work = []
     for part in ("attention", "vision attention"):
-        done = factors(part, load.heads)
-        first, *_, last = done
+        relative = factors(part, load.heads)
+        first, *_, last = relative
         calls, taught = dict(kernels), load.taught.get(part, 0)
         if taught and calls.get(first):
-            # A teacher's pass forward is made once, and none back.
-            found.append(KernelWork(first, "grouped", load.parts[f"teacher's {part}"]))
+            # The teacher runs forward once, and never backward.
+            work.append(KernelWork(first, "grouped", load.parts[f"teacher's {part}"]))
             calls[first] = max(calls[first] - taught, 0)
         if part == "attention" and last in calls:
             calls[last] = max(1, calls[last] // load.backward_calls)
-        # The last runs once for every useful pass forward; where it does not there is no more.
-        once = calls.get(last) or calls.get(first, 0)
+        # The last kernel runs once per useful forward pass; without it there is only that pass.
+        passes = calls.get(last) or calls.get(first, 0)
         forward = load.parts[part] / (3 if calls.get(last) else 1)
-        found += [
-            KernelWork(name, load.heads, forward * factor * calls[name] / once)
-            for name, factor in done.items()
+        work += [
+            KernelWork(name, load.heads, forward * factor * calls[name] / passes)
+            for name, factor in relative.items()
             if calls.get(name)
         ]
-    return found
+    return work

@@ -1,16 +1,16 @@
-"""Where the compiler for TPUs is, and the environment of a process that uses it.
+"""Finds libtpu, the TPU compiler, and sets the environment of a process that uses it.
 
-libtpu must not be installed beside JAX where there is no TPU: every start of JAX would look for
-one. So `make libtpu` puts it into a folder of its own, and only the compiling process, a child, is
-told of it. A host with TPUs has it installed (extra `tpu`), and that one is used.
+On a host without TPUs, libtpu must not be installed next to JAX: JAX would look for a TPU at every
+start. `make libtpu` therefore puts it into a separate folder, and only the child process that
+compiles uses it. A host with TPUs has it installed (extra `tpu`), and that copy is used.
 
 The child needs its environment before JAX loads:
 
     TPU_LIBRARY_PATH           the library
-    TPU_SKIP_MDS_QUERY         no metadata server is asked what TPU this is
-    ALLOW_MULTIPLE_LIBTPU_LOAD a lock in the temporary folder does not stop a second compilation
-    LIBTPU_INIT_ARGS           what the compiler writes down of its work
-    JAX_PLATFORMS=cpu          no device but the topology's is touched
+    TPU_SKIP_MDS_QUERY         skips the metadata server, which would name the TPU
+    ALLOW_MULTIPLE_LIBTPU_LOAD ignores a lock of another compilation
+    LIBTPU_INIT_ARGS           what the compiler dumps
+    JAX_PLATFORMS=cpu          uses no device other than those of the topology
 """
 
 import importlib.metadata
@@ -20,69 +20,71 @@ import pathlib
 
 from ivx.errors import UserError
 
-# What `make libtpu` fills, in the folder that holds the ivx package.
+# The target of `make libtpu`, in the folder that holds the ivx package.
 FOLDER = pathlib.Path(__file__).parents[2] / ".libtpu"
 
 
 def find() -> pathlib.Path:
-    """The library, by TPU_LIBRARY_PATH, of `make libtpu`, or as installed.
+    """The path of libtpu.so: TPU_LIBRARY_PATH, else that of `make libtpu`, else the installed one.
 
     Raises:
-      UserError: there is none.
+      UserError: libtpu is not found.
     """
-    named = os.environ.get("TPU_LIBRARY_PATH")
-    if named:
-        if not pathlib.Path(named).is_file():
-            raise UserError(f"TPU_LIBRARY_PATH={named} is no file; unset it, or name libtpu.so")
-        return pathlib.Path(named)
-    beside = FOLDER / "libtpu" / "libtpu.so"
-    if beside.is_file():
-        return beside
+    path = os.environ.get("TPU_LIBRARY_PATH")
+    if path:
+        if not pathlib.Path(path).is_file():
+            raise UserError(f"TPU_LIBRARY_PATH={path} is not a file; unset it, or name libtpu.so")
+        return pathlib.Path(path)
+    fetched = FOLDER / "libtpu" / "libtpu.so"
+    if fetched.is_file():
+        return fetched
     installed = importlib.util.find_spec("libtpu")
     if installed and installed.submodule_search_locations:
         return pathlib.Path(installed.submodule_search_locations[0]) / "libtpu.so"
     raise UserError(
         f"compiling for TPUs needs libtpu, which is neither installed nor in {FOLDER};"
-        " `make libtpu` fetches it (about 200 MB) without disturbing JAX on this machine"
+        " run `make libtpu`, which fetches it (about 200 MB) and leaves JAX unchanged"
     )
 
 
 def pinned() -> str:
-    """The version that `make libtpu` has fetched; empty where it has not."""
-    found = list(FOLDER.glob("libtpu-*.dist-info"))
-    return found[0].name.split("-")[1].removesuffix(".dist") if found else ""
+    """Version of the library that TPU_LIBRARY_PATH or `make libtpu` provides; empty if unknown."""
+    path = os.environ.get("TPU_LIBRARY_PATH")
+    site = pathlib.Path(path).parents[1] if path else FOLDER
+    folders = list(site.glob("libtpu-*.dist-info"))
+    return folders[0].name.split("-")[1].removesuffix(".dist") if folders else ""
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Of those that are there; of libtpu, which is not installed where it is used, as pinned."""
-    found = {}
+    """Versions of the installed packages among these; for libtpu, the fetched version if any."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
     if "libtpu" in packages and pinned():
-        found["libtpu"] = pinned()
-    return found
+        installed["libtpu"] = pinned()
+    return installed
 
 
 def environment(library: pathlib.Path, dump: pathlib.Path | None) -> dict[str, str]:
     """The environment of a compiling process.
 
     Args:
-      library: libtpu.so.
-      dump: where the compiler writes its schedules; None for none, which is faster.
+      library: path of libtpu.so.
+      dump: folder for the compiler's schedules; None writes none, which is faster.
     """
-    found = {
+    variables = {
         name: value
         for name, value in os.environ.items()
-        # Flags for the CPU backend, and a cache that would keep the compiler from writing.
+        # Flags of the CPU backend, and a cache whose hits would skip the dump.
         if name not in ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "LIBTPU_INIT_ARGS")
     }
     arguments = []
     if dump is not None:
         arguments = [f"--xla_jf_dump_to={dump}", "--xla_jf_dump_llo_text=true"]
-    return found | {
+    return variables | {
         "TPU_LIBRARY_PATH": str(library),
         "TPU_SKIP_MDS_QUERY": "1",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",

@@ -1,7 +1,7 @@
-"""What a compiled program does, read from its HLO text: collectives, kernels, estimated cycles.
+"""Reads a compiled program's HLO text: collectives, kernels, estimated cycles.
 
-Loops are followed: an instruction counts as often as the trip counts of the loops around it say,
-where the compiler knows them. Of branches all are counted.
+An instruction counts once per trip of the loops around it, where the compiler knows the trip count.
+All branches of a conditional count.
 """
 
 import collections
@@ -27,19 +27,19 @@ _CALLED = re.compile(
     r"(?:body|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
     r"|(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
-# Device numbers counted up in these sizes, with axes in another order.
+# Device numbers, counted up over these sizes and transposed.
 _IDS = r"\(\[([\d,]+)\](?:T\(([\d,]+)\))?\)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One kind of exchange along some axes of the mesh, in a step.
+    """All exchanges of one kind along the same mesh axes, in a step.
 
     Attributes:
-      kind: as HLO calls it.
-      axes: of the mesh, by name, joined by +.
-      times: how often.
-      bytes: that a device sends, on a ring.
+      kind: name of the HLO operation.
+      axes: names of mesh axes, joined by +.
+      times: count.
+      bytes: bytes that a device sends on a ring.
     """
 
     kind: str
@@ -50,14 +50,14 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A step of one device.
+    """The per-device program of a step.
 
     Attributes:
       collectives: by kind and axes.
-      kernels: Pallas kernels by name, and how often each is called.
-      cycles: the compiler's estimate for everything else that computes.
-      unknown_loops: loops whose trip count the compiler does not know, counted once.
-      places: the cycles by function of ours, and by the pass they are of.
+      kernels: calls of each Pallas kernel.
+      cycles: the compiler's estimate for all other computation.
+      unknown_loops: loops of unknown trip count, which count once.
+      places: cycles by function of ivx and by pass.
     """
 
     collectives: tuple[Collective, ...]
@@ -72,12 +72,12 @@ def read(text: str, axes: dict[str, int]) -> Program:
 
     Args:
       text: HLO after all passes.
-      axes: sizes of the mesh, by name, in the order in which devices are numbered.
+      axes: sizes of the mesh axes, in the order of device numbers.
     """
     bodies, entry = _computations(text)
     times, unknown = _multiplicities(bodies, entry)
     groups = _groups(axes)
-    found, kernels, cycles = collections.Counter(), collections.Counter(), 0
+    sent, kernels, cycles = collections.Counter(), collections.Counter(), 0
     calls, frames, places = collections.Counter(), Frames(text), {}
     for name, lines in bodies.items():
         if not times[name]:
@@ -94,27 +94,27 @@ def read(text: str, axes: dict[str, int]) -> Program:
             if kind:
                 key = kind, _axes_of(line, axes, groups)
                 calls[key] += times[name]
-                found[key] += times[name] * _sent(kind, size, key[1], axes)
-    collectives = (Collective(*key, calls[key], found[key]) for key in calls)
-    ordered = tuple(sorted(collectives, key=lambda one: -one.bytes))
+                sent[key] += times[name] * _sent_bytes(kind, size, key[1], axes)
+    collectives = (Collective(*key, calls[key], sent[key]) for key in calls)
+    ordered = tuple(sorted(collectives, key=lambda collective: -collective.bytes))
     return Program(ordered, dict(kernels), cycles, unknown, places)
 
 
 def estimated_cycles(text: str) -> int:
-    """The compiler's estimates in a text, summed; where it has none it writes the largest int64."""
-    found = map(int, re.findall(r'"estimated_cycles":"(\d+)"', text))
-    return sum(one for one in found if one < 2**62)
+    """The sum of the compiler's estimates in a text. It writes the largest int64 for "none"."""
+    estimates = map(int, re.findall(r'"estimated_cycles":"(\d+)"', text))
+    return sum(cycles for cycles in estimates if cycles < 2**62)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The instructions of each computation, and the name of the first."""
+    """The instructions of each computation, and the name of the entry computation."""
     bodies, entry, current = {}, "", None
     for line in text.splitlines():
         start = _COMPUTATION.match(line)
         if start:
             current = bodies.setdefault(start[2], [])
             entry = start[2] if start[1] else entry
-        elif line == "}":  # what kernels carry as metadata may begin a line likewise
+        elif line == "}":  # metadata of a kernel may begin a line with more than this
             current = None
         elif current is not None and " = " in line:
             current.append(line)
@@ -122,16 +122,16 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _multiplicities(bodies: dict[str, list[str]], entry: str) -> tuple[collections.Counter, int]:
-    """How often each computation runs, and how many loops have no known count."""
-    # Who calls whom, how often; computations stand before their callers.
+    """The run count of each computation, and the number of loops of unknown trip count."""
+    # Caller -> (callee, count); computations precede their callers.
     called, unknown = collections.defaultdict(list), 0
     for name, lines in bodies.items():
         for line in lines:
-            turns = _turns(line, bodies)
-            unknown += turns == 0
-            for one, several in _CALLED.findall(line):
-                for inner in [one] if one else re.findall(r"[\w.\-]+", several):
-                    called[name].append((inner, turns or 1))
+            trips = _trip_count(line, bodies)
+            unknown += trips == 0
+            for single, several in _CALLED.findall(line):
+                for inner in [single] if single else re.findall(r"[\w.\-]+", several):
+                    called[name].append((inner, trips or 1))
     times = collections.Counter({entry: 1})
     for name in reversed(bodies):
         for inner, count in called[name]:
@@ -140,16 +140,16 @@ def _multiplicities(bodies: dict[str, list[str]], entry: str) -> tuple[collectio
 
 
 def _kernel(line: str) -> str:
-    """The name of a kernel: ours by what pallas_call was given, XLA's own by the instruction."""
-    ours = re.search(r'op_name="[^"]*?([^/"]+)/pallas_call', line)
-    found = ours or re.match(r"\s*(?:ROOT )?%?([\w\-]+)", line)
-    return found[1]
+    """The name of a kernel: that of pallas_call, or of the instruction for a kernel of XLA."""
+    pallas = re.search(r'op_name="[^"]*?([^/"]+)/pallas_call', line)
+    match = pallas or re.match(r"\s*(?:ROOT )?%?([\w\-]+)", line)
+    return match[1]
 
 
-def _turns(line: str, bodies: dict[str, list[str]]) -> int:
-    """How often a loop turns, 0 where that is not known; 1 where there is no loop.
+def _trip_count(line: str, bodies: dict[str, list[str]]) -> int:
+    """The trip count of a loop; 0 if it is unknown, 1 if the line is not a loop.
 
-    Scans count from 0 to a constant, which stands in the condition.
+    Scans count from 0 to a constant in the condition.
     """
     condition = re.search(r" while\(.*condition=%?([\w.\-]+)", line)
     if not condition:
@@ -163,23 +163,23 @@ def _turns(line: str, bodies: dict[str, list[str]]) -> int:
 
 
 def _collective(line: str) -> tuple[str, int]:
-    """The kind of a collective that starts in this line, and the bytes of its largest array."""
-    found = re.match(r"\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(", line)
-    if not found or found[2].removesuffix("-start") not in _COLLECTIVES:
+    """The kind of the collective that starts in this line, and the bytes of its largest array."""
+    match = re.match(r"\s*(?:ROOT )?%?[\w.\-]+ = (\(.*?\)|\S+) ([\w\-]+)\(", line)
+    if not match or match[2].removesuffix("-start") not in _COLLECTIVES:
         return "", 0
     sizes = [
         _WIDTHS.get(kind, 4) * math.prod(map(int, filter(None, shape.split(","))))
-        for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", found[1])
+        for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])
     ]
-    kind = found[2].removesuffix("-start")
-    if kind == found[2]:
-        return kind, sum(sizes)  # a tuple is several arrays at once
-    # A start returns operands and results.
+    kind = match[2].removesuffix("-start")
+    if kind == match[2]:
+        return kind, sum(sizes)  # a tuple holds several arrays
+    # A start operation returns operands and results.
     return kind, min(sizes) if kind == "reduce-scatter" else max(sizes)
 
 
-def _sent(kind: str, size: int, names: str, axes: dict[str, int]) -> float:
-    """Bytes that a device sends, of a collective whose result is so large."""
+def _sent_bytes(kind: str, size: int, names: str, axes: dict[str, int]) -> float:
+    """Bytes that a device sends for a collective with a result of `size` bytes."""
     count = math.prod(axes.get(name, 1) for name in names.split("+"))
     rest = (count - 1) / count
     if kind == "all-reduce":
@@ -190,19 +190,19 @@ def _sent(kind: str, size: int, names: str, axes: dict[str, int]) -> float:
 
 
 def _groups(axes: dict[str, int]) -> dict[frozenset[int], str]:
-    """The devices that share an exchange with device 0, for every choice of axes."""
+    """The devices that exchange with device 0, for every set of axes."""
     names = [name for name, size in axes.items() if size > 1]
     numbers = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
-    found = {}
+    groups = {}
     for length in range(1, len(names) + 1):
         for chosen in itertools.combinations(names, length):
             cut = tuple(slice(None) if name in chosen else 0 for name in axes)
-            found[frozenset(numbers[cut].ravel().tolist())] = "+".join(chosen)
-    return found
+            groups[frozenset(numbers[cut].ravel().tolist())] = "+".join(chosen)
+    return groups
 
 
 def _axes_of(line: str, axes: dict[str, int], groups: dict[frozenset[int], str]) -> str:
-    """The axes along which a collective goes."""
+    """The mesh axes of a collective."""
     listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
     iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line)
     named = re.search(
@@ -226,11 +226,11 @@ def _axes_of(line: str, axes: dict[str, int], groups: dict[frozenset[int], str])
     else:
         return "all"
     low = min(group)
-    return groups.get(frozenset(one - low for one in group), f"{len(group)} devices")
+    return groups.get(frozenset(device - low for device in group), f"{len(group)} devices")
 
 
 def _devices(sizes: str, order: str | None) -> np.ndarray:
-    """Device numbers counted up in these sizes, with their axes in another order."""
+    """Device numbers, counted up over these sizes and transposed."""
     numbers = np.arange(math.prod(_numbers(sizes))).reshape(_numbers(sizes))
     return numbers.transpose(_numbers(order)) if order else numbers
 

@@ -1,4 +1,4 @@
-"""Topologies by name, such as v6e:16x16: in a compiling process, their devices."""
+"""Topologies by name, such as v6e:16x16, and their devices in a compiling process."""
 
 import math
 import re
@@ -11,27 +11,29 @@ def parse(name: str) -> tuple[chips.Chip, tuple[int, ...]]:
     """The chip and the sides of a topology.
 
     Raises:
-      UserError: it is none, or one without whole hosts.
+      UserError: the name is not a topology, or not one of full hosts.
     """
-    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-    if not found:
-        raise UserError(f"{name!r} is no topology; write chip:sides, as in v6e:16x16 or v5p:4x4x4")
-    chip = chips.chip(found[1])
-    sides = tuple(int(side) for side in found[2].split("x"))
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match:
+        raise UserError(
+            f"{name!r} is not a topology; write chip:sides, as in v6e:16x16 or v5p:4x4x4"
+        )
+    chip = chips.chip(match[1])
+    sides = tuple(int(side) for side in match[2].split("x"))
     if len(sides) != chip.axes:
         raise UserError(
             f"{name}: a topology of {chip.name} has {chip.axes} sides, not {len(sides)}"
         )
     if any(side % 2 for side in sides[:2]) or not all(sides):
         raise UserError(
-            f"{name}: hosts of {chip.name} are compiled for as 2x2 chips,"
-            f" so that the first two sides must be even; {chip.smallest} is the smallest"
+            f"{name}: a host of {chip.name} has 2x2 chips, so the first two sides must be even;"
+            f" {chip.smallest} is the smallest"
         )
     return chip, sides
 
 
 def size(name: str) -> int:
-    """Devices of a topology, as JAX counts them.
+    """The number of JAX devices of a topology.
 
     Raises:
       UserError: as `parse`.
@@ -41,7 +43,7 @@ def size(name: str) -> int:
 
 
 def devices(name: str) -> list:
-    """Devices that can be compiled for and nothing else; only in a compiling process."""
+    """Devices to compile for, which run nothing; call this in a compiling process only."""
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices

@@ -1,1 +1,1 @@
-"""The sub-commands of `ivx`, one a file, each with SUMMARY, EXAMPLE, define_flags() and run()."""
+"""The sub-commands of `ivx`, one per file, each with SUMMARY, EXAMPLE, define_flags() and run()."""

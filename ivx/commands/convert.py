@@ -1,27 +1,32 @@
-"""`ivx convert`: turns a model with grouped attention into one with latent attention.
+"""`ivx convert`: converts a model with grouped attention to latent attention.
 
-    statistics -> linear algebra -> (stage.match) attention trained to say what it said before
+    statistics -> linear algebra -> (stage.match) attention trained to match that of the source
 
-The first two are done in one go and noted in conversion.json; the third is a run of the training
-loop, which goes on where it was stopped.
+The first two steps run together and write conversion.json. The third is a run of the training loop
+and resumes after an interruption.
 """
 
 import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import Any
 
-from ivx.commands import config_flag, too_large
+import ml_collections
+from jax.sharding import Mesh
+
+from ivx.commands import config_flag, out_of_memory
 from ivx.errors import UserError
 
 SUMMARY = "Convert grouped attention with QK-norm (Qwen3-VL) to latent attention (M2LA)."
 EXAMPLE = (
-    "  ivx convert --config=experiments/convert.py:tiny --workdir=/tmp/ivx/m2la \\\n"
+    "  ivx convert --config=convert:tiny --workdir=/tmp/ivx/m2la \\\n"
     "      --config.run.start=/tmp/ivx/base --config.data.mixture=/tmp/ivx/data/data.json"
 )
 RESULT = "conversion.json"
-SUMS = "statistics"  # of a pass that may be cut off; gone when the conversion is stored
-# As in ivx.conversion.steps.
+SUMS = "statistics"  # partial sums of the statistics pass; removed when the conversion is stored
+# Steps of ivx.conversion.steps.
 STEPS = {
     "base": "grouped attention",
     "qk_norm": "QK-norm as a linear map",
@@ -35,53 +40,53 @@ def define_flags() -> None:
     config_flag.define()
 
 
-def run(given, words: list[str]) -> dict:
+def run(args: Any, words: list[str]) -> dict:
     del words
-    from ivx import build
+    from ivx import workdir as workdirs
 
-    return convert(config_flag.read(given), build.workdir(given.workdir))
+    return convert(config_flag.read(args), workdirs.parse(args.workdir))
 
 
-def convert(config, workdir: pathlib.Path) -> dict:
-    """Converts what a checked config starts from; once done, tells what was stored.
+def convert(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
+    """Converts the model that a checked config starts from, or returns the stored result.
 
     Raises:
-      UserError: something of the config, the base or the workdir cannot be used.
+      UserError: the config, the base or the workdir cannot be used.
     """
     import jax
 
-    from ivx import build
     from ivx import config as configs
-    from ivx.build import conversion, stages
-    from ivx.parallel import start
+    from ivx import from_config
+    from ivx import workdir as workdirs
+    from ivx.parallel import devices
     from ivx.training.progress import note
 
-    start.start(config.mesh.cpu_devices)
+    devices.configure_devices(config.mesh.cpu_devices)
     if jax.process_count() > 1:
         raise UserError("ivx convert runs on one host; start it on one")
-    # Everything that can be wrong is found before the workdir is touched.
-    configs.check_workdir(workdir, config)
+    # All checks run before the workdir is changed.
+    workdirs.check(workdir, config)
     result = _read(workdir)
-    if result and _is_whole(result, config, workdir):
+    if result and _is_complete(result, config, workdir):
         print(f"{workdir} holds this conversion already\n{_table(result)}")
         return {"workdir": str(workdir)} | result
-    base, mesh = conversion.source(config), build.mesh(config)
-    calibration = conversion.calibration(config, base)
-    matching = stages.attention_matching(config, base) if config.stage.match else None
+    base, mesh = from_config.conversion.source(config), from_config.mesh.make(config)
+    calibration = from_config.conversion.calibration(config, base)
+    matching = from_config.stage.attention_matching(config, base) if config.stage.match else None
     params = None
-    if changed := configs.claim_workdir(workdir, config):
-        note(f"goes on with {', '.join(changed)}")
+    if changed := workdirs.claim(workdir, config):
+        note(f"continues with {', '.join(changed)}")
     if not (result and _has_checkpoint(workdir, config)):
-        with too_large.told(config, dict(mesh.shape)):
+        with out_of_memory.explaining(config, dict(mesh.shape)):
             result, params = _solve(config, workdir, base, calibration, mesh)
         _write(workdir, result)
     if matching is None:
-        from ivx.training import checkpoint
+        from ivx.training.checkpoints import checkpoint
 
-        # The checkpoint comes last: where there is one the conversion is done.
+        # The checkpoint is written last, so that a workdir with one is complete.
         checkpoint.save_params(workdir, params, configs.snapshot(config))
     else:
-        with too_large.told(config, dict(mesh.shape)):
+        with out_of_memory.explaining(config, dict(mesh.shape)):
             result |= _match(config, workdir, matching, params, mesh)
         _write(workdir, result)
     shutil.rmtree(workdir / SUMS, ignore_errors=True)
@@ -89,21 +94,27 @@ def convert(config, workdir: pathlib.Path) -> dict:
     return {"workdir": str(workdir)} | result
 
 
-def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict, dict]:
-    """Statistics and algebra: the result so far, and the parameters with latent attention."""
-    from ivx.build import conversion
-    from ivx.conversion import halved, partial_sums, statistics
-    from ivx.parallel import rules
+def _solve(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    base: Any,
+    calibration: Any,
+    mesh: Mesh,
+) -> tuple[dict, dict]:
+    """Runs statistics and algebra; returns the result so far and the converted parameters."""
+    from ivx import from_config
+    from ivx.conversion import lossless_bfloat16, partial_sums, statistics
+    from ivx.parallel import sharding
     from ivx.training.progress import note
 
     definition = base.definition
-    params, step = base.load(rules.parameter_shardings(definition.abstract, mesh))
-    halved.halve(params)
+    params, step = base.load(sharding.parameter_shardings(definition.abstract, mesh))
+    lossless_bfloat16.compact(params)
     note(f"statistics of {base.folder} at step {step}")
-    kept = partial_sums.PartialSums(workdir / SUMS)
-    sums = statistics.collect(definition, params, calibration.first, mesh, kept)
-    note(f"conversion by the statistics of {sums.tokens:,} tokens")
-    converted, models, balances = conversion.solve(
+    partial = partial_sums.PartialSums(workdir / SUMS)
+    sums = statistics.collect(definition, params, calibration.first, mesh, partial)
+    note(f"conversion with the statistics of {sums.tokens:,} tokens")
+    converted, models, balances = from_config.conversion.solve(
         config, definition, params, sums, calibration, mesh
     )
     note("validation after each step")
@@ -119,14 +130,20 @@ def _solve(config, workdir: pathlib.Path, base, calibration, mesh) -> tuple[dict
         },
         "layers": [dataclasses.asdict(layer) for layer in converted.report],
     }
-    return result, halved.whole(converted.params)
+    return result, lossless_bfloat16.expand(converted.params)
 
 
-def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> dict:
-    """Trains the attention; what the result says of it."""
-    from ivx import build
+def _match(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    matching: Any,
+    params: dict | None,
+    mesh: Mesh,
+) -> dict:
+    """Trains the attention; returns its part of the result."""
+    from ivx import from_config
 
-    definition = build.model_definition(config)
+    definition = from_config.model.definition(config)
     trained, run = match(config, workdir, matching, params, mesh)
     losses = _read(workdir)["losses"]
     loss = _loss(config, definition.bind, trained, mesh)
@@ -136,39 +153,53 @@ def _match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -
     }
 
 
-def match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) -> tuple:
-    """Trains the attention, from where an earlier start was stopped; parameters and RunResult.
+def match(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    matching: Any,
+    params: dict | None,
+    mesh: Mesh,
+) -> tuple:
+    """Trains the attention, resuming an interrupted run.
 
     Args:
-      config: of the conversion.
-      workdir: where checkpoints and metrics go.
-      matching: the stage, of `ivx.build.stages.attention_matching`.
-      params: to begin with; None where a checkpoint holds them.
+      config: config of the conversion.
+      workdir: folder of checkpoints and metrics.
+      matching: the stage, from `ivx.from_config.stage.attention_matching`.
+      params: initial parameters; None if a checkpoint holds them.
       mesh: devices.
+
+    Returns:
+      The trained parameters and an `ivx.training.loop.RunResult`.
     """
     import jax
 
-    from ivx import build
     from ivx import config as configs
-    from ivx.build import training
-    from ivx.parallel import rules
-    from ivx.training import checkpoint, loop
+    from ivx import from_config
+    from ivx.parallel import sharding
+    from ivx.training import loop
+    from ivx.training.checkpoints import checkpoint
     from ivx.training.progress import note
 
-    definition = build.model_definition(config)
-    note(f"attention of {definition.spec.text.depth} layers is matched to what it said before")
+    definition = from_config.model.definition(config)
+    note(f"matching attention of {definition.spec.text.depth} layers to that of the source")
+    start = (lambda shardings: jax.device_put(params, shardings)) if params is not None else None
     run = loop.train(
-        workdir,
-        configs.snapshot(config),
-        definition,
-        matching,
-        training.optimizer(config),
-        mesh,
-        training.run_spec(config),
-        (lambda shardings: jax.device_put(params, shardings)) if params is not None else None,
-        training.watch_spec(config),
+        loop.Run(
+            workdir=workdir,
+            config=configs.snapshot(config),
+            model=definition,
+            stage=matching,
+            optimizer=from_config.training.optimizer(config),
+            mesh=mesh,
+            length=from_config.training.length(config),
+            options=from_config.training.step_options(config),
+            watch=from_config.training.watch(config),
+            seed=config.run.seed,
+            initial_params=start,
+        )
     )
-    shardings = rules.parameter_shardings(definition.abstract, mesh)
+    shardings = sharding.parameter_shardings(definition.abstract, mesh)
     trained, _ = checkpoint.load_params(
         workdir, definition.abstract_params, shardings, averaged=config.optim.ema > 0
     )
@@ -176,7 +207,7 @@ def match(config, workdir: pathlib.Path, matching, params: dict | None, mesh) ->
 
 
 def _read(workdir: pathlib.Path) -> dict | None:
-    """What an earlier start found out."""
+    """The stored result of this conversion, or None."""
     path = workdir / RESULT
     return json.loads(path.read_text()) if path.is_file() else None
 
@@ -187,32 +218,33 @@ def _write(workdir: pathlib.Path, result: dict) -> None:
     partial.replace(workdir / RESULT)
 
 
-def _has_checkpoint(workdir: pathlib.Path, config) -> bool:
+def _has_checkpoint(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
     from ivx import config as configs
-    from ivx.training.checkpoint import Checkpoints
+    from ivx.training.checkpoints.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(workdir, 1, configs.snapshot(config))
-    found = checkpoints.latest() is not None
+    exists = checkpoints.latest() is not None
     checkpoints.close()
-    return found
+    return exists
 
 
-def _is_whole(result: dict, config, workdir: pathlib.Path) -> bool:
-    """Whether nothing is left to do."""
+def _is_complete(result: dict, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     return MATCHED in result if config.stage.match else _has_checkpoint(workdir, config)
 
 
-def _loss(config, bind, weights, mesh) -> float | None:
-    """Validation loss of a model; None where there are no batches."""
-    from ivx import build
+def _loss(
+    config: ml_collections.ConfigDict, bind: Callable, weights: Any, mesh: Mesh
+) -> float | None:
+    """Validation loss of a model; None without validation data."""
+    from ivx import from_config
     from ivx.evaluation import held_out
 
-    batches = build.validation_batches(config)
+    batches = from_config.data.validation_batches(config)
     return held_out.loss(bind, weights, batches, mesh, config.stage.reduction) if batches else None
 
 
 def _table(result: dict) -> str:
-    """The result for reading."""
+    """The result as text."""
     lines = [
         f"  {label:28s} validation loss {result['losses'][name]:.4f}"
         for name, label in STEPS.items()

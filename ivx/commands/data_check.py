@@ -1,63 +1,68 @@
-"""`ivx data check`: reads a mixture from end to end, decoding nothing, and says what is wrong.
+"""`ivx data check`: reads all annotations of a mixture, decodes no media, and lists the faults.
 
-What was prepared is compared with its checksums first; where it differs, nothing else is looked at.
+Prepared data sets are compared with their checksums first. If these differ, the check stops there.
 """
 
 import collections
 import pathlib
+from typing import Any
+
+import ml_collections
 
 from ivx.errors import UserError
 
 
-def check(path: str, names: tuple[str, ...], config, threads: int = 2) -> dict:
-    """Counts, lengths and faults of the data sets of a mixture, printed and returned.
+def check(
+    path: str, names: tuple[str, ...], config: ml_collections.ConfigDict, threads: int = 2
+) -> dict:
+    """Prints and returns counts, lengths and faults of the data sets of a mixture.
 
     Args:
-      path: of the mixture file.
-      names: of data sets; none means all.
-      config: says how samples would be laid out, and how long a pack is.
-      threads: that read what was prepared.
+      path: the mixture file.
+      names: data sets to check; none means all.
+      config: gives the layout of samples and the length of a pack.
+      threads: threads that read prepared data.
 
     Raises:
-      UserError: the mixture, or a file of it as a whole, cannot be read.
+      UserError: the mixture, or one of its files as a whole, cannot be read.
     """
     import tqdm
 
     from data_pipelines import sources
-    from data_pipelines.sources import census
-    from ivx import build
+    from data_pipelines.sources import statistics
+    from ivx import from_config
 
-    rule, limit = build.layout_rule(config), config.data.pack_tokens
-    found = []
+    rule, limit = from_config.data.layout_rule(config), config.data.pack_tokens
+    summaries = []
     try:
         names = names or tuple(sources.data_set_names(path))
-        faults = _changed(path, names, threads)
+        faults = _changed_files(path, names, threads)
         for data_set in () if faults else sources.read_mixture(path, names):
             with tqdm.tqdm(desc=data_set.name, unit=" samples", mininterval=0.5) as bar:
-                found.append(census.take(data_set, rule, bar.update))
+                summaries.append(statistics.collect(data_set, rule, bar.update))
     except (sources.AnnotationError, ValueError) as error:
         raise UserError(str(error)) from error
-    faults += [fault for one in found for fault in one.faults]
-    if found:
-        print(_table(found, limit))
-    print(_listed(faults))
+    faults += [fault for summary in summaries for fault in summary.faults]
+    if summaries:
+        print(_table(summaries, limit))
+    print(_fault_list(faults))
     return {
         "ok": not faults,
         "mixture": str(pathlib.Path(path)),
         "pack_tokens": limit,
         "data_sets": {
-            one.name: {
-                "samples": one.samples,
-                "an_epoch": one.an_epoch,
-                "videos": one.videos,
-                "images": one.images,
-                "tokens": one.spread(one.tokens),
-                "visual_tokens": one.spread(one.visual),
-                "trained_tokens": one.spread(one.trained),
-                "too_long": int((one.tokens > limit).sum()),
-                "faults": len(one.faults),
+            summary.name: {
+                "samples": summary.samples,
+                "an_epoch": summary.an_epoch,
+                "videos": summary.videos,
+                "images": summary.images,
+                "tokens": summary.spread(summary.tokens),
+                "visual_tokens": summary.spread(summary.visual),
+                "trained_tokens": summary.spread(summary.trained),
+                "too_long": int((summary.tokens > limit).sum()),
+                "faults": len(summary.faults),
             }
-            for one in found
+            for summary in summaries
         },
         "faults": [
             {"where": fault.where, "cause": fault.cause, "sentence": fault.sentence}
@@ -66,41 +71,43 @@ def check(path: str, names: tuple[str, ...], config, threads: int = 2) -> dict:
     }
 
 
-def _changed(path: str, names: tuple[str, ...], threads: int) -> list:
-    """A fault for each file of what was prepared that is not as it was written."""
+def _changed_files(path: str, names: tuple[str, ...], threads: int) -> list:
+    """A fault for each prepared file that differs from its checksum."""
     import tqdm
 
     from data_pipelines import sources
     from data_pipelines.prepared import checksums
 
     faults = []
-    for folder, own in sources.prepared_folders(path, names).items():
+    for folder, data_sets in sources.prepared_folders(path, names).items():
         bar = tqdm.tqdm(desc=f"checksums of {folder}", unit="B", unit_scale=True, mininterval=0.5)
         with bar:
-            faults += checksums.faults(folder, own, threads, bar.update)
+            faults += checksums.faults(folder, data_sets, threads, bar.update)
     return faults
 
 
-def _table(found: list, limit: int) -> str:
+def _table(summaries: list[Any], limit: int) -> str:
     head = (
         f"{'data set':<24}{'samples':>9}{'an epoch':>10}{'videos':>8}{'images':>8}"
         f"{'tokens min':>12}{'median':>8}{'p95':>8}{'max':>9}{'visual':>8}{'trained':>9}"
         f"{'too long':>10}{'faults':>8}"
     )
     lines = [head]
-    for one in found:
-        tokens = one.spread(one.tokens)
-        whole = max(tokens["sum"], 1)
+    for data in summaries:
+        tokens = data.spread(data.tokens)
+        total = max(tokens["sum"], 1)
         lines.append(
-            f"{one.name:<24}{one.samples:>9,}{one.an_epoch:>10,}{one.videos:>8,}{one.images:>8,}"
+            f"{data.name:<24}{data.samples:>9,}{data.an_epoch:>10,}{data.videos:>8,}"
+            f"{data.images:>8,}"
             f"{tokens['min']:>12,}{tokens['median']:>8,}{tokens['p95']:>8,}{tokens['max']:>9,}"
-            f"{one.visual.sum() / whole:>8.0%}{one.trained.sum() / whole:>9.1%}"
-            f"{int((one.tokens > limit).sum()):>10,}{len(one.faults):>8,}"
+            f"{data.visual.sum() / total:>8.0%}{data.trained.sum() / total:>9.1%}"
+            f"{int((data.tokens > limit).sum()):>10,}{len(data.faults):>8,}"
         )
-    return "\n".join([*lines, f"too long: more tokens than a pack has, {limit:,}"])
+    return "\n".join([*lines, f"too long: more tokens than a pack holds ({limit:,})"])
 
 
-def _listed(faults: list) -> str:
+def _fault_list(faults: list[Any]) -> str:
+    """All faults, the most frequent cause first."""
     if not faults:
         return "no faults"
     causes = collections.defaultdict(list)

@@ -1,9 +1,11 @@
-"""`ivx data prepare`: a mixture written out in shards, for training that opens no loose file."""
+"""`ivx data prepare`: writes a mixture as shards, so that training opens no loose files."""
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
+from ivx.commands import config_flag
 from ivx.errors import UserError
 
 
@@ -11,7 +13,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "proxy",
         0.0,
-        "prepare: frames a second of smaller videos in place of the originals, lossy; 0: none.",
+        "prepare: frames per second of lossy proxy videos that replace the originals; 0: none.",
         lower_bound=0.0,
     )
     flags.register_validator(
@@ -19,34 +21,32 @@ def define_flags() -> None:
     )
 
 
-def run(given) -> dict:
-    """Writes the folder, or what is missing of it.
+def run(args: Any) -> dict:
+    """Writes the folder, or the missing part of it.
 
     Raises:
-      UserError: the mixture cannot be used, or the folder holds something else.
+      UserError: the mixture cannot be used, or the folder holds other data.
     """
     from data_pipelines import sources
     from data_pipelines.prepared import write
-    from ivx import build
     from ivx import config as configs
+    from ivx import from_config
 
-    config = configs.base() if given.config is None else given.config
-    # Nothing is trained, so it does not matter what the run would begin with.
-    config.run.follows = ""
-    configs.validate(config)
-    mixture = given.mixture or config.data.mixture
+    config = configs.base() if args.config is None else args.config
+    config_flag.check_without_start(config)
+    mixture = args.mixture or config.data.mixture
     if not mixture:
         raise UserError("no --mixture was given; name a mixture file, as in --mixture=data.json")
-    out = pathlib.Path(given.out)
-    how = write.Options(
-        workers=given.workers,
-        proxy_fps=given.proxy,
+    out = pathlib.Path(args.out)
+    options = write.Options(
+        workers=args.workers,
+        proxy_fps=args.proxy,
         max_bad_samples=config.data.max_bad_samples,
     )
     try:
-        names = given.sets or sources.data_set_names(mixture)
-        rule = build.layout_rule(config)
-        manifest = write.prepare(pathlib.Path(mixture), names, out, rule, how)
+        names = args.sets or sources.data_set_names(mixture)
+        rule = from_config.data.layout_rule(config)
+        manifest = write.prepare(pathlib.Path(mixture), names, out, rule, options)
     except (sources.AnnotationError, FileExistsError) as error:
         raise UserError(str(error)) from error
     media, data_sets = manifest["media"], manifest["data_sets"]
@@ -56,16 +56,15 @@ def run(given) -> dict:
         left_out = facts["faults"] + facts["left_out"]
         for sentence in left_out:
             print(f"{name}: left out {sentence}")
-        found = facts["statistics"]
+        summary = facts["statistics"]
         print(
-            f"{name}: {found['samples']:,} samples in {len(facts['shards'])} shards,"
-            f" {len(left_out):,} left out; {found['tokens']:,} tokens, of which"
-            f" {found['visual_tokens']:,} visual and {found['trained_tokens']:,} trained;"
-            f" half have more than {found['tokens_quantiles']['0.5']:,}, the longest"
-            f" {found['longest']:,}"
+            f"{name}: {summary['samples']:,} samples in {len(facts['shards'])} shards,"
+            f" {len(left_out):,} left out; {summary['tokens']:,} tokens, of which"
+            f" {summary['visual_tokens']:,} visual and {summary['trained_tokens']:,} trained;"
+            f" median {summary['tokens_quantiles']['0.5']:,}, longest {summary['longest']:,}"
         )
-    if how.proxy_fps:
-        print(f"videos are proxies of at most {how.proxy_fps:g} frames a second: lossy")
+    if options.proxy_fps:
+        print(f"videos are lossy proxies of at most {options.proxy_fps:g} frames per second")
     print(
         f"wrote {media['files']:,} files, {media['bytes'] / 2**20:,.1f} MiB, to {out}; train with"
         f" --config.data.mixture={out / 'data.json'}"

@@ -1,4 +1,4 @@
-"""`ivx data tfds`: builds a data set of TFDS from the synthetic set or from InternVideo3's rows."""
+"""`ivx data tfds`: builds a TFDS data set from the synthetic set or from InternVideo3's rows."""
 
 import pathlib
 
@@ -8,17 +8,17 @@ BUILDERS = ("synthetic", "internvideo3")
 
 
 def build(name: str, source: str, out: str, media_root: str, fields: list[str]) -> dict:
-    """Builds one, and prints the entry of a mixture that reads it.
+    """Builds a data set and prints the mixture entry that reads it.
 
     Args:
-      name: of the builder.
+      name: a name of `BUILDERS`.
       source: folder of the synthetic set, or file of rows.
-      out: data_dir of TFDS; what is built already is kept.
+      out: data_dir of TFDS; data sets that are built already are kept.
       media_root: folder of InternVideo3's videos.
       fields: "ours=theirs" for each column of InternVideo3.
 
     Raises:
-      UserError: an argument is missing or wrong, the source is not usable, or TFDS is not there.
+      UserError: an argument is missing or wrong, the source cannot be used, or TFDS is missing.
     """
     from data_pipelines import tfds_records
     from data_pipelines.annotation_error import AnnotationError
@@ -46,8 +46,7 @@ def _columns(fields: list[str]) -> dict[str, str]:
 def _synthetic(source: pathlib.Path, out: pathlib.Path) -> dict:
     from data_pipelines.tfds_builders import synthetic
 
-    splits = synthetic.build(source, out)
-    return _told("ivx_synthetic", splits, out, "", {})
+    return _report("ivx_synthetic", synthetic.build(source, out), out)
 
 
 def _internvideo3(source: str, media_root: str, fields: dict[str, str], out: pathlib.Path) -> dict:
@@ -60,17 +59,18 @@ def _internvideo3(source: str, media_root: str, fields: dict[str, str], out: pat
         fields=fields,
     )
     splits, left = internvideo3.build(columns, out)
-    told = f"; {left.missing:,} without video and {left.unusable:,} unusable were left out"
-    found = _told(f"ivx_internvideo3/{columns.name}", splits, out, media_root, {"told": told})
-    return found | {"missing": left.missing, "unusable": left.unusable}
+    left_out = f"; left out: {left.missing:,} without video, {left.unusable:,} unusable"
+    report = _report(f"ivx_internvideo3/{columns.name}", splits, out, media_root, left_out)
+    return report | {"missing": left.missing, "unusable": left.unusable}
 
 
-def _told(name: str, splits: dict[str, int], out: pathlib.Path, root: str, more: dict) -> dict:
-    """Says what was built; the split that comes first stands in the example."""
+def _report(
+    name: str, splits: dict[str, int], out: pathlib.Path, root: str = "", left_out: str = ""
+) -> dict:
+    """Prints the size of a data set and a mixture entry for its first split."""
     counts = ", ".join(f"{count:,} {split}" for split, count in splits.items())
-    print(f"built {name}: {counts} in {out}{more.get('told', '')}")
-    split = next(iter(splits))
-    entry = {"annotation": str(out), "tfds": name, "split": split}
+    print(f"built {name}: {counts} in {out}{left_out}")
+    entry = {"annotation": str(out), "tfds": name, "split": next(iter(splits))}
     entry |= {"media_root": root} if root else {}
-    print(f"an entry of a mixture that reads it: {entry}".replace("'", '"'))
+    print(f"mixture entry: {entry}".replace("'", '"'))
     return {"out": str(out), "tfds": name, "splits": splits}

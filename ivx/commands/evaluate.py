@@ -1,103 +1,108 @@
-"""`ivx evaluate`: scores a trained run on held-out questions, beside a model that sees no video."""
+"""`ivx evaluate`: scores a model on held-out questions, next to a text-only baseline."""
 
 import dataclasses
+import pathlib
+from typing import Any
 
+import ml_collections
 from absl import flags
 
 from ivx.errors import UserError
 
-SUMMARY = "Score a run on held-out videos, family by family, beside a baseline that sees text only."
+SUMMARY = "Score a model on held-out videos, per question family, next to a text-only baseline."
 EXAMPLE = """\
   ivx evaluate --workdir=/tmp/ivx/sft --split=synthetic_test
   ivx evaluate --workdir=assets/tiny-base --mixture=/tmp/ivx/data/data.json --out=/tmp/ivx/base"""
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "A run, or a Hugging Face folder.")
-    flags.DEFINE_string("split", "synthetic_test", "Data set of the mixture to ask.")
-    flags.DEFINE_string("mixture", "", "Another mixture file than the run's.")
-    flags.DEFINE_string("out", "", "Where predictions and table go; the workdir if not given.")
-    flags.DEFINE_integer("limit", 0, "Ask only this many questions; 0 asks all.", lower_bound=0)
+    flags.DEFINE_string("workdir", "", "Workdir of a run, or Hugging Face folder.")
+    flags.DEFINE_string(
+        "split", "synthetic_test", "Data set of the mixture whose questions are asked."
+    )
+    flags.DEFINE_string("mixture", "", "Mixture file that replaces that of the run.")
+    flags.DEFINE_string("out", "", "Folder of predictions and table; default: the workdir.")
+    flags.DEFINE_integer("limit", 0, "Questions to ask; 0 asks all.", lower_bound=0)
     flags.DEFINE_integer("batch", 32, "Questions answered at a time.", lower_bound=1)
-    flags.DEFINE_integer("max_new_tokens", 24, "Tokens an answer may have.", lower_bound=1)
+    flags.DEFINE_integer("max_new_tokens", 24, "Longest answer, in tokens.", lower_bound=1)
     flags.DEFINE_bool(
-        "enable_thinking", None, "Open a thought (or, with no..., an empty one) before the answer."
+        "enable_thinking", None, "Open a thought before the answer, or (--no...) an empty one."
     )
 
 
-def run(given, words: list[str]) -> dict:
+def run(args: Any, words: list[str]) -> dict:
     del words
 
-    from ivx import build
-    from ivx.build import hugging_face, stored
+    from ivx import from_config
+    from ivx import workdir as workdirs
 
-    model = stored.open_model(build.workdir(given.workdir))
-    if given.mixture:
-        model.config.data.mixture = given.mixture
-    if not given.out and hugging_face.is_model(model.folder):
+    model = from_config.stored_model.open_model(workdirs.parse(args.workdir))
+    if args.mixture:
+        model.config.data.mixture = args.mixture
+    if not args.out and from_config.hf_folder.is_model(model.folder):
         raise UserError(
-            f"{model.folder} is a Hugging Face folder, which is only read;"
-            " say with --out where the scores are to go"
+            f"{model.folder} is a Hugging Face folder, which ivx does not write to;"
+            " give an --out for the scores"
         )
-    out = build.workdir(given.out or given.workdir)
+    out = workdirs.parse(args.out or args.workdir)
     return evaluate(
         model,
-        given.split,
+        args.split,
         out,
-        given.limit,
-        given.batch,
-        given.max_new_tokens,
-        given.enable_thinking,
+        args.limit,
+        args.batch,
+        args.max_new_tokens,
+        args.enable_thinking,
     )
 
 
 def evaluate(
-    model,
+    model: Any,
     split: str,
-    out,
+    out: pathlib.Path,
     limit: int,
     batch: int,
     max_new_tokens: int,
     enable_thinking: bool | None = None,
 ) -> dict:
-    """Asks a stored model the questions of one data set, prints and stores the table.
+    """Asks a stored model the questions of a data set, and prints and stores the table.
 
     Args:
-      model: an `ivx.build.stored.StoredModel`; its config names the mixture.
+      model: an `ivx.from_config.stored_model.StoredModel`; its config names the mixture.
       split: the data set.
       out: the folder under which predictions and table are stored.
       limit: questions to ask; 0 for all.
       batch: questions at a time.
-      max_new_tokens: tokens an answer may have.
-      enable_thinking: whether the prompt opens a thought; only what follows one is scored.
+      max_new_tokens: the longest answer, in tokens.
+      enable_thinking: whether the prompt opens a thought; only the text after it is scored.
 
     Raises:
       UserError: the data set or the model cannot be used.
     """
-    from ivx import build
+    from ivx import from_config
     from ivx.evaluation import runner, scoring, store, text_only
-    from ivx.parallel import start
+    from ivx.parallel import devices
     from ivx.training.progress import note
 
     config = model.config
-    start.start(config.mesh.cpu_devices)
-    [(_, asked)] = build.samples(config, (split,))
-    asked = asked[: limit or None]
-    unscored = [sample.id for sample in asked if len(text_only.questions(sample)) != 1]
+    devices.configure_devices(config.mesh.cpu_devices)
+    [(_, samples)] = from_config.data.samples(config, (split,))
+    samples = samples[: limit or None]
+    unscored = [sample.id for sample in samples if len(text_only.questions(sample)) != 1]
     if unscored:
         raise UserError(
-            f"--split={split}: sample {unscored[0]} has no single question with a truth;"
-            " take a validation or test set"
+            f"--split={split}: sample {unscored[0]} does not have exactly one question with a"
+            " truth; take a validation or test set"
         )
-    sampler, step = build.sampler(model, build.mesh(config))
-    note(f"asking {len(asked):,} questions of {split} at step {step}")
-    outcome = runner.run(
-        sampler, build.layout_rule(config), asked, max_new_tokens, batch, enable_thinking
-    )
+    sampler, step = from_config.inference.sampler(model, from_config.mesh.make(config))
+    note(f"asking {len(samples):,} questions of {split} at step {step}")
+    rule = from_config.data.layout_rule(config)
+    outcome = runner.run(sampler, rule, samples, max_new_tokens, batch, enable_thinking)
     for sentence in outcome.skipped:
         note(f"skipped {sentence}")
     rows = scoring.table(outcome.predictions)
-    baseline = scoring.table(text_only.TextOnlyModel().fit(_training(config)).predict(asked))
+    text_model = text_only.TextOnlyModel().fit(_training_samples(config))
+    baseline = scoring.table(text_model.predict(samples))
     folder = store.save(out, split, outcome.predictions, rows, baseline)
     print(scoring.render(rows, baseline))
     print(f"{len(outcome.skipped)} questions skipped; predictions and table in {folder}")
@@ -108,27 +113,27 @@ def evaluate(
     }
 
 
-def held_out_loss(model, config) -> float | None:
-    """Token loss of a stored model on the validation packs of a config; None without such."""
-    from ivx import build
+def held_out_loss(model: Any, config: ml_collections.ConfigDict) -> float | None:
+    """Token loss of a stored model on the validation packs of a config; None if it has none."""
+    from ivx import from_config
     from ivx.evaluation import held_out
-    from ivx.parallel import rules, start
+    from ivx.parallel import devices, sharding
 
-    start.start(config.mesh.cpu_devices)
-    batches = build.validation_batches(config)
+    devices.configure_devices(config.mesh.cpu_devices)
+    batches = from_config.data.validation_batches(config)
     if not batches:
         return None
-    mesh = build.mesh(config)
-    params, _ = model.load(rules.parameter_shardings(model.definition.abstract, mesh))
+    mesh = from_config.mesh.make(config)
+    params, _ = model.load(sharding.parameter_shardings(model.definition.abstract, mesh))
     return held_out.loss(model.definition.bind, params, batches, mesh, "token")
 
 
-def _training(config) -> list:
-    """Samples of the training sets that the mixture has; an imported model knows of none."""
+def _training_samples(config: ml_collections.ConfigDict) -> list:
+    """Samples of the training sets that the mixture has; it may have none of an imported model."""
     from data_pipelines import sources
-    from ivx import build
+    from ivx import from_config
 
-    there = sources.data_set_names(config.data.mixture)
-    names = tuple(name for name in config.data.train if name in there)
-    found = build.samples(config, names, training=True)
-    return [sample for _, samples in found for sample in samples]
+    available = sources.data_set_names(config.data.mixture)
+    names = tuple(name for name in config.data.train if name in available)
+    data_sets = from_config.data.samples(config, names, training=True)
+    return [sample for _, samples in data_sets for sample in samples]

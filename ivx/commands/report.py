@@ -1,25 +1,27 @@
-"""`ivx report`: writes the page of a run."""
+"""`ivx report`: writes the report page of a run."""
 
 import pathlib
+from typing import Any
 
+import ml_collections
 from absl import flags
 
 from ivx.commands import config_flag
 
-SUMMARY = "Write report.html of a run: curves, scores, and frames beside questions and answers."
+SUMMARY = "Write a report.html for a run: curves, scores, and answers with their frames."
 EXAMPLE = "  ivx report --workdir=/tmp/ivx/sft"
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("workdir", "", "Folder of the run.")
+    flags.DEFINE_string("workdir", "", "Workdir of the run.")
 
 
-def run(given, words: list[str]) -> dict:
+def run(args: Any, words: list[str]) -> dict:
     del words
-    return report(*config_flag.existing_workdir(given))
+    return report(*config_flag.existing_workdir(args))
 
 
-def report(workdir: pathlib.Path, config) -> dict:
+def report(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     """Writes report.html of a run."""
     from ivx.reporting import page
 

@@ -5,13 +5,16 @@ import dataclasses
 import functools
 import pathlib
 import zlib
+from typing import Any
 
-from ivx.commands import config_flag, too_large
+import ml_collections
+
+from ivx.commands import config_flag, out_of_memory
 from ivx.errors import UserError
 
-SUMMARY = "Train a stage from an experiment config; started again, it goes on where it stopped."
+SUMMARY = "Train a stage; the same command resumes an interrupted run."
 EXAMPLE = (
-    "  ivx train --config=experiments/sft_short.py:scratch --workdir=/tmp/ivx/sft \\\n"
+    "  ivx train --config=sft_short:scratch --workdir=/tmp/ivx/sft \\\n"
     "      --config.data.mixture=/tmp/ivx/data/data.json --config.run.steps=300"
 )
 
@@ -20,68 +23,58 @@ def define_flags() -> None:
     config_flag.define()
 
 
-def run(given, words: list[str]) -> dict:
+def run(args: Any, words: list[str]) -> dict:
     del words
-    from ivx import build
-    from ivx.training import company
+    from ivx import workdir as workdirs
+    from ivx.training.health import failures
 
     with contextlib.ExitStack() as stack:
-        # Also before the loop, no host waits for one that fails.
-        stack.push(company.leave_on_failure)
-        return train(config_flag.read(given), build.workdir(given.workdir))
+        # Set up before the loop, so that no host waits for one that fails early.
+        stack.push(failures.leave_on_failure)
+        return train(config_flag.read(args), workdirs.parse(args.workdir))
 
 
-def train(config, workdir: pathlib.Path) -> dict:
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     """Trains the stage of a checked config in a workdir, from its newest checkpoint if it has one.
 
     Raises:
-      UserError: something of the config, the data or the workdir cannot be used.
+      UserError: the config, the data or the workdir cannot be used.
     """
-    from ivx import build
-    from ivx import config as configs
-    from ivx.build import stages, training
-    from ivx.parallel import hosts, over_hosts, start
+    from ivx import from_config
+    from ivx import workdir as workdirs
+    from ivx.parallel import across_hosts, devices, hosts
     from ivx.training import loop
     from ivx.training.progress import note
 
-    start.start(config.mesh.cpu_devices)
+    devices.configure_devices(config.mesh.cpu_devices)
     hosts.join()
-    # Everything that can be wrong is found before the workdir is touched.
-    configs.check_workdir(workdir, config)
-    mesh = build.mesh(config)
-    definition = training.definition(config)
-    optimizer = training.optimizer(config)
-    first_params = training.start(config, definition)
-    stage = stages.stage(config, mesh)
-    # Hosts read their data at their own pace.
+    # All checks run before the workdir is changed.
+    workdirs.check(workdir, config)
+    mesh = from_config.mesh.make(config)
+    run = from_config.training.make_run(
+        config, workdir, lambda: from_config.stage.make_stage(config, mesh), mesh
+    )
+    # Hosts read their data at different speeds.
     hosts.wait("the start of training", seconds=3600)
-    if not over_hosts.agree(zlib.crc32(configs.snapshot(config).encode())):
-        raise UserError("hosts were given unlike configs; start all of them by the same command")
-    if changed := configs.claim_workdir(workdir, config):
-        note(f"goes on with {', '.join(changed)}")
+    if not across_hosts.agree(zlib.crc32(run.config.encode())):
+        raise UserError("configs differ across hosts; start all of them with the same command")
+    if changed := workdirs.claim(workdir, config):
+        note(f"continues with {', '.join(changed)}")
+    cache = config.model.cache if config.model.cache != "compute" else config.model.dtype
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"
-        f" float32 masters, {config.stage.reduction} loss, sampling from caches in"
-        f" {config.model.cache if config.model.cache != 'compute' else config.model.dtype}"
+        f" float32 masters, {config.stage.reduction} loss, sampling from caches in {cache}"
     )
-    with too_large.told(config, dict(mesh.shape)):
+    explain = functools.partial(out_of_memory.explain, config, dict(mesh.shape))
+    with out_of_memory.explaining(config, dict(mesh.shape)):
         result = loop.train(
-            workdir,
-            configs.snapshot(config),
-            definition,
-            stage,
-            optimizer,
-            mesh,
-            training.run_spec(config),
-            first_params,
-            dataclasses.replace(
-                training.watch_spec(config),
-                explain=functools.partial(too_large.explained, config, dict(mesh.shape)),
-            ),
+            dataclasses.replace(run, watch=dataclasses.replace(run.watch, explain=explain))
         )
-    watched = "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
+    validation = (
+        "" if result.validation_loss is None else f", validation {result.validation_loss:.4f}"
+    )
     print(
-        f"trained {result.steps} steps: loss {result.loss:.4f}{watched};"
+        f"trained {result.steps} steps: loss {result.loss:.4f}{validation};"
         f" {result.skipped_steps} steps and {result.skipped_samples} samples skipped;"
         f" {result.tokens_per_second:,.0f} tokens/s"
     )

@@ -1,20 +1,24 @@
-"""From grouped attention with QK-norm (Qwen3-VL) to latent attention (M2LA), without training.
+"""Training-free conversion of grouped attention with QK-norm (Qwen3-VL) to latent attention (M2LA).
 
-    statistics     one pass of the original model: second moments of what goes into attention
-    affine, fold   queries and keys become linear in x                     approximation 1
-    rotation       the keys' energy moves into one virtual head, which
-                   alone keeps its rope; turns: what stands for it
-                   on the others                                           approximation 2
-    compression    the other keys and the values share a latent;
-                   weighting: what is near                                 approximation 3
-    shared_latent  2 and 3 together; latent_layer: in the released parameterization
-    method         which of these choices a conversion takes
-    one_layer      a layer by these; convert: all layers of a model
-    exact_layer    or with norm and rope as they were
-    ranks          latents of unequal width under a budget
-    sequential     layer by layer on converted inputs; polish: o_proj in closed form
-    steps          the models between, to measure what each approximation costs
+The pipeline, in order:
 
-Everything after the pass is linear algebra on its sums, in float64 on the host. What training then
-adds is a stage, `ivx.stages.attention_matching`. The derivation is in docs/conversion.md.
+    statistics          one pass of the source model: second moments of the attention inputs
+    partial_sums        checkpoints of that pass
+    method              the options of a conversion
+    qk_norm             approximation 1: QK-norm and projection become one affine map
+    rotation            approximation 2: only one virtual key head keeps its rope
+    mean_rotation       a constant in place of the rope of the other heads
+    weighting           the metric of the compression
+    compression         approximation 3: keys and values share a latent; ranks under a budget
+    shared_latent       approximations 2 and 3 combined
+    latent_layer        the result as M2LA, or as m2la_exact, which keeps norm and rope
+    layer               converts one layer
+    convert             converts all layers from one pass
+    output_projection   refits o_proj in closed form to recover part of the loss
+    sequential          converts layer by layer on the converted inputs
+    steps               the intermediate models, to measure each approximation
+    lossless_bfloat16   holds the source in half the memory
+
+After the pass, everything is float64 linear algebra on its sums, on the host. The gradient-based
+refinement is a stage, `ivx.stages.attention_matching`. docs/conversion.md has the derivation.
 """

@@ -1,53 +1,47 @@
-"""How a conversion is done: one choice for each of its approximations."""
+"""The options of a conversion, one for each approximation."""
 
 import dataclasses
 
 from ivx.conversion import rotation, weighting
 
 NORMS = ("affine", "fold", "drop")
-TURNS = ("none", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """The choices of a conversion.
+    """The options of a conversion.
 
     Attributes:
-      norm: what stands for the QK-norm: `affine` and `fold`, files of these names, or `drop`, which
-        keeps its weights and leaves the division out.
-      ridge: of the affine fit, as a share of the mean diagonal.
+      norm: what replaces the QK-norm, an option of `ivx.conversion.qk_norm`.
+      ridge: ridge of the affine fits, as a share of the mean diagonal.
       rotation: how positions are gathered in one head, a kind of `ivx.conversion.rotation`.
-      turn: what stands for the rope of the other heads: none, or the mean turn of what is attended
-        to, see `ivx.conversion.turns`.
-      weighting: what is near in the compression, a kind of `ivx.conversion.weighting`.
-      balance: what keys are divided by against values, times what the weighting says.
-      mean_rank: of all layers, allotted by `ivx.conversion.ranks`; 0: all have the model's.
-      sequential: whether each layer is fitted to the converted ones below it.
-      polish: whether o_proj is fitted to the source's attention.
+      mean_rotation: whether the mean rotation over attended keys replaces the rope of the other
+        heads (`ivx.conversion.mean_rotation`); if not, that rope is dropped.
+      weighting: metric of the compression, a kind of `ivx.conversion.weighting`.
+      balance: factor on the key-value ratio that the weighting computes.
+      mean_rank: mean rank over layers, allocated by `ivx.conversion.compression.allocate_ranks`;
+        0 gives every layer the rank of the model.
+      sequential: whether each layer is fitted on the outputs of the converted layers below it.
+      fit_output: whether o_proj is refitted to the attention outputs of the source.
     """
 
     norm: str = "affine"
     ridge: float = 1e-3
     rotation: str = "complex"
-    turn: str = "none"
+    mean_rotation: bool = False
     weighting: str = "balanced"
     balance: float = 1.0
     mean_rank: int = 0
     sequential: bool = False
-    polish: bool = False
+    fit_output: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, allowed in (
             ("norm", NORMS),
             ("rotation", rotation.KINDS),
-            ("turn", TURNS),
             ("weighting", weighting.KINDS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r} is not one of {', '.join(allowed)}"
                 )
-
-
-# The pipeline of TransMLA with the norm's weights kept: what others would do first.
-TRANSMLA = Method(norm="fold", rotation="real", weighting="balanced")

@@ -1,11 +1,10 @@
-"""The sums of a pass that was cut off, on disk, so that it goes on where it stopped.
+"""Checkpoints of the sums of a calibration pass, so that an interrupted pass resumes.
 
-    DIR/{batches}/state.json      how many batches and tokens the sums are of
-    DIR/{batches}/{name}.npy      one array a sum, float64
+    DIR/{batches}/state.json      the number of batches and tokens in the sums
+    DIR/{batches}/{name}.npy      one array per sum, float64
 
-A folder is written under another name and renamed when it is whole; the one before it goes after
-that. The order of the batches and of the additions is the same as without a stop, so that the sums
-are the same to the last bit.
+A checkpoint is written under a temporary name and renamed once complete; then its predecessor is
+deleted. Batches and additions keep their order, so a resumed pass gives bitwise the same sums.
 """
 
 import json
@@ -27,47 +26,47 @@ class Partial(NamedTuple):
 
 
 class PartialSums:
-    """Sums kept in a folder.
+    """A folder of checkpoints.
 
     Args:
-      folder: belongs to one pass over one model's calibration batches.
-      every: seconds of work that may be lost.
+      folder: used by one pass over the calibration batches of one model.
+      every: seconds between two checkpoints.
     """
 
-    def __init__(self, folder: pathlib.Path, every: float = 600.0):
+    def __init__(self, folder: pathlib.Path, every: float = 600.0) -> None:
         self.every = every
         self._folder = folder
 
     def load(self) -> Partial | None:
-        """The newest whole ones."""
-        kept = self._kept()
-        if not kept:
+        """The newest complete checkpoint, if any."""
+        checkpoints = self._checkpoints()
+        if not checkpoints:
             return None
-        state = json.loads((kept[-1] / _STATE).read_text())
-        sums = {path.stem: np.load(path) for path in sorted(kept[-1].glob("*.npy"))}
+        state = json.loads((checkpoints[-1] / _STATE).read_text())
+        sums = {path.stem: np.load(path) for path in sorted(checkpoints[-1].glob("*.npy"))}
         return Partial(state["batches"], state["tokens"], sums)
 
-    def keep(self, partial: Partial) -> None:
-        """Writes them; those before go when they are whole."""
-        before, place = self._kept(), self._folder / f"{partial.batches:06d}"
-        if place in before:
+    def save(self, partial: Partial) -> None:
+        """Writes a checkpoint, then deletes the earlier ones."""
+        previous, folder = self._checkpoints(), self._folder / f"{partial.batches:06d}"
+        if folder in previous:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        writing = self._folder / ".writing"
-        shutil.rmtree(writing, ignore_errors=True)
-        writing.mkdir()
+        temporary = self._folder / ".writing"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         for name, values in partial.sums.items():
-            np.save(writing / f"{name}.npy", values)
+            np.save(temporary / f"{name}.npy", values)
         state = {"batches": partial.batches, "tokens": partial.tokens}
-        (writing / _STATE).write_text(json.dumps(state))
-        shutil.rmtree(place, ignore_errors=True)
-        writing.rename(place)
-        for old in before:
-            shutil.rmtree(old)
+        (temporary / _STATE).write_text(json.dumps(state))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        for path in previous:
+            shutil.rmtree(path)
 
     def remove(self) -> None:
-        """Forgets them: the conversion they are for is stored."""
+        """Deletes all checkpoints, once the conversion is stored."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _kept(self) -> list[pathlib.Path]:
+    def _checkpoints(self) -> list[pathlib.Path]:
         return sorted(p for p in self._folder.glob("[0-9]*") if (p / _STATE).is_file())

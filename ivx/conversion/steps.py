@@ -1,25 +1,32 @@
-"""The model as it was and after each approximation, to be measured one by one.
+"""The model before the conversion and after each approximation, to measure each one's cost.
 
 base     grouped attention with QK-norm
-qk_norm  a linear map instead of the norm           `affine_attention`
-rope     and rope on one virtual key head        a latent as wide as all it stands for
-latent   and a latent of R numbers               the result
+qk_norm  affine maps instead of projection and QK-norm
+rope     and rope on one virtual key head only      the latent has full rank
+latent   and a latent of rank R                     the result
+
+No checkpoint holds the `qk_norm` model; it exists only to be measured.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ivx.conversion import affine_attention, convert
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ivx.conversion import convert
 from ivx.conversion.method import Method
-from ivx.conversion.one_layer import Fitted
+from ivx.conversion.output_projection import Identity
+from ivx.conversion.qk_norm import AffineMaps
 from ivx.conversion.statistics import Statistics
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.model import VideoLanguageModel
 
 
 class Step(NamedTuple):
-    """A name, and `bind(weights)`, which gives the model of this step inside a jitted function."""
+    """A model; `bind(weights)` returns it inside a jitted function."""
 
     name: str
     bind: Callable[[Any], VideoLanguageModel]
@@ -29,22 +36,22 @@ class Step(NamedTuple):
 def steps(
     definition: ModelDefinition,
     params: Params,
-    fitted: list[Fitted],
+    fitted: list[AffineMaps],
     statistics: Statistics,
     method: Method,
     converted: Params,
     kind: str = "m2la",
 ) -> Iterator[Step]:
-    """All four, made when they are asked for: the weights of one need not outlive its turn.
+    """Yields the four models, each created on demand so that its weights can be freed.
 
     Args:
-      definition: of the model with grouped attention.
+      definition: the model with grouped attention.
       params: its parameters.
       fitted: from `convert.without_norm`.
-      statistics: of its calibration pass.
-      method: as in `convert.convert`.
-      converted: the parameters that the conversion gave.
-      kind: its attention; `m2la_exact` has nothing between.
+      statistics: sums of its calibration pass.
+      method: options, as in `convert.convert`.
+      converted: parameters of the converted model.
+      kind: its attention; `m2la_exact` has no intermediate models.
     """
     yield Step("base", definition.bind, params)
     text = definition.spec.text
@@ -54,13 +61,15 @@ def steps(
         return
     yield Step(
         "qk_norm",
-        lambda weights: affine_attention.bind(definition, *weights),
-        (params, affine_attention.maps(fitted)),
+        lambda weights: _bind_affine(definition, *weights),
+        (params, _stack(fitted)),
     )
-    whole = latent_definition(definition, (2 * text.kv_heads - 1) * text.head_dim)
-    wide = dataclasses.replace(method, mean_rank=0)
+    full_rank = latent_definition(definition, (2 * text.kv_heads - 1) * text.head_dim)
+    uniform = dataclasses.replace(method, mean_rank=0)
     yield Step(
-        "rope", whole.bind, convert.to_latent(whole, params, fitted, statistics, wide).params
+        "rope",
+        full_rank.bind,
+        convert.to_latent(full_rank, params, fitted, statistics, uniform).params,
     )
     yield result
 
@@ -72,3 +81,33 @@ def latent_definition(
     spec = definition.spec
     text = dataclasses.replace(spec.text, attention=kind, kv_rank=rank)
     return ModelDefinition(dataclasses.replace(spec, text=text))
+
+
+def _stack(fitted: list[AffineMaps]) -> dict[str, np.ndarray]:
+    """The maps of all layers stacked, float32 [L, E, ...]."""
+    return {
+        name: np.stack([getattr(maps, name) for maps in fitted]).astype(np.float32)
+        for name in ("q", "k")
+    }
+
+
+def _bind_affine(
+    definition: ModelDefinition, params: Params, maps: dict[str, Array]
+) -> VideoLanguageModel:
+    """The model with grouped attention whose queries and keys are these maps of x."""
+    model = definition.bind(params)
+    attention = model.language_model.layers.self_attn
+    attention.q_proj, attention.k_proj = _Affine(maps["q"]), _Affine(maps["k"])
+    attention.q_norm, attention.k_norm = Identity(), Identity()
+    return model
+
+
+class _Affine(nnx.Module):
+    """y = V [x; 1]."""
+
+    def __init__(self, map_leo: Float[Array, "l e o"]) -> None:
+        self.map = nnx.Param(map_leo)
+
+    def __call__(self, x_btd: Float[Array, "b t d"]) -> Float[Array, "b t o"]:
+        map_eo = self.map[...].astype(x_btd.dtype)
+        return x_btd @ map_eo[:-1] + map_eo[-1]

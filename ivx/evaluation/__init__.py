@@ -1,1 +1,1 @@
-"""Evaluation: questions put to a model, answers read, scores by family."""
+"""Evaluation: answering the questions of data sets, scoring answers, and comparing models."""

@@ -1,9 +1,11 @@
-"""Two models on the same prompts: how far apart, and from which part on.
+"""Compares two models on the same prompts: how much they differ, and from which module on.
 
-    distance of a part  = max over tokens t of |a_t - b_t| / |a_t|     Euclidean, over the channels
-    KL of a token       = sum_v p_a(v) (log p_a(v) - log p_b(v))       p = softmax of the logits
+    distance of a module = max over tokens t of |a_t - b_t| / |a_t|    Euclidean norm over channels
+    KL of a token        = sum_v p_a(v) (log p_a(v) - log p_b(v))      p = softmax of the logits
 
-The distance is of single tokens, so that one wrong token is not lost among many right ones.
+The distance is a maximum over tokens, so one wrong token is not averaged away.
+
+Shapes: module outputs [tokens, channels], logits [tokens, vocabulary].
 """
 
 import dataclasses
@@ -15,13 +17,13 @@ LOGITS = "lm_head"
 
 
 @dataclasses.dataclass(frozen=True)
-class Seen:
-    """What a model gave for one prompt.
+class Outputs:
+    """One model's outputs for one prompt.
 
     Attributes:
-      parts: output of each part in the order of computation, float32 [tokens, channels], under
-        the name that its HF module has; the logits come last.
-      text: its greedy answer.
+      parts: HF module name -> its output, float32 [tokens, channels], in order of computation; the
+        logits are last.
+      text: the greedy answer.
     """
 
     parts: dict[str, np.ndarray]
@@ -30,14 +32,14 @@ class Seen:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """How far two models are apart after one part.
+    """Difference of two models after one module.
 
     Attributes:
       name: of the HF module.
-      distance: of the worst token; infinite where a number is not finite.
-      max_abs: largest difference of two numbers.
-      prompt: where the worst token is.
-      token: its number among the tokens compared.
+      distance: of the worst token; infinite if a value is not finite.
+      max_abs: largest absolute difference.
+      prompt: name of the worst token's prompt.
+      token: index of the worst token among the compared ones.
     """
 
     name: str
@@ -49,16 +51,16 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """How far apart the logits of one prompt are, and what both answer.
+    """Difference of two models' logits on one prompt, and their answers.
 
     Attributes:
       prompt: its name.
-      tokens: how many were compared.
-      max_abs: largest difference of two logits.
-      mean_abs: mean of all.
+      tokens: number of compared tokens.
+      max_abs: largest absolute difference of logits.
+      mean_abs: mean absolute difference of logits.
       kl: mean over tokens, in nats.
-      kl_max: of the worst token.
-      texts: the greedy answers.
+      kl_max: of the worst token, in nats.
+      texts: both greedy answers.
     """
 
     prompt: str
@@ -72,58 +74,58 @@ class Answers:
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """Prompts, and the parts that both models have; of models of other sizes only the logits."""
+    """Differences by prompt and by module; by logits only for models of different sizes."""
 
     prompts: list[Answers]
     parts: list[Part]
 
     def departure(self, tolerance: float) -> Part | None:
-        """The first part whose distance is above `tolerance`."""
+        """The first module whose distance exceeds `tolerance`; None if there is none."""
         return next((part for part in self.parts if not part.distance <= tolerance), None)
 
 
-def compare(names: Sequence[str], first: Sequence[Seen], second: Sequence[Seen]) -> Agreement:
-    """Compares what two models gave for prompts of these names, on the same tokens."""
+def compare(names: Sequence[str], first: Sequence[Outputs], second: Sequence[Outputs]) -> Agreement:
+    """Compares the outputs of two models, prompt by prompt, on the same tokens."""
     parts = {}
-    for name, one, other in zip(names, first, second, strict=True):
-        for part in _shared(one.parts, other.parts):
-            found = _part(part, name, one.parts[part], other.parts[part])
-            worst = parts.setdefault(part, found)
-            # The first prompt to have a part may not be the first of all.
-            parts[part] = dataclasses.replace(
-                max(worst, found, key=lambda p: p.distance),
-                max_abs=max(worst.max_abs, found.max_abs),
+    for prompt, a, b in zip(names, first, second, strict=True):
+        for name in _shared(a.parts, b.parts):
+            part = _part(name, prompt, a.parts[name], b.parts[name])
+            # Not every prompt has every module: text alone skips the tower.
+            worst = parts.setdefault(name, part)
+            parts[name] = dataclasses.replace(
+                max(worst, part, key=lambda p: p.distance),
+                max_abs=max(worst.max_abs, part.max_abs),
             )
-    order = max((one.parts for one in first), key=len)
+    order = max((outputs.parts for outputs in first), key=len)
     return Agreement(
-        [_answers(*three) for three in zip(names, first, second, strict=True)],
+        [_answers(*row) for row in zip(names, first, second, strict=True)],
         [parts[name] for name in order if name in parts],
     )
 
 
-def _shared(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> list[str]:
-    """All parts of models of the same depths and widths, else the last alone."""
-    shapes = ({name: a.shape for name, a in parts.items()} for parts in (one, other))
-    return list(one) if next(shapes) == next(shapes) else [LOGITS]
+def _shared(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> list[str]:
+    """All modules if both models have the same depths and widths, else the logits."""
+    shapes = ({name: a.shape for name, a in parts.items()} for parts in (first, second))
+    return list(first) if next(shapes) == next(shapes) else [LOGITS]
 
 
-def _part(name: str, prompt: str, one: np.ndarray, other: np.ndarray) -> Part:
-    difference = np.abs(one - other)
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        broken = int(np.argmin((np.isfinite(one) & np.isfinite(other)).all(-1)))
+def _part(name: str, prompt: str, a: np.ndarray, b: np.ndarray) -> Part:
+    difference = np.abs(a - b)
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        broken = int(np.argmin((np.isfinite(a) & np.isfinite(b)).all(-1)))
         return Part(name, np.inf, np.inf, prompt, broken)
-    apart, length = np.linalg.norm(difference, axis=-1), np.linalg.norm(one, axis=-1)
+    error, norm = np.linalg.norm(difference, axis=-1), np.linalg.norm(a, axis=-1)
     with np.errstate(divide="ignore"):
-        distance = np.divide(apart, length, out=np.zeros_like(apart), where=apart > 0)
+        distance = np.divide(error, norm, out=np.zeros_like(error), where=error > 0)
     token = int(distance.argmax())
     return Part(name, float(distance[token]), float(difference.max()), prompt, token)
 
 
-def _answers(prompt: str, one: Seen, other: Seen) -> Answers:
-    a, b = one.parts[LOGITS], other.parts[LOGITS]
+def _answers(prompt: str, first: Outputs, second: Outputs) -> Answers:
+    a, b = first.parts[LOGITS], second.parts[LOGITS]
     with np.errstate(invalid="ignore"):
         difference = np.abs(a - b)
-        # Token by token: at a vocabulary of 151,936 rows float64 takes room.
+        # Token by token: float64 logits of a 151,936-row vocabulary are large.
         kl = [_divergence(*pair) for pair in zip(a, b, strict=True)]
     return Answers(
         prompt,
@@ -132,12 +134,12 @@ def _answers(prompt: str, one: Seen, other: Seen) -> Answers:
         float(difference.mean()),
         float(np.mean(kl)),
         float(np.max(kl)),
-        (one.text, other.text),
+        (first.text, second.text),
     )
 
 
 def _divergence(a_v: np.ndarray, b_v: np.ndarray) -> float:
-    """KL(a || b) in nats; rounding never makes it negative."""
+    """KL(a || b) in nats, clipped at 0 against rounding."""
     log_a, log_b = (_log_softmax(row.astype(np.float64)) for row in (a_v, b_v))
     divergence = float(np.exp(log_a) @ (log_a - log_b))
     return 0.0 if divergence < 0 else divergence

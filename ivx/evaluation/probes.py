@@ -1,7 +1,7 @@
-"""Prompts on which two models are compared: built in, so that nothing is needed, or a user's own.
+"""Prompts on which two models are compared: built-in ones that need no files, or the user's.
 
-The built-in videos and images are drawn in memory: a square that wanders over a slope of colours,
-of a usual, a wide and a tall shape.
+The built-in videos and images are drawn in memory: a square that moves over a colour gradient, in a
+usual, a wide and a tall shape.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from data_pipelines.frame_cache import Pixels
 from data_pipelines.layout import Clip, Layout, LayoutRule
 from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
@@ -24,7 +25,7 @@ _DRAWN = "a built-in picture"
 
 
 def built_in() -> dict[str, Sample]:
-    """Text in several scripts, videos and images of usual and odd shapes, by name."""
+    """Prompts by name: text in several scripts, and videos and images of usual and odd shapes."""
     usual, wide, tall = (
         VideoRef(_DRAWN, VideoInfo(frames, 2.0, width, height))
         for frames, width, height in ((12, 128, 96), (8, 192, 32), (5, 32, 96))
@@ -49,8 +50,8 @@ def built_in() -> dict[str, Sample]:
     }
 
 
-def of_user(video: str, prompt: str, images: Sequence[str] = ()) -> dict[str, Sample]:
-    """One prompt, about images and a video file, each of which may be missing."""
+def user_prompt(video: str, prompt: str, images: Sequence[str] = ()) -> dict[str, Sample]:
+    """The user's prompt, optionally with a video file and images."""
     return {"prompt": assistant.question(prompt, video, images)}
 
 
@@ -58,17 +59,19 @@ def lay_out(samples: Mapping[str, Sample], rule: LayoutRule) -> list[Layout]:
     """The samples as prompts with an open assistant turn.
 
     Raises:
-      UserError: a video or image cannot be read, or a prompt holds reserved tokens.
+      UserError: a video or image cannot be read, or a prompt contains reserved tokens.
     """
     try:
-        layouts = [rule(sample, generate=True) for sample in samples.values()]
+        layouts = [rule.lay_out(sample, generate=True) for sample in samples.values()]
     except (MediaError, TemplateError) as error:
         raise UserError(str(error)) from error
-    return [dataclasses.replace(one, clips=tuple(map(_drawable, one.clips))) for one in layouts]
+    return [
+        dataclasses.replace(layout, clips=tuple(map(_drawable, layout.clips))) for layout in layouts
+    ]
 
 
-def read(layouts: list[Layout]) -> list[tuple]:
-    """What `Layout.read_patches` gives, for each.
+def read(layouts: list[Layout]) -> list[Pixels]:
+    """The result of `Layout.read_patches` of each layout.
 
     Raises:
       UserError: a video or image cannot be decoded.
@@ -84,15 +87,15 @@ def _sample(text: str, *videos: VideoRef, images: Sequence[ImageRef] = ()) -> Sa
 
 
 class _Drawn(Clip):
-    """A clip that is drawn instead of decoded."""
+    """A clip whose frames are drawn instead of decoded."""
 
     def pictures(self, meter: Meter | None = None) -> list[np.ndarray]:
         del meter
         count = len(self.indices)
         rows, columns = np.mgrid[: self.height, : self.width]
-        slope = np.stack([rows * 255 // self.height, columns * 255 // self.width], -1)
+        gradient = np.stack([rows * 255 // self.height, columns * 255 // self.width], -1)
         frames = np.empty((count, self.height, self.width, 3), np.uint8)
-        frames[..., :2], frames[..., 2] = slope, 96
+        frames[..., :2], frames[..., 2] = gradient, 96
         side = min(self.height, self.width) // 3
         for number, index in enumerate(self.indices):
             share = index / max(self.info.num_frames - 1, 1)

@@ -1,4 +1,4 @@
-"""Puts every question of a data set to a model and collects what it writes."""
+"""Runs a model on every question of a data set and collects its answers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from ivx.sampling import sampler as sampling
 from ivx.text import thinking
 from ivx.text.chat_template import TemplateError
 
-# Several questions are often asked of one clip.
+# Data sets often have several questions about one clip.
 _CACHE_BYTES = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Predictions, and a sentence for each question that could not be put."""
+    """Predictions, and the reason for each skipped question."""
 
     predictions: list[Prediction]
     skipped: list[str]
 
 
 def as_prompt(sample: Sample) -> Sample:
-    """The sample without its last answer, if it ends with one."""
+    """The sample without a final assistant turn."""
     if sample.messages[-1]["role"] != "assistant":
         return sample
     return dataclasses.replace(sample, messages=sample.messages[:-1])
@@ -43,23 +43,23 @@ def run(
     batch_size: int,
     enable_thinking: bool | None = None,
 ) -> Outcome:
-    """Asks the last question of each sample, greedily.
+    """Answers the last question of each sample greedily.
 
     Args:
       sampler: the model.
-      rule: how prompts are laid out.
+      rule: lays out prompts.
       samples: one question each, with truths.
-      limit: tokens an answer may have.
-      batch_size: prompts at a time.
+      limit: maximum tokens of an answer.
+      batch_size: prompts per batch.
       enable_thinking: how the open turn begins, see `ivx.text.chat_template`.
 
     Raises:
-      UserError: no question could be put.
+      UserError: no question could be answered.
     """
     usable, layouts, skipped = [], [], []
     for sample in samples:
         try:
-            layouts.append(rule(as_prompt(sample), True, enable_thinking))
+            layouts.append(rule.lay_out(as_prompt(sample), True, enable_thinking))
             usable.append(sample)
         except (MediaError, TemplateError) as error:
             skipped.append(f"sample {sample.id}: {error}")
@@ -85,7 +85,7 @@ def run(
         sampling.run_in_batches(answer, layouts, batch_size)
     if not predictions:
         raise UserError(
-            f"none of the {len(samples)} questions could be put;"
+            f"none of the {len(samples)} questions could be answered;"
             f" the first failed with: {skipped[0]}"
         )
     return Outcome(sorted(predictions, key=lambda prediction: prediction.sample_id), skipped)
@@ -93,6 +93,6 @@ def run(
 
 def _prediction(sample: Sample, text: str) -> Prediction:
     question, truth = text_only.questions(sample)[-1]
-    shown = [*sample.videos, *sample.images]
-    path = shown[0].path if shown else ""
+    media = [*sample.videos, *sample.images]
+    path = media[0].path if media else ""
     return Prediction(sample.id, truth["family"], question, truth, path, text)

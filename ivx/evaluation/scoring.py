@@ -1,30 +1,29 @@
-"""From predictions to a table: one row for each family and way of asking.
+"""From predictions to a table of scores: one row per family and format.
 
-A row's score is what the family is judged by: mIoU for grounding, the share of right slots for
-captions, that of right arguments for tool calls, accuracy (exact match of the words, or the letter)
-for the rest. Chance is what guessing
-without a look would score.
+The metric of a row depends on its family: mIoU for grounding, the fraction of correct slots for
+captions, the fraction of correct arguments for tool calls, and accuracy (exact match of the words
+or the letter) for the rest. Chance is the score of guessing without seeing the video.
 """
 
 import dataclasses
 import json
 from collections.abc import Sequence
 
-from ivx.evaluation import answers, metrics
+from ivx.judging import answers, metrics
 from ivx.text import tool_calls
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One question, what was expected and what the model wrote.
+    """One question, its truth and the model's answer.
 
     Attributes:
-      sample_id: of the data set.
+      sample_id: in the data set.
       family: of the question.
-      question: as asked, the video left out.
+      question: its text, without the video.
       truth: format, answer and, where they apply, options, values and span.
-      video: path of it, or of an image where there is no video.
-      text: what the model wrote.
+      video: path of the video, or of an image if there is no video.
+      text: the model's answer.
     """
 
     sample_id: str
@@ -37,7 +36,7 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Scores of one family asked one way; `low` and `high` bound the score with 95% confidence."""
+    """Scores of one family and format; `low` and `high` are the bounds of the 95% interval."""
 
     family: str
     format: str
@@ -51,13 +50,13 @@ class Row:
 
 
 def score(prediction: Prediction) -> float:
-    """Points of one prediction, in [0, 1]."""
+    """Score of one prediction, in [0, 1]."""
     truth = prediction.truth
     if truth["format"] == "choice":
         return float(answers.letter(prediction.text, len(truth["options"])) == truth["answer"])
     if truth["format"] == "call":
-        wanted = tool_calls.Call(**json.loads(truth["answer"]))
-        return metrics.call_share(answers.call(prediction.text), wanted)
+        expected = tool_calls.Call(**json.loads(truth["answer"]))
+        return metrics.call_share(answers.call(prediction.text), expected)
     if "span" in truth:
         return metrics.temporal_iou(answers.span(prediction.text), tuple(truth["span"]))
     if truth.get("values"):
@@ -66,7 +65,7 @@ def score(prediction: Prediction) -> float:
 
 
 def table(predictions: Sequence[Prediction]) -> list[Row]:
-    """A row for each (family, format), in the order of their names."""
+    """One row per (family, format), sorted by name."""
     groups = {}
     for prediction in predictions:
         groups.setdefault((prediction.family, prediction.truth["format"]), []).append(prediction)
@@ -74,21 +73,21 @@ def table(predictions: Sequence[Prediction]) -> list[Row]:
 
 
 def render(
-    rows: Sequence[Row], baseline: Sequence[Row] = (), beside_name: str = "text only"
+    rows: Sequence[Row], baseline: Sequence[Row] = (), baseline_name: str = "text only"
 ) -> str:
-    """The table as text; with a baseline, its scores stand beside."""
-    beside = {(row.family, row.format): row for row in baseline}
+    """The table as text, with a column for the baseline if given."""
+    baselines = {(row.family, row.format): row for row in baseline}
     head = (
-        f"{'family':<16}{'asked':<8}{'n':>5}  {'metric':<9}{'score':>6}"
+        f"{'family':<16}{'format':<8}{'n':>5}  {'metric':<9}{'score':>6}"
         f"  {'95% interval':<14}{'chance':>6}"
     )
-    lines = [head + (f"  {beside_name} (95% interval)" if beside else "")]
+    lines = [head + (f"  {baseline_name} (95% interval)" if baselines else "")]
     for row in rows:
         line = (
             f"{row.family:<16}{row.format:<8}{row.count:>5}  {row.metric:<9}{row.score:>6.3f}"
             f"  {row.low:.3f} - {row.high:.3f} {row.chance:>6.3f}"
         )
-        other = beside.get((row.family, row.format))
+        other = baselines.get((row.family, row.format))
         if other:
             line += f"  {other.score:.3f} ({other.low:.3f} - {other.high:.3f})"
         if row.details:
@@ -116,7 +115,7 @@ def _row(family: str, kind: str, group: Sequence[Prediction]) -> Row:
 
 
 def _chance(group: Sequence[Prediction]) -> float:
-    """The score of the best answer that is the same for every question, or of a random letter."""
+    """The score of a random option, or of the best constant answer."""
     truth = group[0].truth
     if truth["format"] == "choice":
         return sum(1 / len(p.truth["options"]) for p in group) / len(group)
@@ -130,6 +129,7 @@ def _chance(group: Sequence[Prediction]) -> float:
 
 
 def _slots(text: str, expected: str) -> float:
-    """Share of the expected words that stand at their places."""
-    said, wanted = answers.words(text).split(), answers.words(expected).split()
-    return sum(a == b for a, b in zip(said, wanted, strict=False)) / max(len(wanted), len(said))
+    """Fraction of the expected words that are at their positions."""
+    actual, target = answers.words(text).split(), answers.words(expected).split()
+    matches = sum(a == b for a, b in zip(actual, target, strict=False))
+    return matches / max(len(target), len(actual))

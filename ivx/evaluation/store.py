@@ -1,4 +1,4 @@
-"""Where an evaluation lies in a workdir: predictions as JSON lines, the table as JSON."""
+"""Evaluations in a workdir: predictions as JSON lines, the score table as JSON."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ def save(
     rows: Sequence[Row],
     baseline: Sequence[Row],
 ) -> pathlib.Path:
-    """Writes the evaluation of the data set `name` whole, in place of an older one."""
+    """Writes the evaluation of data set `name` atomically, replacing an older one."""
     folder = workdir / FOLDER / name
     partial = folder.with_name(f".{name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -36,7 +36,7 @@ def save(
 
 
 def load(folder: pathlib.Path) -> tuple[list[Prediction], list[Row], list[Row]]:
-    """Predictions, the model's rows and the baseline's, as `save` wrote them."""
+    """Reads what `save` wrote: predictions, the model's rows and the baseline's rows."""
     lines = (folder / "predictions.jsonl").read_text().splitlines()
     results = json.loads((folder / "results.json").read_text())
     return (

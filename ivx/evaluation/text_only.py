@@ -1,6 +1,7 @@
-"""What the questions alone give away: naive Bayes from words to answers, fitted on training data.
+"""A text-only baseline: naive Bayes from question words to answers, fitted on training data.
 
-It sees no video. On balanced data it stays at chance; where it does not, the data leak.
+It sees no video. On balanced data it stays at chance; a higher score means that the questions leak
+the answers.
 
     answer = argmax_a log p(a) + sum_w log p(w | a)    words w of the question, add-one smoothing
 """
@@ -20,26 +21,26 @@ _NEEDED = {"family", "format", "answer"}
 
 
 def questions(sample: Sample) -> list[tuple[str, dict]]:
-    """Each question of a sample with its truth; nothing if the truths do not belong to them."""
-    asked = [_text(message) for message in sample.messages if message["role"] == "user"]
-    if len(asked) != len(sample.truths) or any(_NEEDED - truth.keys() for truth in sample.truths):
+    """Each question of a sample with its truth; empty if they do not match up."""
+    texts = [_text(message) for message in sample.messages if message["role"] == "user"]
+    if len(texts) != len(sample.truths) or any(_NEEDED - truth.keys() for truth in sample.truths):
         return []
-    return list(zip(asked, sample.truths, strict=True))
+    return list(zip(texts, sample.truths, strict=True))
 
 
 @dataclasses.dataclass
 class TextOnlyModel:
-    """Counts of answers, and of question words with each, for every family and way of asking."""
+    """Counts of answers, and of question words per answer, by family and format."""
 
-    _answers: dict = dataclasses.field(
+    _answers: dict[tuple, collections.Counter] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(collections.Counter)
     )
-    _words: dict = dataclasses.field(
+    _words: dict[tuple, collections.Counter] = dataclasses.field(
         default_factory=lambda: collections.defaultdict(collections.Counter)
     )
 
     def fit(self, samples: Sequence[Sample]) -> "TextOnlyModel":
-        """Counts the training questions."""
+        """Adds the counts of training questions."""
         for sample in samples:
             for text, truth in questions(sample):
                 group = (truth["family"], truth["format"])
@@ -49,7 +50,7 @@ class TextOnlyModel:
         return self
 
     def answer(self, family: str, kind: str, text: str) -> str:
-        """The likeliest answer to a question of this family; empty if none was seen."""
+        """The most likely answer to a question of this family; empty without training data."""
         group = (family, kind)
         counts = self._answers[group]
         total = sum(counts.values())
@@ -82,7 +83,7 @@ def _text(message: dict) -> str:
     return chat_template.without_placeholders(chat_template.message_text(message, 0))
 
 
-def _bag(text: str) -> set[str]:
-    """Words, and pairs of neighbours: enough to see `A. red`."""
-    found = re.findall(r"\w+", text)
-    return set(found) | set(itertools.pairwise(found))
+def _bag(text: str) -> set[str | tuple[str, str]]:
+    """Words and bigrams, which are enough to recognise `A. red`."""
+    words = re.findall(r"\w+", text)
+    return set(words) | set(itertools.pairwise(words))

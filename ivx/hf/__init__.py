@@ -1,1 +1,1 @@
-"""Folders in the format of Hugging Face: reading them, writing them."""
+"""Model folders in the Hugging Face format: reading and writing."""

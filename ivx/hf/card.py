@@ -1,4 +1,4 @@
-"""README.md of an exported folder: what the model is, and how it is loaded."""
+"""The model card (README.md) of an exported folder."""
 
 from collections.abc import Mapping
 
@@ -6,25 +6,25 @@ from ivx.models.spec import ModelSpec
 
 _ATTENTION = {
     "m2la": (
-        "latent attention (M2LA): {rank} + {head} numbers a token and layer in the cache",
+        "latent attention (M2LA): {rank} + {head} cached values per token and layer",
         "AutoModelForCausalLM",
         "FOLDER, trust_remote_code=True",
-        "`trust_remote_code=True` reads `modeling_internvideo3.py` of this folder: look at it"
-        " first, it is short.",
+        "`trust_remote_code=True` executes `modeling_internvideo3.py` from this folder. It is"
+        " short; read it first.",
     ),
     "m2la_exact": (
         "latent attention that keeps its QK-norm (m2la_exact, a variant of ivx): {rank} + {head}"
-        " numbers a token and layer in the cache",
+        " cached values per token and layer",
         "AutoModelForCausalLM",
         "FOLDER, trust_remote_code=True",
-        "`trust_remote_code=True` reads `modeling_internvideo3.py` of this folder: look at it"
-        " first, it is short.",
+        "`trust_remote_code=True` executes `modeling_internvideo3.py` from this folder. It is"
+        " short; read it first.",
     ),
     "gqa": (
         "grouped attention with QK-norm, as in Qwen3-VL",
         "AutoModelForImageTextToText",
         "FOLDER",
-        "No code of this folder is run.",
+        "This folder contains no code to execute.",
     ),
 }
 
@@ -75,7 +75,13 @@ print(processor.batch_decode(answer, skip_special_tokens=True)[0])
 
 
 def render(title: str, spec: ModelSpec, facts: Mapping[str, object]) -> str:
-    """The card; `facts` are its table, in order."""
+    """The model card.
+
+    Args:
+      title: heading.
+      spec: sizes of the model.
+      facts: rows of the table, in order.
+    """
     attention, auto_class, arguments, note = _ATTENTION[spec.text.attention]
     return _CARD.format(
         title=title,
@@ -91,5 +97,5 @@ def render(title: str, spec: ModelSpec, facts: Mapping[str, object]) -> str:
 
 
 def _cell(value: object) -> str:
-    """One cell of a table, in one line."""
+    """A table cell, on one line."""
     return " ".join(str(value).split()).replace("|", "\\|")

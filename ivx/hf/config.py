@@ -1,14 +1,17 @@
-"""config.json of a folder to the sizes of a model, and back.
+"""Converts between config.json and the sizes of a model.
 
-Read tolerantly, since several programs write it: text sizes under `text_config` or at the top,
-rope under `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters` (5), one
-`kv_lora_rank` or a list of one a layer, of which the widest is the model's (see `ivx.hf.ranks`).
-Written as transformers 4.57 does, which 5 reads too; 4.57 cannot read what 5 writes.
+Several programs write config.json, so reading is tolerant. Text sizes are under `text_config` or at
+the top level; rope is under `rope_theta` and `rope_scaling` (transformers 4) or `rope_parameters`
+(5); `kv_lora_rank` is one number, or there is a list with one per layer, whose maximum is the rank
+of the model (see `ivx.hf.ranks`). The written format is that of transformers 4.57, which version 5
+also reads; 4.57 cannot read the format of 5.
 """
 
+import dataclasses
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from ivx.errors import UserError
 from ivx.hf import json_file, text_files
@@ -16,15 +19,15 @@ from ivx.models import spec as specs
 from ivx.text import special_tokens
 from ivx.text.tokenizer import Tokenizer
 
-# Our attention: model_type, class.
-_KINDS = {
+# ivx attention -> (model_type, class).
+_MODELS = {
     "gqa": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
     "m2la": ("internvideo3", "InternVideo3ForConditionalGeneration"),
     "m2la_exact": ("internvideo3", "InternVideo3ForConditionalGeneration"),
 }
-# Key of K in a text_config whose latent attention keeps the QK-norm; absent from any other.
-_EXACT = "qk_norm_key_value_heads"
-# What our model does not vary: part, key, the one value; an absent key means that value.
+# Key in text_config that holds K if latent attention keeps the QK-norm; otherwise absent.
+_EXACT_KEY = "qk_norm_key_value_heads"
+# Constants of the ivx model: (part, key, value); an absent key means this value.
 _FIXED = (
     ("text", "hidden_act", "silu"),
     ("text", "rope_interleave", True),
@@ -37,7 +40,7 @@ _FIXED = (
     ("vision", "spatial_merge_size", 2),
     ("vision", "in_channels", 3),
 )
-# Our fields and their keys.
+# ivx field -> config.json key.
 _TEXT = {
     "depth": "num_hidden_layers",
     "width": "hidden_size",
@@ -56,24 +59,24 @@ _VISION = {
 def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
     """Sizes of the model in a folder.
 
-    What its attention does not use (K of M2LA, R of GQA) is set to N and 0. `dtype` is that of the
-    weights, float32 or bfloat16.
+    Sizes that its attention does not use (K of M2LA, R of GQA) are set to N and 0. `dtype` is that
+    of the weights, float32 or bfloat16.
 
     Raises:
-      UserError: no config.json, a model of another kind, or sizes that ivx does not have; all that
-        is wrong is said at once.
+      UserError: config.json is missing, its model_type is unknown, or ivx does not support its
+        sizes; the message lists every problem.
     """
     path = folder / "config.json"
     config = json_file.read(path)
-    known = {kind: name for name, (kind, _) in _KINDS.items() if name != "m2la_exact"}
+    known = {model_type: name for name, (model_type, _) in _MODELS.items() if name != "m2la_exact"}
     attention = known.get(config.get("model_type"))
     if attention is None:
         raise UserError(
-            f"{path}: model_type {config.get('model_type')!r} is not one that ivx reads;"
-            f" there are {', '.join(known)}"
+            f"{path}: model_type {config.get('model_type')!r} is not supported;"
+            f" give one of {', '.join(known)}"
         )
     text = _part(config.get("text_config", config))
-    if attention == "m2la" and _EXACT in text:
+    if attention == "m2la" and _EXACT_KEY in text:
         attention = "m2la_exact"
     parts = {
         "text": text,
@@ -81,9 +84,9 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
         "rope": _part(text.get("rope_parameters") or text.get("rope_scaling")),
     }
     try:
-        wrong = _unlike(config, parts)
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        problems = _problems(config, parts)
+        if problems:
+            raise ValueError("; ".join(problems))
         dtype = config.get("dtype") or config.get("torch_dtype") or text.get("dtype")
         return specs.ModelSpec(
             _vision(parts["vision"]),
@@ -91,11 +94,11 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
             "float32" if dtype == "float32" else "bfloat16",
         )
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path} describes a model that ivx cannot build: {error}") from error
+        raise UserError(f"{path} describes a model that ivx does not support: {error}") from error
 
 
 def read_ranks(folder: pathlib.Path) -> tuple[int, ...]:
-    """Widths of the latents, a layer each, of a model with latent attention; none of another.
+    """The latent rank of each layer; () without latent attention.
 
     Raises:
       UserError: as `read_spec`.
@@ -112,9 +115,16 @@ def write_config(
     dtype: str = "bfloat16",
     latent_ranks: Sequence[int] = (),
 ) -> dict:
-    """config.json for a model of these sizes, with weights of `dtype` and maybe a rank a layer."""
+    """The content of config.json.
+
+    Args:
+      spec: sizes of the model.
+      tokenizer: supplies the ids of special tokens.
+      dtype: of the weights.
+      latent_ranks: of each layer, if they differ.
+    """
     text, attention = spec.text, spec.text.attention
-    model_type, model_class = _KINDS[attention]
+    model_type, model_class = _MODELS[attention]
     config = {
         "architectures": [model_class],
         "model_type": model_type,
@@ -124,13 +134,13 @@ def write_config(
         "vision_start_token_id": tokenizer.id_of(special_tokens.VISION_START),
         "vision_end_token_id": tokenizer.id_of(special_tokens.VISION_END),
         "tie_word_embeddings": text.tied,
-        # 4.57.3 to 4.57.6 doubt the splitting rule of any tokenizer saved by a later version.
+        # 4.57.3 to 4.57.6 warn about the pre-tokenizer regex of any later version.
         "transformers_version": "4.57.1",
         "text_config": {
             "model_type": "qwen3_vl_text",
             "dtype": dtype,
             **{key: getattr(text, field) for field, key in _TEXT.items()},
-            # Latent attention has keys for all of its heads.
+            # Latent attention has one key per query head.
             "num_key_value_heads": text.kv_heads if attention == "gqa" else text.heads,
             "head_dim": text.head_dim,
             "hidden_act": "silu",
@@ -181,35 +191,39 @@ def write_config(
             "rope_interleave": True,
         }
         if attention == "m2la_exact":
-            config["text_config"][_EXACT] = text.kv_heads
+            config["text_config"][_EXACT_KEY] = text.kv_heads
         if latent_ranks:
             config["text_config"]["kv_lora_rank_list"] = list(latent_ranks)
     return config
 
 
-def _part(found) -> dict:
-    """A part of the config; one that is no object has nothing in it."""
-    return found if isinstance(found, dict) else {}
+def _part(value: Any) -> dict:
+    """A part of the config; empty if it is not an object."""
+    return value if isinstance(value, dict) else {}
 
 
 def _tied(config: dict, text: dict) -> bool:
-    """Whether one table embeds words and scores them.
+    """Whether the embedding table is also the output head.
 
     Raises:
-      ValueError: no yes or no; transformers 5 takes that of the top level, 4 that of the text.
+      ValueError: a value is not a boolean, or the two differ: transformers 5 uses that of the top
+        level, 4 that of the text.
     """
-    said = [part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part]
-    if any(type(value) is not bool for value in said) or len(set(said)) > 1:
+    values = [
+        part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part
+    ]
+    if any(type(value) is not bool for value in values) or len(set(values)) > 1:
         raise ValueError(
-            f"tie_word_embeddings must be true or false, at the top as in text_config, not {said}"
+            "tie_word_embeddings must be true or false, the same at the top level and in"
+            f" text_config, not {values}"
         )
-    return said[0] if said else False
+    return values[0] if values else False
 
 
-def _unlike(config: dict, parts: dict[str, dict]) -> list[str]:
-    """What differs from our model, or cannot be made out."""
-    wrong = [
-        f"{key} is {parts[part][key]!r}, ivx has {value!r} only"
+def _problems(config: dict, parts: dict[str, dict]) -> list[str]:
+    """Values that ivx does not support or that are invalid."""
+    problems = [
+        f"{key} is {parts[part][key]!r}, ivx supports only {value!r}"
         for part, key, value in _FIXED
         if parts[part].get(key, value) != value
     ]
@@ -219,27 +233,30 @@ def _unlike(config: dict, parts: dict[str, dict]) -> list[str]:
     needed.append(("vision_config", vision, "num_position_embeddings"))
     if config["model_type"] == "qwen3_vl":
         needed.append(("text_config", text, "num_key_value_heads"))
-    wrong += [
-        f"{part}.{key} must be a positive whole number, not {values.get(key)!r}"
+    problems += [
+        f"{part}.{key} must be a positive integer, not {values.get(key)!r}"
         for part, values, key in needed
         if type(values.get(key)) is not int or values[key] < 1
     ]
     width = text.get("hidden_size")
     if vision.get("out_hidden_size", width) != width:
-        wrong.append(
-            f"the tower gives {vision['out_hidden_size']!r} numbers, the text takes {width!r}"
+        problems.append(
+            f"vision_config.out_hidden_size is {vision['out_hidden_size']!r}, expected the"
+            f" hidden_size {width!r} of the text"
         )
     taps = vision.get("deepstack_visual_indexes")
     if not isinstance(taps, list) or not taps or any(type(tap) is not int for tap in taps):
-        wrong.append(f"deepstack_visual_indexes must be a list of some blocks, not {taps!r}")
-    return wrong
+        problems.append(
+            f"deepstack_visual_indexes must be a non-empty list of block indices, not {taps!r}"
+        )
+    return problems
 
 
 def _vision(vision: dict) -> specs.VisionSpec:
     side = math.isqrt(vision["num_position_embeddings"])
     if side * side != vision["num_position_embeddings"]:
         raise ValueError(
-            f"num_position_embeddings = {vision['num_position_embeddings']} is no square"
+            f"num_position_embeddings = {vision['num_position_embeddings']} is not a square"
         )
     return specs.VisionSpec(
         **{field: vision[key] for field, key in _VISION.items()},
@@ -251,7 +268,7 @@ def _vision(vision: dict) -> specs.VisionSpec:
 def _text(attention: str, text: dict, rope: dict, tied: bool) -> specs.TextSpec:
     theta = rope.get("rope_theta", text.get("rope_theta"))
     if not isinstance(theta, int | float) or theta <= 0:
-        # Versions of transformers differ in what they take when it is absent.
+        # The default depends on the version of transformers.
         raise ValueError(f"rope_theta must be a positive number, not {theta!r}")
     heads = text["num_attention_heads"]
     if attention == "gqa":
@@ -260,12 +277,10 @@ def _text(attention: str, text: dict, rope: dict, tied: bool) -> specs.TextSpec:
     else:
         widths = [text.get(f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")]
         if len(set(widths)) > 1:
-            raise ValueError(
-                f"widths (qk_nope, qk_rope, v) {widths} must be the same for all parts of a head"
-            )
-        head_dim, kv_heads, kv_rank = widths[0], text.get(_EXACT, heads), max(_ranks(text))
+            raise ValueError(f"head dimensions (qk_nope, qk_rope, v) must be equal, not {widths}")
+        head_dim, kv_heads, kv_rank = widths[0], text.get(_EXACT_KEY, heads), max(_ranks(text))
     if type(head_dim) is not int or head_dim < 2:
-        raise ValueError(f"a head of {head_dim!r} numbers")
+        raise ValueError(f"the head dimension must be an integer of at least 2, not {head_dim!r}")
     return specs.TextSpec(
         attention=attention,
         **{field: text[key] for field, key in _TEXT.items()},
@@ -280,7 +295,7 @@ def _text(attention: str, text: dict, rope: dict, tied: bool) -> specs.TextSpec:
 
 
 def _ranks(text: dict) -> tuple[int, ...]:
-    """One a layer, from a list or one number for all."""
+    """One rank per layer, from a list or a single number."""
     depth = text["num_hidden_layers"]
     ranks = text.get("kv_lora_rank_list") or [text.get("kv_lora_rank")] * depth
     if (
@@ -289,7 +304,43 @@ def _ranks(text: dict) -> tuple[int, ...]:
         or any(type(rank) is not int or rank < 1 for rank in ranks)
     ):
         raise ValueError(
-            f"kv_lora_rank or kv_lora_rank_list must give a positive whole number for each of"
+            f"kv_lora_rank or kv_lora_rank_list must be a positive integer for each of"
             f" {depth} layers, not {text.get('kv_lora_rank_list') or text.get('kv_lora_rank')!r}"
         )
     return tuple(ranks)
+
+
+def preset_of(spec: specs.ModelSpec) -> str:
+    """The preset with these sizes; dtype, remat and the latent rank may differ.
+
+    Raises:
+      UserError: there is none; the message names the nearest, with the differences.
+    """
+    sizes = _sizes(spec)
+    differences = {
+        name: [
+            f"{key} = {sizes[key]} instead of {value}"
+            for key, value in _sizes(preset(spec.text.attention)).items()
+            if sizes[key] != value
+        ]
+        for name, preset in specs.PRESETS.items()
+    }
+    nearest = min(differences, key=lambda name: len(differences[name]))
+    if differences[nearest]:
+        raise UserError(
+            f"the model has the sizes of no preset ({', '.join(specs.PRESETS)}): it differs from"
+            f" {nearest} in {', '.join(differences[nearest])}; give a model with the sizes of a"
+            " preset"
+        )
+    return nearest
+
+
+def _sizes(spec: specs.ModelSpec) -> dict[str, Any]:
+    """The sizes that its attention uses, by dotted name."""
+    unused = {"kv_rank"} | ({"kv_heads"} if spec.text.attention == "m2la" else set())
+    return {
+        f"{part}.{field}": value
+        for part in ("vision", "text")
+        for field, value in dataclasses.asdict(getattr(spec, part)).items()
+        if field not in unused
+    }

@@ -1,4 +1,4 @@
-"""The small JSON files of a folder: read with one sentence for what is wrong, written readably."""
+"""Reads and writes the small JSON files of a folder."""
 
 import json
 import pathlib
@@ -7,24 +7,24 @@ from ivx.errors import UserError
 
 
 def read(path: pathlib.Path) -> dict:
-    """The object that a file holds.
+    """The JSON object in a file.
 
     Raises:
-      UserError: there is no such file, or it holds no JSON object.
+      UserError: the file is missing or holds no JSON object.
     """
     if not path.is_file():
         raise UserError(
-            f"{path.parent} has no {path.name}; give a folder in the format of Hugging Face"
+            f"{path.parent} has no {path.name}; give a folder in the Hugging Face format"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}; fetch it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged: it holds no JSON object; fetch it again")
-    return found
+        raise UserError(f"{path} is damaged: {error}; download it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it holds no JSON object; download it again")
+    return content
 
 
 def write(path: pathlib.Path, content: dict) -> None:
-    """Writes an object; anything but ASCII stays as it is."""
+    """Writes a JSON object; non-ASCII characters are not escaped."""
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,45 +1,42 @@
-"""The one table between the names of Hugging Face and ours: a row a kind of weight.
+"""The table between Hugging Face tensor names and ivx parameter paths, one row per kind of weight.
 
-Layers are stacked in our tree: layer i of a row lies at index i of the leading axis. Besides that
-only the form of a weight differs:
+ivx stacks layers: layer i of a row is at index i of the leading axis. Otherwise only the form of a
+weight differs:
 
-    PLAIN    the same numbers in the same order
-    LINEAR   torch keeps [out, in], we keep [in, out]
-    BY_HEAD  the same for each head by itself
-    CONV     Conv3d over a whole patch; ours is the matrix that multiplies a row of 1536 pixels
+    PLAIN    identical
+    LINEAR   torch stores [out, in], ivx [in, out]
+    BY_HEAD  as LINEAR, for each head
+    CONV     Conv3d over an entire patch; in ivx a matrix that multiplies a row of 1536 pixels
 
-Inside a weight the orders agree, so that none is permuted:
+The order within an axis is the same, so no weight is permuted:
 
     pixels of a row       (channel, frame, y, x), in `data_pipelines.video.patches` as in Conv3d
     rows of a slice       merge window by merge window
     heads of q_proj       [without rope | with rope] for M2LA
     columns of kv_a_proj  [latent | rope]
     heads of kv_b_proj    [key | value]
-    pairs of a rotation   adjacent, (2j, 2j + 1), for M2LA; half a head apart for GQA and vision
+    rope pairs            adjacent, (2j, 2j + 1), for M2LA; half a head apart for GQA and vision
 """
 
 import dataclasses
+from typing import Any
 
 import einops
 import numpy as np
 
-from ivx.models.definition import ModelDefinition
+from ivx.models.definition import ModelDefinition, Params
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How a weight lies in a folder (`theirs`) and in our tree (`ours`), as einops patterns."""
+    """Layouts of a weight in a folder (`theirs`) and in ivx (`ours`), as einops patterns."""
 
     theirs: str
     ours: str
     sizes: tuple[tuple[str, int], ...] = ()
 
-    def to_ours(self, array: np.ndarray) -> np.ndarray:
-        """From the folder's form to ours; maybe a view."""
-        return einops.rearrange(array, f"{self.theirs} -> {self.ours}")
-
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
-        """From our form to the folder's; of a whole array a view, which can be written through."""
+        """The array in the form of the folder; a writable view if the array is contiguous."""
         return einops.rearrange(array, f"{self.ours} -> {self.theirs}", **dict(self.sizes))
 
 
@@ -48,7 +45,7 @@ LINEAR = Form("o i", "i o")
 BY_HEAD = Form("n o i", "n i o")
 CONV = Form("o c f y x", "(c f y x) o", (("c", 3), ("f", 2), ("y", 16), ("x", 16)))
 
-# What embeds words and what scores them; one tensor, the first, where they are tied.
+# If the two are tied, a folder holds only the first.
 EMBEDDING = "model.language_model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
@@ -124,13 +121,13 @@ _MERGER = (
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """One tensor of a folder and its place in our tree.
+    """One tensor of a folder and its position in the ivx tree.
 
     Attributes:
       name: in the folder.
       path: keys into the parameter tree.
-      layer: index on the leading axis of the array there; None where nothing is stacked.
-      form: how it lies here and there.
+      layer: index on the leading axis of that parameter; None if it is not stacked.
+      form: the two layouts.
       shape: in the folder.
     """
 
@@ -142,7 +139,7 @@ class Weight:
 
 
 def table(attention: str, tied: bool) -> list[tuple[str, str, Form]]:
-    """All rows for one attention: (name with {i} for the layer, dotted path, form)."""
+    """The rows of one attention: (name with {i} for the layer, dotted path, form)."""
     sections = (
         ("", "", _EMBEDDING),
         ("", "", () if tied else _HEAD),
@@ -161,23 +158,23 @@ def table(attention: str, tied: bool) -> list[tuple[str, str, Form]]:
 
 
 def weights(definition: ModelDefinition) -> list[Weight]:
-    """Every tensor that a folder of this model holds, in the order of the table."""
-    abstract, found = definition.abstract_params, []
+    """Every tensor of a folder of this model, in the order of the table."""
+    abstract, weights = definition.abstract_params, []
     text = definition.spec.text
     for name, dotted, form in table(text.attention, text.tied):
         path = tuple(dotted.split("."))
         shape = leaf(abstract, path).shape
         stacked = "{i}" in name
-        # A constant of one number has any shape without memory.
+        # A broadcast scalar has any shape and takes no memory.
         ours = np.broadcast_to(np.int8(0), shape[1:] if stacked else shape)
         theirs = form.to_theirs(ours).shape
         for layer in range(shape[0]) if stacked else (None,):
-            found.append(Weight(name.format(i=layer), path, layer, form, theirs))
-    return found
+            weights.append(Weight(name.format(i=layer), path, layer, form, theirs))
+    return weights
 
 
-def leaf(tree: dict, path: tuple[str, ...]):
-    """What lies at `path` of a nested dict."""
+def leaf(tree: Params, path: tuple[str, ...]) -> Any:
+    """The leaf at `path` of a nested dict."""
     for key in path:
         tree = tree[key]
     return tree

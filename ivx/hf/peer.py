@@ -1,16 +1,25 @@
-"""The model of a folder as transformers itself builds it, to compare ours with.
+"""Loads a folder with transformers, as a reference to compare ivx with.
 
-Latent attention is computed by the file that an export holds, as ivx ships it: code that lies in
-the folder is never run.
+Latent attention runs the modeling file that ivx ships with its exports; code in the folder is never
+executed.
 """
 
+import functools
 import pathlib
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from ivx.errors import UserError
-from ivx.hf import json_file, torchvision_shim
+from ivx.hf import json_file
+
+if TYPE_CHECKING:
+    import torch
+
+# A torch library that is garbage-collected removes its operators.
+_LIBRARIES = []
 
 
-def modules():
+def modules() -> tuple[ModuleType, ModuleType]:
     """The modules (torch, transformers).
 
     Raises:
@@ -22,33 +31,58 @@ def modules():
     except ImportError as error:
         raise UserError(
             f"--peer=transformers needs a package that is not installed ({error});"
-            " the extra brings it: pip install 'ivx[hf]'"
+            " install it with `pip install 'ivx[hf]'`"
         ) from error
-    torchvision_shim.declare()
+    declare_torchvision_operators()
     return torch, transformers
 
 
-def load(folder: pathlib.Path, dtype: str = "float32"):
-    """The torch model of a folder, on the CPU and for evaluation.
+def load(folder: pathlib.Path, dtype: str = "float32") -> "torch.nn.Module":
+    """The torch model of a folder, on the CPU, in evaluation mode.
 
     Args:
-      folder: in the format of Hugging Face.
+      folder: in the Hugging Face format.
       dtype: of weights and computation.
 
     Raises:
-      UserError: no transformers, or tensors that it does not find or does not know.
+      UserError: transformers is not installed, or finds missing or unexpected tensors.
     """
     torch, transformers = modules()
     if json_file.read(folder / "config.json").get("model_type") == "internvideo3":
         from ivx.hf.remote_code import modeling_internvideo3
 
-        kind = modeling_internvideo3.InternVideo3ForConditionalGeneration
+        model_class = modeling_internvideo3.InternVideo3ForConditionalGeneration
     else:
-        kind = transformers.Qwen3VLForConditionalGeneration
-    model, told = kind.from_pretrained(
+        model_class = transformers.Qwen3VLForConditionalGeneration
+    model, report = model_class.from_pretrained(
         folder, dtype=getattr(torch, dtype), local_files_only=True, output_loading_info=True
     )
-    wrong = {key: names for key, names in told.items() if key.endswith("_keys") and names}
-    if wrong:
-        raise UserError(f"transformers cannot load all of {folder}: {wrong}; export it again")
+    mismatches = {key: names for key, names in report.items() if key.endswith("_keys") and names}
+    if mismatches:
+        raise UserError(f"transformers cannot load all of {folder}: {mismatches}; export it again")
     return model.eval()
+
+
+@functools.cache
+def declare_torchvision_operators() -> None:
+    """Makes torchvision importable next to a torch without CUDA.
+
+    The wheel on PyPI is built with CUDA. Next to a CPU build of torch its operators do not load,
+    and its import fails because one is missing that resizing does not need. transformers then fails
+    to import Qwen3-VL, although its models need nothing of torchvision. This function declares the
+    operators that such a torchvision looks up; otherwise it changes nothing.
+
+    Raises:
+      ModuleNotFoundError: torch is not installed.
+    """
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError:
+        return
+    except RuntimeError:  # operator torchvision::nms does not exist
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)

@@ -1,33 +1,34 @@
-"""How a folder says which frames of a video are seen, and how large videos and images.
+"""The preprocessor files of a folder: frame sampling, and sizes of videos and images.
 
-The classes named are those of transformers' Qwen3-VL; only the numbers are ours.
+Class names and keys are those of Qwen3-VL in transformers; only the values differ.
 """
 
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 from ivx.errors import UserError
 from ivx.hf import json_file
 
 VIDEO_FILE = "video_preprocessor_config.json"
 PICTURE_FILE = "preprocessor_config.json"
-# What begins the names of rules for images.
+# Prefix of the fields for images.
 IMAGE = "image_"
 
 
 @dataclasses.dataclass(frozen=True)
 class FrameRules:
-    """Frames and sizes; the defaults are Qwen3-VL's.
+    """Frame sampling and sizes; the defaults are those of Qwen3-VL.
 
     Attributes:
-      fps: frames a second.
-      min_frames: frames in all, at least.
-      max_frames: at most.
-      min_pixels: of a whole resized video, T * H * W, at least.
-      max_pixels: at most.
-      image_min_pixels: of a resized image, H * W, at least.
-      image_max_pixels: at most.
+      fps: sampled frames per second.
+      min_frames: fewest frames of a video.
+      max_frames: most frames of a video.
+      min_pixels: fewest pixels of a resized video, T * H * W.
+      max_pixels: most pixels of a resized video.
+      image_min_pixels: fewest pixels of a resized image, H * W.
+      image_max_pixels: most pixels of a resized image.
     """
 
     fps: float = 2.0
@@ -40,18 +41,18 @@ class FrameRules:
 
 
 def read_frame_rules(folder: pathlib.Path) -> FrameRules:
-    """The rules of a folder; what it does not say is as in Qwen3-VL.
+    """The rules of a folder; absent values default to those of Qwen3-VL.
 
     Raises:
-      UserError: no video_preprocessor_config.json, or values that cannot be meant.
+      UserError: video_preprocessor_config.json is missing, or a value is not a positive number.
     """
-    found, path = json_file.read(folder / VIDEO_FILE), folder / PICTURE_FILE
-    given = {key: found.get(key) for key in ("fps", "min_frames", "max_frames")}
-    given |= _budget(found, "")
-    given |= _budget(json_file.read(path) if path.is_file() else {}, IMAGE)
+    video, path = json_file.read(folder / VIDEO_FILE), folder / PICTURE_FILE
+    values = {key: video.get(key) for key in ("fps", "min_frames", "max_frames")}
+    values |= _pixel_bounds(video, "")
+    values |= _pixel_bounds(json_file.read(path) if path.is_file() else {}, IMAGE)
     rules = {}
     for field in dataclasses.fields(FrameRules):
-        value = field.default if given[field.name] is None else given[field.name]
+        value = field.default if values[field.name] is None else values[field.name]
         if (
             type(value) not in (int, float)
             or not 0 < value < math.inf
@@ -67,18 +68,18 @@ def read_frame_rules(folder: pathlib.Path) -> FrameRules:
     return FrameRules(**rules)
 
 
-def _budget(found: dict, prefix: str) -> dict:
-    """Bounds of a file, under the names of ours; None where it says none."""
-    size = found.get("size")
+def _pixel_bounds(config: dict, prefix: str) -> dict[str, Any]:
+    """The pixel bounds of a file by field of `FrameRules`; None if it has none."""
+    size = config.get("size")
     size = size if isinstance(size, dict) else {}
     return {
-        f"{prefix}min_pixels": size.get("shortest_edge", found.get("min_pixels")),
-        f"{prefix}max_pixels": size.get("longest_edge", found.get("max_pixels")),
+        f"{prefix}min_pixels": size.get("shortest_edge", config.get("min_pixels")),
+        f"{prefix}max_pixels": size.get("longest_edge", config.get("max_pixels")),
     }
 
 
 def processor_files(rules: FrameRules) -> dict[str, dict]:
-    """File name -> content."""
+    """File name -> JSON content."""
     both = {
         "processor_class": "Qwen3VLProcessor",
         "patch_size": 16,

@@ -1,10 +1,10 @@
-"""Layers whose latents are not equally wide: all are held as the widest, filled up with zeros.
+"""Latent ranks that differ between layers: all layers are held at the largest, padded with zeros.
 
-    kv_a_proj   rows    [latent r | 0 | rope]    a latent with zeros behind it
-    kv_b_proj   columns [latent r | 0]           which nothing reads
+    kv_a_proj   rows    [latent r | 0 | rope]    a latent padded with zeros
+    kv_b_proj   columns [latent r | 0]           columns that multiply them
 
-The model computes what it computed before. Gradients of these zeros are zero, and so is the decay
-of a zero: training leaves them alone, and an export finds them and leaves them out.
+Padding does not change the model's outputs. The gradients and the decay of these zeros are zero, so
+training preserves them, and an export detects and removes them.
 """
 
 import dataclasses
@@ -15,77 +15,74 @@ import numpy as np
 from ivx.hf import names
 from ivx.models.definition import ModelDefinition, Params
 
-# Axis of the latent in the folder's form.
-_AXES = {
+# Axis of the latent in the form of the folder.
+_LATENT_AXES = {
     "self_attn.kv_a_proj_with_mqa.weight": 0,
     "self_attn.kv_a_proj_with_mqa.bias": 0,
     "self_attn.kv_b_proj.weight": 1,
 }
 
 
-def found(definition: ModelDefinition, params: Params) -> tuple[int, ...]:
-    """Ranks of the layers, without the zeros behind their latents; () if they are equal.
+def layer_ranks(definition: ModelDefinition, params: Params) -> tuple[int, ...]:
+    """The latent rank of each layer, without padding; () if all are equal.
 
-    The widest are called as wide as the model is, so that a model of the same sizes is read again.
+    The largest rank is reported as that of the model, so that a reader gets a model of the same
+    size.
     """
     text = definition.spec.text
     if text.attention == "gqa":
         return ()
-    attention, widths = params["language_model"]["layers"]["self_attn"], []
-    none = np.zeros((text.depth, text.kv_rank))
+    attention, layer_ranks = params["language_model"]["layers"]["self_attn"], []
+    no_bias = np.zeros((text.depth, text.kv_rank))
     for layer in range(text.depth):
         down = np.asarray(attention["kv_a_proj"]["kernel"][layer])[:, : text.kv_rank]
-        bias = np.asarray(attention["kv_a_proj"].get("bias", none)[layer])[: text.kv_rank]
+        bias = np.asarray(attention["kv_a_proj"].get("bias", no_bias)[layer])[: text.kv_rank]
         up = np.asarray(attention["kv_b_proj"]["kernel"][layer])
         used = np.flatnonzero(down.any(0) | (bias != 0) | up.any(1))
-        widths.append(int(used[-1]) + 1 if len(used) else 1)
-    if len(set(widths)) == 1:
+        layer_ranks.append(int(used[-1]) + 1 if len(used) else 1)
+    if len(set(layer_ranks)) == 1:
         return ()
-    return tuple(text.kv_rank if width == max(widths) else width for width in widths)
+    return tuple(text.kv_rank if rank == max(layer_ranks) else rank for rank in layer_ranks)
 
 
 def of_layer(weight: names.Weight, latent_ranks: Sequence[int]) -> names.Weight:
-    """The weight as it lies in a folder whose layers have these ranks; () if they are equal."""
-    axis, shape = _axis(weight), list(weight.shape)
+    """The weight with the shape it has in a folder with these ranks; () means equal ranks."""
+    axis, shape = _latent_axis(weight), list(weight.shape)
     if axis is not None and latent_ranks:
         shape[axis] -= max(latent_ranks) - latent_ranks[weight.layer]
     return dataclasses.replace(weight, shape=tuple(shape))
 
 
-def rooms(
-    weight: names.Weight, whole: np.ndarray, latent_ranks: Sequence[int]
+def views(
+    weight: names.Weight, padded: np.ndarray, latent_ranks: Sequence[int]
 ) -> list[tuple[np.ndarray, int]]:
-    """Where the tensor of a weight goes: (view, first row of the tensor that belongs there).
+    """Views of `padded` that the tensor of a weight fills: (view, first row of the tensor).
 
     Args:
       weight: from `of_layer`.
-      whole: its place, in the folder's form; what the tensor does not fill is set to zero.
+      padded: the parameter in the form of the folder; its padding is set to zero.
       latent_ranks: as in `of_layer`.
     """
-    if weight.shape == whole.shape:
-        return [(whole, 0)]
-    whole[...] = 0
+    if weight.shape == padded.shape:
+        return [(padded, 0)]
+    padded[...] = 0
     rank = latent_ranks[weight.layer]
-    if _axis(weight) == 1:
-        return [(whole[:, :rank], 0)]
-    return [(whole[:rank], 0), (whole[max(latent_ranks) :], rank)]
+    if _latent_axis(weight) == 1:
+        return [(padded[:, :rank], 0)]
+    return [(padded[:rank], 0), (padded[max(latent_ranks) :], rank)]
 
 
-def cut(weight: names.Weight, whole: np.ndarray, latent_ranks: Sequence[int]) -> np.ndarray:
-    """The tensor of a weight out of its place: `rooms` the other way round.
-
-    Args:
-      weight: from `of_layer`.
-      whole: its place, in the folder's form.
-      latent_ranks: as in `of_layer`.
-    """
-    if weight.shape == whole.shape:
-        return whole
+def without_padding(
+    weight: names.Weight, padded: np.ndarray, latent_ranks: Sequence[int]
+) -> np.ndarray:
+    """The tensor of a weight, the inverse of `views`; arguments as there."""
+    if weight.shape == padded.shape:
+        return padded
     rank = latent_ranks[weight.layer]
-    if _axis(weight) == 1:
-        return whole[:, :rank]
-    return np.concatenate([whole[:rank], whole[max(latent_ranks) :]])
+    if _latent_axis(weight) == 1:
+        return padded[:, :rank]
+    return np.concatenate([padded[:rank], padded[max(latent_ranks) :]])
 
 
-def _axis(weight: names.Weight) -> int | None:
-    return next((axis for end, axis in _AXES.items() if weight.name.endswith(end)), None)
+def _latent_axis(weight: names.Weight) -> int | None:
+    return next((axis for end, axis in _LATENT_AXES.items() if weight.name.endswith(end)), None)

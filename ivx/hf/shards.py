@@ -1,21 +1,100 @@
-"""Parameters into safetensors files, each no larger than asked, with an index when there are more.
+"""The safetensors files of a folder: one file, or shards and an index.
 
 model.safetensors
 model-00001-of-00003.safetensors ... + model.safetensors.index.json
+
+Only safetensors are read: other weight formats can execute code when they are opened.
 """
 
+import collections
 import pathlib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from ivx.errors import UserError
 from ivx.hf import json_file, names, ranks
-from ivx.hf.index import INDEX, SINGLE
 from ivx.models.definition import ModelDefinition, Params
 
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+# ------------------------------------------------------------------- reading
+
+
+def read_index(folder: pathlib.Path) -> dict[str, list[str]]:
+    """File name -> names of the tensors to read from it.
+
+    Raises:
+      UserError: the folder has no weights, or its index is damaged or names a file outside of it.
+    """
+    if not (folder / INDEX).is_file():
+        if not (folder / SINGLE).is_file():
+            raise UserError(_no_weights(folder))
+        with open_shard(folder / SINGLE) as shard:
+            return {SINGLE: list(shard.keys())}
+    weight_map = json_file.read(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(f, str) for f in weight_map.values()):
+        raise UserError(
+            f"{folder / INDEX} is damaged: its weight_map does not map tensors to files;"
+            " download it again"
+        )
+    shards = collections.defaultdict(list)
+    for name, file in weight_map.items():
+        if pathlib.PurePath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+            raise UserError(
+                f"{folder / INDEX} places {name} in {file!r}, expected a .safetensors file in the"
+                " same folder; do not use this folder unless you trust its author"
+            )
+        shards[file].append(name)
+    return dict(shards)
+
+
+def open_shard(path: pathlib.Path) -> Any:
+    """An open safetensors file.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing, though the index names it; download the folder again")
+    try:
+        return safe_open(path, framework="np")
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is damaged: {error}; download it again") from error
+
+
+def stored_types(folder: pathlib.Path) -> dict[str, str]:
+    """Tensor name -> dtype as safetensors names it (F32, BF16, F16).
+
+    Raises:
+      UserError: the folder has no weights, or a shard is damaged or missing.
+    """
+    types = {}
+    for file, tensors in read_index(folder).items():
+        with open_shard(folder / file) as shard:
+            types |= {name: shard.get_slice(name).get_dtype() for name in tensors}
+    return types
+
+
+def _no_weights(folder: pathlib.Path) -> str:
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        return (
+            f"{folder} keeps its weights in {pickled[0]}, a format that can execute code when it"
+            " is opened; convert them to safetensors first"
+        )
+    return f"{folder} has neither {INDEX} nor {SINGLE}; give a folder with weights"
+
+
+# ------------------------------------------------------------------- writing
 
 
 def write_params(
@@ -23,12 +102,18 @@ def write_params(
     definition: ModelDefinition,
     params: Params,
     dtype: np.dtype,
-    shard_bytes: float,
+    shard_bytes: int | float,
     latent_ranks: Sequence[int] = (),
 ) -> None:
-    """Writes all tensors, latents as wide as `ivx.hf.ranks.found` says.
+    """Writes all tensors; one shard at a time is in memory, in `dtype`.
 
-    One shard at a time is in memory, in `dtype`.
+    Args:
+      folder: existing.
+      definition: the model.
+      params: its parameters.
+      dtype: of the files.
+      shard_bytes: size that no shard exceeds, unless a single tensor does.
+      latent_ranks: of each layer, from `ivx.hf.ranks.layer_ranks`.
     """
     weights = [ranks.of_layer(weight, latent_ranks) for weight in names.weights(definition)]
     shards = _plan(weights, dtype.itemsize, shard_bytes)
@@ -43,27 +128,27 @@ def write_params(
         _save(tensors, folder / file)
     if len(shards) > 1:
         count = sum(_size(weight) for weight in weights)
-        places = {
+        weight_map = {
             weight.name: file for file, shard in zip(files, shards, strict=True) for weight in shard
         }
         sizes = {"total_parameters": count, "total_size": count * dtype.itemsize}
-        json_file.write(folder / INDEX, {"metadata": sizes, "weight_map": places})
+        json_file.write(folder / INDEX, {"metadata": sizes, "weight_map": weight_map})
 
 
 def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Writes one file, which others may read as they may the files beside it."""
+    """Writes one file with the default permissions."""
     path.touch()
     mode = path.stat().st_mode
-    # Older readers refuse a file that does not say from which framework it is.
+    # Older readers reject a file without a framework in its metadata.
     save_file(tensors, path, metadata={"format": "pt"})
-    # The writer makes a file of its own, for its owner alone.
+    # save_file replaces the file by one that only its owner can read.
     path.chmod(mode)
 
 
 def _plan(
-    weights: Iterable[names.Weight], itemsize: int, shard_bytes: float
+    weights: Iterable[names.Weight], itemsize: int, shard_bytes: int | float
 ) -> list[list[names.Weight]]:
-    """Weights in order, cut before a shard grows too large; a larger one has a shard of its own."""
+    """Splits weights, in order, into shards; a weight beyond the limit gets its own shard."""
     shards, filled = [[]], 0
     for weight in weights:
         size = _size(weight) * itemsize
@@ -80,9 +165,9 @@ def _tensor(
 ) -> np.ndarray:
     array = names.leaf(params, weight.path)
     array = np.asarray(array if weight.layer is None else array[weight.layer])
-    whole = weight.form.to_theirs(array.astype(dtype))
-    # The writer takes the memory as it lies: a transposed view would come out scrambled.
-    return np.ascontiguousarray(ranks.cut(weight, whole, latent_ranks))
+    padded = weight.form.to_theirs(array.astype(dtype))
+    # safetensors writes the raw memory: a transposed view would be stored in the wrong order.
+    return np.ascontiguousarray(ranks.without_padding(weight, padded, latent_ranks))
 
 
 def _size(weight: names.Weight) -> int:

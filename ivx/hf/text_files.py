@@ -1,14 +1,14 @@
-"""How a folder says what its tokens mean: tokenizer_config.json and generation_config.json."""
+"""The contents of tokenizer_config.json and generation_config.json."""
 
 from ivx.text import special_tokens
 from ivx.text.tokenizer import Tokenizer
 
-# Positions that Qwen3-VL was trained for; our models have no table of them.
+# Context length of Qwen3-VL; ivx models have no position table.
 CONTEXT = 262144
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
-    """Ids that open, end and pad a text; no token opens one, so the padding token stands in."""
+    """Ids of the special tokens. There is no BOS token; the padding token takes its place."""
     end_of_text = tokenizer.id_of(special_tokens.END_OF_TEXT)
     return {
         "bos_token_id": end_of_text,
@@ -18,14 +18,14 @@ def token_ids(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def generation_config(tokenizer: Tokenizer) -> dict:
-    """Greedy, as ivx answers; a text ends with its turn or altogether."""
+    """Greedy sampling, as in ivx, up to the end of the turn or of the text."""
     ids = token_ids(tokenizer)
     ends = {"eos_token_id": [ids["eos_token_id"], ids["pad_token_id"]]}
     return ids | ends | {"do_sample": False}
 
 
 def tokenizer_config(tokenizer: Tokenizer) -> dict:
-    """What goes with tokenizer.json: the roles of the special tokens."""
+    """The roles of the special tokens in tokenizer.json."""
     return {
         "tokenizer_class": "Qwen2Tokenizer",
         "bos_token": None,

@@ -1,13 +1,13 @@
-"""A model as a folder that plain `transformers` loads.
+"""Exports a model as a folder that `transformers` loads.
 
 config.json  generation_config.json         sizes, ids of special tokens
 model*.safetensors (+ index)                weights
 tokenizer.json  tokenizer_config.json       text
 chat_template.jinja                         messages to text
-preprocessor_config.json                    pictures
-video_preprocessor_config.json              frames and sizes of videos
+preprocessor_config.json                    image sizes
+video_preprocessor_config.json              frame sampling and video sizes
 README.md                                   model card
-{configuration,modeling}_internvideo3.py    the attention that transformers lacks (M2LA)
+{configuration,modeling}_internvideo3.py    latent attention (M2LA), which transformers lacks
 """
 
 import pathlib
@@ -36,60 +36,62 @@ def export(
     rules: processor.FrameRules,
     card: Mapping[str, object],
     dtype: str = "bfloat16",
-    shard_bytes: float = 5e9,
+    shard_bytes: int | float = 5e9,
 ) -> None:
-    """Writes a folder, whole or not at all: it is made beside its place and then renamed.
+    """Writes a folder atomically: it is written under a temporary name and then renamed.
 
     Args:
       folder: absent or empty.
       definition: the model.
       params: its parameters; rounded to `dtype`.
       tokenizer_path: the tokenizer.json that belongs to the model.
-      rules: frames and sizes that the model is used to.
-      card: facts for the table of the model card.
+      rules: frame sampling and sizes of the training data.
+      card: rows of the table in the model card.
       dtype: of the weights, bfloat16 or float32.
-      shard_bytes: size that no file of weights exceeds, unless a single tensor does.
+      shard_bytes: size that no shard exceeds, unless a single tensor does.
 
     Raises:
-      UserError: the folder is taken, or no such dtype.
+      UserError: the folder is not empty, or the dtype is unknown.
     """
     if dtype not in shards.DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(shards.DTYPES)}")
     check_free(folder)
-    words, latent_ranks = tokenizers.load(str(tokenizer_path)), ranks.found(definition, params)
+    tokenizer = tokenizers.load(str(tokenizer_path))
+    latent_ranks = ranks.layer_ranks(definition, params)
     if latent_ranks:
-        card = {**card, "latent of each layer": ", ".join(map(str, latent_ranks))}
+        card = {**card, "latent rank of each layer": ", ".join(map(str, latent_ranks))}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-    ) as made:
-        whole = pathlib.Path(made) / "whole"  # unlike `made` itself, open to others
-        whole.mkdir()
+    ) as temporary:
+        # Unlike `temporary`, a new folder has the default permissions.
+        export_folder = pathlib.Path(temporary) / "export"
+        export_folder.mkdir()
         shards.write_params(
-            whole, definition, params, shards.DTYPES[dtype], shard_bytes, latent_ranks
+            export_folder, definition, params, shards.DTYPES[dtype], shard_bytes, latent_ranks
         )
         documents = {
-            "config.json": config.write_config(definition.spec, words, dtype, latent_ranks),
-            "generation_config.json": text_files.generation_config(words),
-            "tokenizer_config.json": text_files.tokenizer_config(words),
+            "config.json": config.write_config(definition.spec, tokenizer, dtype, latent_ranks),
+            "generation_config.json": text_files.generation_config(tokenizer),
+            "tokenizer_config.json": text_files.tokenizer_config(tokenizer),
             **processor.processor_files(rules),
         }
         for name, content in documents.items():
-            json_file.write(whole / name, content)
-        shutil.copyfile(tokenizer_path, whole / "tokenizer.json")
-        copied = (TEMPLATE, *(REMOTE_CODE if definition.spec.text.attention != "gqa" else ()))
-        for path in copied:
-            shutil.copyfile(path, whole / path.name)
+            json_file.write(export_folder / name, content)
+        shutil.copyfile(tokenizer_path, export_folder / "tokenizer.json")
+        sources = (TEMPLATE, *(REMOTE_CODE if definition.spec.text.attention != "gqa" else ()))
+        for path in sources:
+            shutil.copyfile(path, export_folder / path.name)
         text = cards.render(folder.name, definition.spec, card)
-        (whole / "README.md").write_text(text, encoding="utf-8")
-        whole.replace(folder)
+        (export_folder / "README.md").write_text(text, encoding="utf-8")
+        export_folder.replace(folder)
 
 
 def check_free(folder: pathlib.Path) -> None:
-    """Makes sure that nothing would be overwritten.
+    """Checks that an export overwrites nothing.
 
     Raises:
-      UserError: `folder` is a file, or holds something.
+      UserError: `folder` is a file or is not empty.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise UserError(f"{folder} is not empty; give a folder that is empty or absent")

@@ -1,1 +1,1 @@
-"""Ops with several implementations: a folder holds the public function and a readable reference."""
+"""Ops with several implementations. A folder holds one op: API, reference and fast versions."""

@@ -1,36 +1,36 @@
-"""What is compiled ahead of time to look at a kernel: one call of an op, in shapes and types."""
+"""A kernel benchmark case: one call of an op with fixed shapes, compiled ahead of time."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
 
-# Generations of TPU that kernels are compiled for; `ivx.aot.chips` has their numbers.
+# TPU generations that kernels are compiled for. `ivx.aot.chips` holds their specifications.
 CHIPS = ("v5e", "v5p", "v6e", "tpu7x")
 
 
 @dataclasses.dataclass(frozen=True)
 class KernelCase:
-    """One call of an op, and what one hot step of it does.
+    """One call of an op, with the work of the whole call and of one hot step.
 
-    A hot step is one turn of the innermost loop in which a kernel multiplies. It is what the static
-    schedule tells of, so that its own work is stated beside that of the whole call.
+    A hot step is one iteration of the innermost loop that contains matrix multiplications. The
+    static schedule describes that loop, so its work is stated separately from the call's.
 
     Attributes:
-      name: of the case, such as "latent_decode-bf16-rows8-32768".
-      op: the op's folder.
-      build: makes the function to jit; imports what it needs, and takes the way of a TPU.
-      arguments: shapes and dtypes that the function is called with.
+      name: unique name, such as "latent_decode-bf16-rows8-32768".
+      op: folder name of the op.
+      build: returns the function to jit. It imports what it needs and forces the TPU kernel.
+      arguments: shapes and dtypes of the function's arguments.
       flops: useful FLOPs of a call.
-      hbm_bytes: bytes that a call has to move between HBM and the core.
-      per_block: what a hot step does, in words.
+      hbm_bytes: bytes that a call must move between HBM and the core.
+      per_block: description of a hot step.
       block_flops: useful FLOPs of a hot step.
       block_bytes: HBM bytes of a hot step.
-      chips: generations that it is compiled for.
-      kernels: names of the Pallas kernels whose hot steps together are the hot step of the case;
-        empty for all of them. A backward pass runs the forward kernel too, say.
-      wanted: the goal that was set for a hot step, none or one of {"useful": the least share of
-        the peak} and {"of_hbm": the most that its schedule takes, over its HBM time}.
+      chips: TPU generations to compile for.
+      kernels: names of the Pallas kernels that together form the hot step; empty means all. A
+        backward pass also runs the forward kernel, for example.
+      wanted: target for a hot step, empty or one of {"useful": minimum fraction of peak} and
+        {"of_hbm": maximum schedule time divided by HBM time}.
     """
 
     name: str

@@ -1,40 +1,43 @@
-"""Which implementation of an op runs: its Pallas kernel on a TPU, its XLA form anywhere else.
+"""Selects the implementation of an op: the Pallas kernel on a TPU, XLA on any other backend.
 
-Tests and ahead-of-time compilation force one, with `interpret` to run a kernel on a CPU. What is
-forced is part of the key under which `jax.jit` keeps what it compiled.
+Tests and ahead-of-time compilation force an implementation, and `interpret` runs a kernel on a CPU.
+The forced implementation is part of the cache key of `jax.jit`.
 """
 
 import contextlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from absl import logging
+
+# `bool | pltpu.InterpretParams`. Importing Pallas takes a second, and only TPUs and tests need it.
+Interpret = Any
 
 IMPLEMENTATIONS = ("tpu", "xla")
 
 
 class _Forced(NamedTuple):
     implementation: str | None = None
-    interpret: object = False
+    interpret: Interpret = False
 
 
 _forced = jax.make_user_context(_Forced())
-# Ops whose choice has been told.
-_told: set[tuple[str, str, str]] = set()
+# (op, implementation, reason) of every choice that has been logged.
+_logged: set[tuple[str, str, str]] = set()
 
 
 @contextlib.contextmanager
-def force(implementation: str, interpret: object = False) -> Iterator[None]:
-    """Within it every op that has a kernel runs `implementation`.
+def force(implementation: str, interpret: Interpret = False) -> Iterator[None]:
+    """Makes every op that has a kernel use `implementation` inside the context.
 
     Args:
       implementation: "tpu" or "xla".
-      interpret: what `pallas_call` gets: False compiles, True or a `pltpu.InterpretParams` run
-        kernels on a CPU.
+      interpret: the `interpret` argument of `pallas_call`: False compiles the kernel; True or a
+        `pltpu.InterpretParams` runs it on a CPU.
 
     Raises:
-      ValueError: no such implementation.
+      ValueError: the implementation is unknown.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(
@@ -44,34 +47,34 @@ def force(implementation: str, interpret: object = False) -> Iterator[None]:
         yield
 
 
-def wanted() -> str:
-    """What ops run that have a kernel for their shapes."""
+def preferred() -> str:
+    """The implementation to use where the kernel supports the shapes: "tpu" or "xla"."""
     return _forced.value.implementation or ("tpu" if jax.default_backend() == "tpu" else "xla")
 
 
 def pick(op: str, tpu: bool, constraint: str = "") -> str:
-    """The implementation of `op` to run, "tpu" or "xla"; told once for each op and reason.
+    """The implementation of `op` to run, "tpu" or "xla". Logs each op and reason once.
 
     Args:
-      op: name of its folder.
-      tpu: whether its kernel takes these shapes.
-      constraint: what of the shapes it does not take, for the warning.
+      op: folder name of the op.
+      tpu: whether the kernel supports these shapes.
+      constraint: the constraint that the shapes violate, for the warning.
     """
-    chosen = wanted() if tpu else "xla"
-    reason = constraint if chosen != wanted() else ""
-    if (op, chosen, reason) not in _told:
-        _told.add((op, chosen, reason))
-        if chosen != wanted():
+    implementation = preferred() if tpu else "xla"
+    reason = constraint if implementation != preferred() else ""
+    if (op, implementation, reason) not in _logged:
+        _logged.add((op, implementation, reason))
+        if implementation != preferred():
             logging.warning(
-                "%s: the TPU kernel does not take these shapes (%s); XLA runs instead",
+                "%s: the TPU kernel does not support these shapes (%s), falling back to XLA",
                 op,
-                constraint or "unstated",
+                constraint or "unknown constraint",
             )
         else:
-            logging.info("%s: %s", op, "Pallas kernel" if chosen == "tpu" else "XLA")
-    return chosen
+            logging.info("%s: %s", op, "Pallas kernel" if implementation == "tpu" else "XLA")
+    return implementation
 
 
-def interpret() -> object:
-    """What `pallas_call` gets as `interpret`."""
+def interpret() -> Interpret:
+    """The `interpret` argument of `pallas_call`."""
     return _forced.value.interpret

@@ -1,1 +1,1 @@
-"""The model: vision tower, mergers, decoder with latent or grouped attention."""
+"""The model: vision tower, mergers, and a decoder with latent or grouped attention."""

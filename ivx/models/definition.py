@@ -1,8 +1,7 @@
-"""The functional core: the model as a pure function of its parameters.
+"""The model as a pure function of its parameters.
 
-Flax modules describe the model; training, sampling and checkpoints work on plain nested dicts of
-arrays. The graph is split off once here, and a module is put together again inside jitted
-functions.
+Flax modules describe the model. Training, sampling and checkpoints operate on nested dicts of
+arrays. The module graph is split off once here, and modules are rebuilt inside jitted functions.
 """
 
 import jax
@@ -18,22 +17,22 @@ class ModelDefinition:
     """A model without its parameters.
 
     Attributes:
-      spec: its sizes.
-      abstract: state of shapes and metadata, no arrays.
+      spec: sizes of the model.
+      abstract: nnx state with shapes and metadata, without arrays.
     """
 
-    def __init__(self, spec: ModelSpec):
+    def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self._graph, self.abstract = nnx.split(
             nnx.eval_shape(lambda: VideoLanguageModel(spec, nnx.Rngs(0)))
         )
 
     def init(self, seed: int) -> Params:
-        """New parameters, float32."""
+        """Randomly initialized parameters, float32."""
         return nnx.to_pure_dict(nnx.state(VideoLanguageModel(self.spec, nnx.Rngs(seed))))
 
     def bind(self, params: Params) -> VideoLanguageModel:
-        """The model with these parameters; made inside a jitted function it costs nothing."""
+        """The model with these parameters; free of cost inside a jitted function."""
         state = jax.tree.map(lambda leaf: leaf, self.abstract)
         nnx.replace_by_pure_dict(state, params)
         return nnx.merge(self._graph, state)

@@ -1,7 +1,7 @@
-"""What passes between the parts of a model, so that two models can be told apart part by part.
+"""Intermediate activations of a model, for comparing two models part by part.
 
-The model computes as it always does; only what its scan over layers keeps is another: the output
-of each layer in place of the cache. Training and sampling know nothing of this.
+The computation is unchanged, but the scan over layers returns the output of each layer instead of
+its cache. Training and sampling do not depend on this module.
 """
 
 from typing import NamedTuple
@@ -10,19 +10,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from data_pipelines.batch import Batch
 from ivx.models.model import VideoLanguageModel
 from ivx.models.rope import Rope
 
 
 class Intermediates(NamedTuple):
-    """Outputs of the parts, at C chosen tokens of each row.
+    """Outputs of the parts, at C selected tokens of each row.
 
     Attributes:
-      words: [B, C, D], the embedding of every token, visual ones included.
+      words: [B, C, D], the embedding of every token, including visual tokens.
       taps: [taps, B, G, D], DeepStack features. HF: visual.deepstack_merger_list.{i}.
       visual: [B, G, D], merged visual tokens. HF: visual.merger.
       layers: [L, B, C, D], before DeepStack features are added. HF: language_model.layers.{i}.
-      final: [B, C, D], normed. HF: language_model.norm.
+      final: [B, C, D], after the final norm. HF: language_model.norm.
       logits: float32 [B, C, V].
     """
 
@@ -34,38 +35,40 @@ class Intermediates(NamedTuple):
     logits: Array
 
 
-def intermediates(model: VideoLanguageModel, batch, chosen_bc: Int[Array, "b c"]) -> Intermediates:
-    """Runs a batch and keeps what passes; `model` is changed, so bind one for this alone.
+def intermediates(
+    model: VideoLanguageModel, batch: Batch, selected_bc: Int[Array, "b c"]
+) -> Intermediates:
+    """Runs a batch and returns its intermediates. Modifies `model`, so bind a separate one.
 
     Args:
       model: bound inside a jitted function.
-      batch: a `data_pipelines.batch.Batch`.
-      chosen_bc: tokens that are looked at; T of them would be too many at a large vocabulary.
+      batch: packs.
+      selected_bc: indices of the tokens; the logits of all T would be too large.
     """
-    seen = model.visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
+    visual = model.visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
     words_btd = model.embed_tokens(batch.tokens)
-    model.language_model.layers = _Kept(model.language_model.layers)
+    model.language_model.layers = _OutputAsCache(model.language_model.layers)
     output = model(batch, keep_cache=True)
 
-    def pick(x: Array) -> Array:
-        where = chosen_bc.reshape(*(1,) * (x.ndim - 3), *chosen_bc.shape, 1)
-        return jnp.take_along_axis(x, where, -2)
+    def select(x: Array) -> Array:
+        indices = selected_bc.reshape(*(1,) * (x.ndim - 3), *selected_bc.shape, 1)
+        return jnp.take_along_axis(x, indices, -2)
 
-    final_bcd = pick(output.hidden)
+    final_bcd = select(output.hidden)
     return Intermediates(
-        pick(words_btd),
-        seen.features,
-        seen.tokens,
-        pick(output.cache),
+        select(words_btd),
+        visual.features,
+        visual.tokens,
+        select(output.cache),
         final_bcd,
         model.logits(final_bcd),
     )
 
 
-class _Kept(nnx.Module):
-    """Decoder layers that keep their output instead of a cache."""
+class _OutputAsCache(nnx.Module):
+    """A decoder layer that returns its output in place of the cache."""
 
-    def __init__(self, block: nnx.Module):
+    def __init__(self, block: nnx.Module) -> None:
         self.block = block
 
     def __call__(

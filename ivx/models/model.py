@@ -1,26 +1,38 @@
-"""The whole model: a vision tower whose tokens stand among the words, and a decoder over both."""
+"""The full model: a vision tower whose tokens replace placeholders in the text, and a decoder.
+
+    visual  = tower(patches)                          merged tokens, and DeepStack features per tap
+    x       = where(visual token, visual.tokens, embedding(tokens))
+    hidden  = decoder(x)                              adds the features of tap i after layer i
+    logits  = hidden head                             in the loss or the sampler, not here
+
+Shapes: tokens_bt, x_btd, features_jbtd with J = 1 + taps, head_dv.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from data_pipelines.batch import Batch
 from ivx.models.decoder import Cache, Decoder
-from ivx.models.linear import linear
-from ivx.models.rope import text_rope
+from ivx.models.layers import linear
+from ivx.models.rope import Rope, text_rope
 from ivx.models.spec import ModelSpec
 from ivx.models.vision import VisionTower
-from ivx.models.visual_tokens import place
-from ivx.parallel.rules import AXES
+from ivx.models.visual_tokens import features_at_tokens
+from ivx.parallel.sharding import AXES
 
 
 class Output(NamedTuple):
-    """Final hidden states [B, T, D], normed, and caches.
+    """Final hidden states, and caches if requested.
 
-    After a whole sequence those of all layers as one, stacked on axis 0, if they were asked for;
-    after `decode` one a layer.
+    Attributes:
+      hidden: [B, T, D], after the final norm.
+      cache: for a full sequence, the caches of all layers stacked on axis 0; after `decode`, one
+        per layer.
     """
 
     hidden: Array
@@ -30,10 +42,10 @@ class Output(NamedTuple):
 class VideoLanguageModel(nnx.Module):
     """InternVideo3 (attention m2la) or Qwen3-VL (gqa).
 
-    HF names: model.visual, model.language_model, lm_head (absent where embeddings are tied).
+    HF names: model.visual, model.language_model, lm_head (absent if embeddings are tied).
     """
 
-    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs):
+    def __init__(self, spec: ModelSpec, rngs: nnx.Rngs) -> None:
         text, dtype = spec.text, jnp.dtype(spec.dtype)
         self.spec = spec
         self.visual = VisionTower(spec.vision, text.width, dtype, spec.remat, rngs)
@@ -50,20 +62,22 @@ class VideoLanguageModel(nnx.Module):
             axes = ("embed", "vocab")
             self.lm_head = linear(text.width, text.vocab, axes, rngs=rngs, dtype=dtype)
 
-    def __call__(self, batch, keep_cache: bool = False) -> Output:
-        """Runs a batch of packs.
-
-        Args:
-          batch: a `data_pipelines.batch.Batch`; its targets and weights are not looked at.
-          keep_cache: also return the caches of all layers.
-        """
-        seen = self.visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
-        words = self.embed_tokens(batch.tokens)
-        visual = batch.visual_index[..., None] >= 0
-        placed = place(jnp.concatenate([seen.tokens[None], seen.features]), batch.visual_index)
-        x_btd = jnp.where(visual, placed[0], words)
+    def __call__(self, batch: Batch, keep_cache: bool = False) -> Output:
+        """Runs a batch of packs; `keep_cache` also returns the caches of all layers."""
+        # Callers may close over a numpy batch.
+        batch = jax.tree.map(jnp.asarray, batch)
+        visual = self.visual(batch.patches, batch.slices, batch.grid, batch.slice_block)
+        words_btd = self.embed_tokens(batch.tokens)
+        is_visual_bt1 = batch.visual_index[..., None] >= 0
+        features_jbtd = features_at_tokens(
+            jnp.concatenate([visual.tokens[None], visual.features]), batch.visual_index
+        )
+        x_btd = jnp.where(is_visual_bt1, features_jbtd[0], words_btd)
         rope = self._rope(batch.positions)
-        return Output(*self.language_model(x_btd, rope, batch.segments, placed[1:], keep_cache))
+        hidden_btd, cache = self.language_model(
+            x_btd, rope, batch.segments, features_jbtd[1:], keep_cache
+        )
+        return Output(hidden_btd, cache)
 
     def decode(
         self,
@@ -73,31 +87,31 @@ class VideoLanguageModel(nnx.Module):
         caches: Sequence[Cache],
         lengths_b: Int[Array, " b"],
     ) -> Output:
-        """Runs T new text tokens a sequence: one when decoding, more of a draft or a prompt.
+        """Runs T new text tokens per sequence: one to decode, more of a draft or a prompt.
 
         Args:
-          tokens_bt: the tokens.
+          tokens_bt: new tokens.
           positions_bt: their positions, equal on all three axes.
-          layers: parameters of the decoder as `Decoder.unstack` gives them.
-          caches: one a layer.
-          lengths_b: entries of the caches in use; the new ones are written from there on.
+          layers: parameters of the decoder layers, from `Decoder.unstack`.
+          caches: one per layer.
+          lengths_b: number of cache entries in use; new entries are written after them.
         """
         x_btd = self.embed_tokens(tokens_bt)
         rope = self._rope(jnp.repeat(positions_bt[:, None], 3, 1))
         return Output(*self.language_model.decode(x_btd, rope, layers, caches, lengths_b))
 
-    def logits(self, hidden: Float[Array, "... d"]) -> Float[Array, "... v"]:
-        """Scores of the vocabulary, accumulated in float32 as in the loss."""
+    def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b v"]:
+        """Logits over the vocabulary, accumulated in float32 as in the loss."""
         return jnp.einsum("...d,dv->...v", hidden, self.head(), preferred_element_type=jnp.float32)
 
     def head(self) -> Float[Array, "d v"]:
-        """What scores the vocabulary, in the dtype of computation."""
+        """The output matrix, in the compute dtype."""
         if self.spec.text.tied:
             head_dv = self.embed_tokens.embedding[...].T
         else:
             head_dv = self.lm_head.kernel[...]
         return head_dv.astype(self.spec.dtype)
 
-    def _rope(self, positions: Array):
+    def _rope(self, positions_b3t: Int[Array, "b 3 t"]) -> Rope:
         text = self.spec.text
-        return text_rope(positions, text.head_dim, text.rope_theta, text.mrope_sections)
+        return text_rope(positions_b3t, text.head_dim, text.rope_theta, text.mrope_sections)

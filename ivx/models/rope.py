@@ -1,7 +1,6 @@
-"""Rotary positions: interleaved three-axis tables for text, two-axis tables for vision.
+"""Rotary position embeddings: interleaved three-axis tables for text, two-axis tables for vision.
 
-A table is a pair (cos, sin) for the first half of a head; rotating (a, b), the two halves of a
-head, gives
+A table is a pair (cos, sin) for half of a head. Rotating the two halves (a, b) of a head yields
 
     (a cos - b sin, b cos + a sin)
 
@@ -24,21 +23,24 @@ class Rope(NamedTuple):
 
 
 def text_rope(
-    positions: Int[Array, "b 3 t"], width: int, theta: float, sections: tuple[int, int, int]
+    positions: Int[Array | np.ndarray, "b 3 t"],
+    width: int,
+    theta: float,
+    sections: tuple[int, int, int],
 ) -> Rope:
-    """Interleaved mrope: frequency j = theta^(-2j / width) turns with one of the three axes.
+    """Interleaved M-RoPE: frequency j = theta^(-2j / width) rotates with one of three axes.
 
-    Frequencies are rounded twice, as transformers rounds them: at a position near 262,144 one last
-    bit of a frequency is a hundredth of a radian.
-
-    j belongs to height when j % 3 == 1 and j < 3 * sections[1], to width when j % 3 == 2 and
+    j belongs to height if j % 3 == 1 and j < 3 * sections[1], to width if j % 3 == 2 and
     j < 3 * sections[2], and to time otherwise (Qwen3VLTextRotaryEmbedding.apply_interleaved_mrope).
+
+    Frequencies are rounded twice, as in transformers. At positions near 262,144, the last bit of a
+    frequency is a hundredth of a radian.
 
     Args:
       positions: (time, height, width) of each token.
-      width: P, of the rotated part of a head.
+      width: P, width of the rotated part of a head.
       theta: base of the frequencies.
-      sections: frequencies an axis; they add up to width / 2.
+      sections: number of frequencies per axis; they sum to width / 2.
     """
     frequency = np.arange(width // 2)
     axis = np.zeros(width // 2, np.int32)
@@ -50,7 +52,7 @@ def text_rope(
 
 
 def vision_rope(grid: Int[Array, "b x 4"], head_dim: int) -> Rope:
-    """Two axes: a quarter of the head turns with the row, a quarter with the column, base 10000.
+    """Two axes: a quarter of the head rotates with the row, a quarter with the column, base 10000.
 
     Args:
       grid: (row, column, rows, columns) of each patch.
@@ -64,20 +66,20 @@ def vision_rope(grid: Int[Array, "b x 4"], head_dim: int) -> Rope:
 
 
 def rotate(x: Float[Array, "b t n p"], rope: Rope) -> Float[Array, "b t n p"]:
-    """Turns heads whose pairs are (j, j + width / 2)."""
+    """Rotates heads whose pairs are (j, j + width / 2)."""
     a, b = jnp.split(x.astype(jnp.float32), 2, -1)
     cos, sin = rope.cos[:, :, None], rope.sin[:, :, None]
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)
 
 
 def rotate_pairs(x: Float[Array, "b t n p"], rope: Rope) -> Float[Array, "b t n p"]:
-    """Turns heads whose pairs are adjacent, (2j, 2j + 1); the result has the order of `rotate`.
+    """Rotates heads whose pairs are adjacent, (2j, 2j + 1); the result has the order of `rotate`.
 
-    The order is changed by a product with ones and zeros, which is exact. Of every second number of
-    a row, backwards, a TPU's compiler makes a program so long that it takes it many minutes.
+    A product with a permutation matrix changes the order, which is exact. With strided slices, the
+    TPU compiler turns the gradient into a program so long that it takes many minutes.
     """
     width = x.shape[-1]
     order = np.concatenate([np.arange(0, width, 2), np.arange(1, width, 2)])
-    ones = np.eye(width, dtype=np.float32)[:, order]
-    ordered = jnp.matmul(x, jnp.asarray(ones, x.dtype), precision=jax.lax.Precision.HIGHEST)
+    permutation = np.eye(width, dtype=np.float32)[:, order]
+    ordered = jnp.matmul(x, jnp.asarray(permutation, x.dtype), precision=jax.lax.Precision.HIGHEST)
     return rotate(ordered, rope)

@@ -1,23 +1,24 @@
-"""Sizes of the model, as plain values, and the presets that have names.
+"""Model sizes as plain values, and named presets.
 
 `8b` is InternVideo3-8B (OpenGVLab/InternVideo, InternVideo3_sft: Qwen3Dense8BMLAConfig,
 internvideo3_config.py): 9.48 G parameters with latent attention, 8.77 G with grouped attention
-(Qwen3-VL-8B). `2b`, `4b` and `32b` are the other dense models of Qwen3-VL. Of these InternVideo3
-has no latent form; ours follows the same arithmetic, R + P = K H, half of what grouped attention
-caches: 896 + 128 in each, since all have 8 key-value heads of 128.
+(Qwen3-VL-8B). `2b`, `4b` and `32b` are the other dense models of Qwen3-VL. InternVideo3 publishes
+no latent version of these. Ours use the same rule, R + P = K H, half the cache of grouped
+attention: 896 + 128 in each, since all have 8 key-value heads of 128.
 
-`tiny` has every part of them at a size that two CPU cores train in minutes; `small` is somewhat
-larger, to teach it. `20m` is deeper and wider than both, for one GPU.
+`tiny` has every part of the large models at a size that two CPU cores train in minutes. `small` is
+larger, as a teacher for `tiny`. `20m` is deeper and wider than both, for one GPU.
 """
 
 import dataclasses
+from typing import Any
 
 ATTENTIONS = ("m2la", "m2la_exact", "gqa")
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionSpec:
-    """The vision tower. `taps` are the blocks whose outputs feed DeepStack, counted from 0."""
+    """The vision tower. `taps` are the indices of the blocks whose outputs feed DeepStack."""
 
     depth: int
     width: int
@@ -26,17 +27,17 @@ class VisionSpec:
     taps: tuple[int, ...]
     table_side: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise ValueError(
-                f"vision width {self.width} needs heads of a width that 4 divides,"
-                f" got {self.heads} heads"
+                f"vision width {self.width} with {self.heads} heads: the head width must be a"
+                " multiple of 4"
             )
         taps = set(self.taps)
         if len(taps) < len(self.taps) or any(not 0 <= tap < self.depth for tap in taps):
             raise ValueError(
-                f"vision taps {self.taps} must be blocks of a tower of depth {self.depth},"
-                " each at most once"
+                f"vision taps {self.taps} must be block indices below the depth"
+                f" {self.depth}, each at most once"
             )
 
 
@@ -45,14 +46,14 @@ class TextSpec:
     """The decoder.
 
     Attributes:
-      attention: `m2la` (latent, the released parameterization), `m2la_exact` (latent, with the
-        QK-norm and the rope of its source; ours) or `gqa` (grouped with QK-norm, as Qwen3-VL).
-      head_dim: H of keys without rope, of values, and of the rope part P alike.
+      attention: `m2la` (latent, the released parameterization), `m2la_exact` (latent with the
+        source's QK-norm and rope; ours) or `gqa` (grouped with QK-norm, as in Qwen3-VL).
+      head_dim: H, the width of keys without rope, of values, and of the rope part P.
       kv_heads: K, for grouped attention and for `m2la_exact`.
-      kv_rank: R, for latent attention; the cache holds R + P numbers a token.
-      mrope_sections: how many of the P / 2 frequencies belong to time, height and width.
-      norm_eps: of the RMS norms.
-      tied: whether words are scored by the table that embeds them, instead of by one of its own.
+      kv_rank: R, for latent attention; the cache holds R + P numbers per token.
+      mrope_sections: numbers of the P / 2 frequencies that belong to time, height and width.
+      norm_eps: epsilon of the RMS norms.
+      tied: whether the output matrix is the embedding table.
     """
 
     attention: str
@@ -69,36 +70,36 @@ class TextSpec:
     norm_eps: float = 1e-6
     tied: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS:
             raise ValueError(f"attention {self.attention!r} is not one of {', '.join(ATTENTIONS)}")
         if sum(self.mrope_sections) != self.head_dim // 2:
             raise ValueError(
-                f"mrope sections {self.mrope_sections} must add up to"
+                f"mrope sections {self.mrope_sections} must sum to"
                 f" head_dim / 2 = {self.head_dim // 2}"
             )
-        # Height and width have every third frequency, the first ones.
-        room = [len(range(axis, self.head_dim // 2, 3)) for axis in (1, 2)]
-        if any(n > most for n, most in zip(self.mrope_sections[1:], room, strict=True)):
+        # Height and width use every third frequency, from the start.
+        limit = [len(range(axis, self.head_dim // 2, 3)) for axis in (1, 2)]
+        if any(n > most for n, most in zip(self.mrope_sections[1:], limit, strict=True)):
             raise ValueError(
-                f"mrope sections {self.mrope_sections} give height and width more than every third"
-                f" of {self.head_dim // 2} frequencies, at most {room[0]} and {room[1]}"
+                f"mrope sections {self.mrope_sections}: height and width use every third of"
+                f" {self.head_dim // 2} frequencies, so at most {limit[0]} and {limit[1]}"
             )
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly"
+                f"{self.heads} heads must be a multiple of {self.kv_heads} key-value heads"
             )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """The whole model.
+    """The full model.
 
     Attributes:
-      vision: the tower.
+      vision: the vision tower.
       text: the decoder.
-      dtype: of computation; parameters are float32 masters in training.
-      remat: what the backward pass makes again, a name of `ivx.parallel.remat`.
+      dtype: compute dtype; training keeps float32 parameters.
+      remat: rematerialization policy, a name of `ivx.parallel.remat`.
     """
 
     vision: VisionSpec
@@ -106,16 +107,16 @@ class ModelSpec:
     dtype: str
     remat: str = "layer"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.vision.taps) > self.text.depth:
             raise ValueError(
-                f"{len(self.vision.taps)} DeepStack taps need as many decoder layers,"
+                f"{len(self.vision.taps)} DeepStack taps need at least as many decoder layers,"
                 f" got {self.text.depth}"
             )
 
 
 def tiny(attention: str = "m2la", dtype: str = "float32") -> ModelSpec:
-    """About 4 M parameters. float32, since a CPU multiplies it faster than bfloat16."""
+    """About 4 M parameters. float32, which is faster than bfloat16 on a CPU."""
     return _tiny(attention, dtype, width=192, heads=6, kv_heads=3, kv_rank=64, mlp=576)
 
 
@@ -125,13 +126,13 @@ def small(attention: str = "gqa", dtype: str = "float32") -> ModelSpec:
 
 
 def twenty_million(attention: str = "gqa", dtype: str = "float32") -> ModelSpec:
-    """About 20 M parameters: twice the layers of `tiny`, heads twice as wide."""
+    """About 20 M parameters: `tiny` with twice the layers and twice the head width."""
     shape = {"depth": 8, "head_dim": 64, "mrope_sections": (12, 10, 10)}
     sizes = {"width": 384, "heads": 8, "kv_heads": 4, "kv_rank": 192, "mlp": 1280}
     return _tiny(attention, dtype, **shape, **sizes)
 
 
-def _tiny(attention: str, dtype: str, **decoder) -> ModelSpec:
+def _tiny(attention: str, dtype: str, **decoder: Any) -> ModelSpec:
     usual = {"depth": 4, "head_dim": 32, "mrope_sections": (6, 5, 5)}
     return ModelSpec(
         vision=VisionSpec(depth=4, width=128, heads=4, mlp=384, taps=(0, 1, 2), table_side=8),
@@ -159,7 +160,7 @@ def base_4b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
 
 
 def base_8b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
-    """InternVideo3-8B, or with attention="gqa" the Qwen3-VL-8B that it came from."""
+    """InternVideo3-8B, or with attention="gqa" its source Qwen3-VL-8B."""
     return _qwen3_vl(_LARGE_TOWER, attention, dtype, depth=36, width=4096, heads=32, mlp=12288)
 
 
@@ -168,7 +169,7 @@ def base_32b(attention: str = "m2la", dtype: str = "bfloat16") -> ModelSpec:
     return _qwen3_vl(_LARGE_TOWER, attention, dtype, depth=64, width=5120, heads=64, mlp=25600)
 
 
-def _qwen3_vl(vision: VisionSpec, attention: str, dtype: str, **decoder) -> ModelSpec:
+def _qwen3_vl(vision: VisionSpec, attention: str, dtype: str, **decoder: Any) -> ModelSpec:
     text = TextSpec(
         attention=attention,
         head_dim=128,

@@ -1,7 +1,7 @@
-"""The vision tower and its mergers (Qwen3-VL's): patches to visual tokens and DeepStack features.
+"""The vision tower and mergers of Qwen3-VL: patches to visual tokens and DeepStack features.
 
-    x = patches W + b + table(row, column)     table interpolated bilinearly to the picture's grid
-    x += attention(LN(x));  x += mlp(LN(x))    attention within a slice, rotated by row and column
+    x = patches W + b + table(row, column)     table interpolated bilinearly to the image's grid
+    x += attention(LN(x));  x += mlp(LN(x))    attention within a slice, rope by row and column
     tokens   = merge(x)                        four patches (2 x 2) become one token
     features = merge_i(x after block taps[i])
 
@@ -14,21 +14,20 @@ import einops
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 
 from ivx.kernels.vision_attention import vision_attention
-from ivx.models.decoder import stack
-from ivx.models.linear import linear
+from ivx.models.layers import layer_norm, linear, stack
 from ivx.models.rope import Rope, rotate, vision_rope
 from ivx.models.spec import VisionSpec
 from ivx.parallel import remat as policies
-from ivx.parallel.activations import constrain
-from ivx.parallel.rules import AXES
+from ivx.parallel.sharding import AXES, constrain
 
 _NORM_EPS = 1e-6
 _MERGED = 4
 _PIXELS = 3 * 2 * 16 * 16
-# Logical axes of kernels: the one that is split is a multiple of the width of a patch.
+# Logical axes of kernels: the sharded one is a multiple of the patch width.
 _INTO, _OUT_OF = ("patch_width", None), (None, "patch_width")
 
 
@@ -39,23 +38,17 @@ class VisualTokens(NamedTuple):
     features: Array
 
 
-def layer_norm(width: int, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Layer norm; statistics in float32."""
-    names = {"scale_metadata": {AXES: (None,)}, "bias_metadata": {AXES: (None,)}}
-    return nnx.LayerNorm(width, epsilon=_NORM_EPS, dtype=dtype, rngs=rngs, **names)
-
-
 class VisionBlock(nnx.Module):
     """One block of the tower."""
 
-    def __init__(self, spec: VisionSpec, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, spec: VisionSpec, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.heads = spec.heads
         out_scale = 0.5 / spec.depth
         dense = {"bias": True, "rngs": rngs, "dtype": dtype}
-        self.norm1 = layer_norm(spec.width, dtype, rngs)
+        self.norm1 = layer_norm(spec.width, _NORM_EPS, dtype, rngs)
         self.qkv = linear(spec.width, 3 * spec.width, _INTO, **dense)
         self.proj = linear(spec.width, spec.width, _INTO, scale=out_scale, **dense)
-        self.norm2 = layer_norm(spec.width, dtype, rngs)
+        self.norm2 = layer_norm(spec.width, _NORM_EPS, dtype, rngs)
         self.linear_fc1 = linear(spec.width, spec.mlp, _INTO, **dense)
         self.linear_fc2 = linear(spec.mlp, spec.width, _OUT_OF, scale=out_scale, **dense)
 
@@ -79,16 +72,18 @@ class VisionBlock(nnx.Module):
 
 
 class Merger(nnx.Module):
-    """Joins four patches into one token of the text model; exact GELU.
+    """Merges four patches into one token of the text model; exact GELU.
 
-    The main merger normalises patches before they are joined, those of DeepStack (`norm_joined`)
-    after.
+    The main merger normalizes before the patches are joined, the DeepStack mergers (`norm_joined`)
+    afterwards.
     """
 
-    def __init__(self, width: int, out: int, norm_joined: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(
+        self, width: int, out: int, norm_joined: bool, dtype: DTypeLike, rngs: nnx.Rngs
+    ) -> None:
         self.norm_joined = norm_joined
         joined = _MERGED * width
-        self.norm = layer_norm(joined if norm_joined else width, dtype, rngs)
+        self.norm = layer_norm(joined if norm_joined else width, _NORM_EPS, dtype, rngs)
         dense = {"bias": True, "rngs": rngs, "dtype": dtype}
         self.linear_fc1 = linear(joined, joined, _INTO, **dense)
         self.linear_fc2 = linear(joined, out, _INTO, **dense)
@@ -105,7 +100,9 @@ class Merger(nnx.Module):
 class VisionTower(nnx.Module):
     """Patch embedding, blocks and mergers."""
 
-    def __init__(self, spec: VisionSpec, out: int, dtype: jnp.dtype, remat: str, rngs: nnx.Rngs):
+    def __init__(
+        self, spec: VisionSpec, out: int, dtype: DTypeLike, remat: str, rngs: nnx.Rngs
+    ) -> None:
         self.spec, self.dtype, self.remat = spec, dtype, remat
         self.patch_embed = linear(_PIXELS, spec.width, _OUT_OF, bias=True, rngs=rngs, dtype=dtype)
         self.pos_embed = nnx.Embed(
@@ -129,13 +126,13 @@ class VisionTower(nnx.Module):
         grid_bx4: Int[Array, "b x 4"],
         slice_block: int,
     ) -> VisualTokens:
-        """Sees every patch of a batch.
+        """Encodes all patches of a batch.
 
         Args:
-          patches_bxp: pixels as bytes; normalised here to [-1, 1].
-          slices_bx: slice of each patch, 0 for padding.
+          patches_bxp: pixels as bytes; normalized here to [-1, 1].
+          slices_bx: slice id of each patch, 0 for padding.
           grid_bx4: (row, column, rows, columns) of each patch.
-          slice_block: rows that no slice straddles.
+          slice_block: rows that no slice crosses.
         """
         pixels = (patches_bxp.astype(jnp.float32) / 127.5 - 1).astype(self.dtype)
         x_bxd = self.patch_embed(pixels) + self._positions(grid_bx4)
@@ -143,13 +140,15 @@ class VisionTower(nnx.Module):
         graph, blocks = nnx.split(self.blocks)
 
         @policies.remat(self.remat)
-        def body(carry, block_and_number):
-            block, number = block_and_number
+        def body(
+            carry: tuple[Array, Array], block_and_index: tuple[nnx.State, Array]
+        ) -> tuple[tuple[Array, Array], None]:
+            block, index = block_and_index
             x, taps = carry
             x = policies.named(constrain(x, "pack", "slice_block", None), policies.RESIDUAL)
             x = nnx.merge(graph, block)(x, rope, slices_bx, slice_block)
-            # Row i is of block taps[i]; the blocks between write a last row, which nobody reads.
-            hit = tapped == number
+            # Row i holds the output of block taps[i]. Other blocks write to an unused last row.
+            hit = tapped == index
             row = jnp.where(hit.any(), jnp.argmax(hit), len(hit))
             return (x, jax.lax.dynamic_update_index_in_dim(taps, x, row, 0)), None
 
@@ -157,7 +156,7 @@ class VisionTower(nnx.Module):
         taps = jnp.zeros((1 + len(self.spec.taps), *x_bxd.shape), x_bxd.dtype)
         (x_bxd, taps), _ = jax.lax.scan(body, (x_bxd, taps), (blocks, jnp.arange(self.spec.depth)))
         merger_graph, mergers = nnx.split(self.deepstack_mergers)
-        # Four times as wide as patches, in float32 in their norms: made again, too.
+        # Mergers are recomputed, too: their inputs are four patches wide, in float32 in the norms.
         remat = policies.remat(self.remat)
         merge = remat(lambda state, x: nnx.merge(merger_graph, state)(x))
         features = jax.lax.map(lambda pair: merge(*pair), (mergers, taps[:-1]))
@@ -166,17 +165,23 @@ class VisionTower(nnx.Module):
         return VisualTokens(tokens, features)
 
     def _positions(self, grid_bx4: Int[Array, "b x 4"]) -> Float[Array, "b x d"]:
-        """The learned table, read bilinearly: its corners lie on the corners of the picture."""
+        """The learned table, interpolated bilinearly with corners aligned to those of the image."""
         side = self.spec.table_side
-        place_bx2 = grid_bx4[..., :2].astype(jnp.float32)
+        position_bx2 = grid_bx4[..., :2].astype(jnp.float32)
         steps = jnp.maximum(grid_bx4[..., 2:] - 1, 1).astype(jnp.float32)
-        place_bx2 = place_bx2 * (side - 1) / steps
-        low = jnp.floor(place_bx2).astype(jnp.int32)
+        position_bx2 = position_bx2 * (side - 1) / steps
+        low = jnp.floor(position_bx2).astype(jnp.int32)
         high = jnp.minimum(low + 1, side - 1)
-        part = place_bx2 - low
+        fraction = position_bx2 - low
         total = 0.0
-        for row, row_weight in ((low[..., 0], 1 - part[..., 0]), (high[..., 0], part[..., 0])):
-            for column, weight in ((low[..., 1], 1 - part[..., 1]), (high[..., 1], part[..., 1])):
+        for row, row_weight in (
+            (low[..., 0], 1 - fraction[..., 0]),
+            (high[..., 0], fraction[..., 0]),
+        ):
+            for column, weight in (
+                (low[..., 1], 1 - fraction[..., 1]),
+                (high[..., 1], fraction[..., 1]),
+            ):
                 weight = (row_weight * weight)[..., None].astype(self.dtype)
                 total += weight * self.pos_embed(row * side + column)
         return total

@@ -1,1 +1,1 @@
-"""Where things live: the mesh, and the rules that lay arrays over it."""
+"""Distribution: the device mesh, the sharding rules, and communication between hosts."""

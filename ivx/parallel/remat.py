@@ -1,79 +1,82 @@
-"""What a layer keeps for the backward pass and what is made again, by name.
+"""Rematerialization policies by name: what a layer saves for the backward pass.
 
-    none           everything is kept
-    dots           results of products with weights, not scores of attention
-    all_attention  as `attention`, and what attention gave in each block of the vision tower
-    attention      of each layer its input, the latent, and what attention gave: attention, which
-                   costs most where packs are long, is not run again
-    latent         of each layer its input and the latent of its attention (R + P numbers a token)
-    layer          only the input of each layer
-    offload        as `layer`, with those inputs in the host's memory between forward and backward
+    none           saves everything
+    dots           saves products with weights, but not attention scores
+    all_attention  as `attention`, plus the attention outputs of each vision block
+    attention      saves the input, the latent and the attention output of each layer, so that
+                   attention, the main cost of long packs, is not recomputed
+    latent         saves the input of each layer and the latent of its attention (R + P per token)
+    layer          saves only the input of each layer
+    offload        as `layer`, with the inputs in host memory between forward and backward
 
-Values that a policy speaks of carry a name, given by `named` where they are made.
+`named` gives values the names that the policies refer to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from ivx.errors import UserError
 
-# Names of values: the input of a layer, and what a latent cache would hold of a token.
+# Names of values: the input of a layer, and the latent cache entry of a token.
 RESIDUAL, LATENT = "residual", "latent"
-# What attention gives: the result, and the log of the sum of each softmax.
+# Attention output, and the log-sum-exp of each softmax.
 ATTENTION = ("attention_out", "attention_lse")
 VISION_ATTENTION = ("vision_attention_out", "vision_attention_lse")
 
-_kept = jax.checkpoint_policies
+_policies = jax.checkpoint_policies
 
 NAMES = ("none", "dots", "all_attention", "attention", "latent", "layer", "offload")
 
 
 def named(array: jax.Array, name: str) -> jax.Array:
-    """The array, known to policies by this name."""
+    """The array, tagged with a name for the policies."""
     return checkpoint_name(array, name)
 
 
 def remat(policy: str) -> Callable[[Callable], Callable]:
-    """What to wrap the body of a scan over layers in.
+    """A decorator for the body of a scan over layers.
 
     Raises:
-      UserError: no such policy, or `offload` on devices that know no pinned host memory.
+      UserError: the policy is unknown.
     """
     if policy == "none":
         return lambda layer: layer
     policies = {
-        "dots": lambda: _kept.dots_with_no_batch_dims_saveable,
-        "all_attention": lambda: _kept.save_only_these_names(LATENT, *ATTENTION, *VISION_ATTENTION),
-        "attention": lambda: _kept.save_only_these_names(LATENT, *ATTENTION),
-        "latent": lambda: _kept.save_only_these_names(LATENT),
+        "dots": lambda: _policies.dots_with_no_batch_dims_saveable,
+        "all_attention": lambda: _policies.save_only_these_names(
+            LATENT, *ATTENTION, *VISION_ATTENTION
+        ),
+        "attention": lambda: _policies.save_only_these_names(LATENT, *ATTENTION),
+        "latent": lambda: _policies.save_only_these_names(LATENT),
         "layer": lambda: None,
         "offload": _offload,
     }
     if policy not in policies:
         raise UserError(f"model.remat = {policy!r}: expected one of {', '.join(NAMES)}")
-    kept = policies[policy]()
-    return lambda layer: jax.checkpoint(layer, policy=kept)
+    selected = policies[policy]()
+    return lambda layer: jax.checkpoint(layer, policy=selected)
 
 
-def check_offload(devices) -> None:
-    """Makes sure that these devices can lay arrays into their host's memory.
+def check_offload(devices: Iterable[Any]) -> None:
+    """Checks that these devices support pinned host memory.
 
     Raises:
-      UserError: they cannot.
+      UserError: a device does not.
     """
     for device in devices:
         kinds = [memory.kind for memory in device.addressable_memories()]
         if "pinned_host" not in kinds:
             raise UserError(
                 f"model.remat = offload needs devices with pinned host memory; {device} has"
-                f" {', '.join(kinds)}: take model.remat = layer"
+                f" {', '.join(kinds)}: use model.remat = layer"
             )
 
 
-def _offload():
-    return _kept.save_and_offload_only_these_names(
+def _offload() -> Callable:
+    return _policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[RESIDUAL],
         offload_src="device",

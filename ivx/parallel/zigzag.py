@@ -1,105 +1,96 @@
-"""Packs cut along the mesh axis `context`, so that causal attention costs every device the same.
+"""Zigzag order: splits packs along mesh axis `context` with equal causal attention work per device.
 
-With n devices a pack is cut into 2 n chunks, and device i holds chunks i and 2 n - 1 - i: one that
-sees little of the pack and one that sees much, 2 n - 1 whole chunks and two halves together. For
-n = 3:
+With n devices, a pack is split into 2 n chunks, and device i holds chunks i and 2 n - 1 - i: one
+with few visible keys and one with many. Together they cost 2 n - 1 full chunks and two halves on
+every device. For n = 3:
 
     chunk    0  1  2  3  4  5
     device   0  1  2  2  1  0
 
-The order is entered once, before the first layer, and left after the last: whatever is computed
-token by token does not mind it, and attention knows it. Data come and go in their natural order.
+Tokens enter the zigzag order once before the first layer and leave it after the last. Tokenwise
+operations do not depend on the order, and attention accounts for it. Batches and outputs are in
+natural order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array
 
 from ivx.errors import UserError
-from ivx.parallel.rules import BATCH
+from ivx.parallel import sharding
+from ivx.parallel.sharding import BATCH
 
 CONTEXT = "context"
 
 
-def current_mesh() -> Mesh | None:
-    """The mesh set by `jax.set_mesh` if it has several devices and nothing has split it yet.
-
-    None inside a `jax.shard_map`, where every device computes by itself.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
-        return None
-    return mesh
-
-
 def shards() -> int:
-    """Devices that a pack is cut over."""
-    mesh = current_mesh()
+    """Number of devices that a pack is split over."""
+    mesh = sharding.current_mesh()
     return mesh.shape[CONTEXT] if mesh is not None else 1
 
 
-def spec(mesh: Mesh, batch: int, *axes: str | None) -> PartitionSpec:
-    """Where an array lies whose first axis is a batch of this size, and whose others are `axes`.
+def spec(mesh: Mesh | AbstractMesh, batch: int, *axes: str | None) -> PartitionSpec:
+    """Partition spec of an array with a batch of this size on axis 0 and `axes` on the others.
 
-    A batch that the devices do not divide is whole on each.
+    A batch that the devices do not divide is replicated.
     """
     share = mesh.shape["replica"] * mesh.shape["fsdp"]
     return PartitionSpec(BATCH if batch % share == 0 else None, *axes)
 
 
-def enter(x: Array, axis: int = 1) -> Array:
-    """From the natural order of tokens to that of the devices; axis 0 is the batch.
+def to_zigzag(x: Array, axis: int = 1) -> Array:
+    """Permutes tokens from natural order to zigzag order; axis 0 is the batch.
 
     Raises:
-      UserError: the pack cannot be cut into two chunks a device.
+      UserError: the pack cannot be split into two chunks per device.
     """
-    return _exchange(x, axis, _enter)
+    return _exchange(x, axis, _to_zigzag)
 
 
-def leave(x: Array, axis: int = 1) -> Array:
-    """From the order of the devices back to the natural order."""
-    return _exchange(x, axis, _leave)
+def to_natural(x: Array, axis: int = 1) -> Array:
+    """Permutes tokens from zigzag order to natural order."""
+    return _exchange(x, axis, _to_natural)
 
 
 def gather(x: Array, axis: int = 1) -> Array:
-    """Inside a `jax.shard_map`: what all devices hold along `context`, in natural order.
+    """Inside `jax.shard_map`: all-gathers along `context` in natural order.
 
-    Its gradient is summed over devices and scattered to where it belongs.
+    The gradient is reduce-scattered.
     """
     count = jax.lax.axis_size(CONTEXT)
     if count == 1:
         return x
     parts = jax.lax.all_gather(_halves(x, axis), CONTEXT)
     first, second = parts[:, 0], parts[::-1, 1]
-    whole = jnp.concatenate([first, second])
-    return jnp.concatenate(list(whole), axis)
+    chunks = jnp.concatenate([first, second])
+    return jnp.concatenate(list(chunks), axis)
 
 
-def own(x: Array, axis: int = 1) -> Array:
-    """Inside a `jax.shard_map`: of an array in natural order, the two chunks of this device."""
+def local_chunks(x: Array, axis: int = 1) -> Array:
+    """Inside `jax.shard_map`: this device's two chunks of an array in natural order."""
     count = jax.lax.axis_size(CONTEXT)
     if count == 1:
         return x
-    number = jax.lax.axis_index(CONTEXT)
+    device = jax.lax.axis_index(CONTEXT)
     size = x.shape[axis] // (2 * count)
     chunks = [
         jax.lax.dynamic_slice_in_dim(x, chunk * size, size, axis)
-        for chunk in (number, 2 * count - 1 - number)
+        for chunk in (device, 2 * count - 1 - device)
     ]
     return jnp.concatenate(chunks, axis)
 
 
-def _exchange(x: Array, axis: int, exchange) -> Array:
-    mesh = current_mesh()
+def _exchange(x: Array, axis: int, exchange: Callable[[Array, int, int], Array]) -> Array:
+    mesh = sharding.current_mesh()
     if mesh is None or mesh.shape[CONTEXT] == 1:
         return x
     count = mesh.shape[CONTEXT]
     if x.shape[axis] % (2 * count):
         raise UserError(
-            f"packs of {x.shape[axis]} tokens cannot be cut into two chunks for each of"
+            f"packs of {x.shape[axis]} tokens cannot be split into two chunks for each of"
             f" context = {count} devices; make their length a multiple of {2 * count}"
         )
     names = [None] * (x.ndim - 1)
@@ -114,31 +105,31 @@ def _exchange(x: Array, axis: int, exchange) -> Array:
     )(x)
 
 
-def _enter(x: Array, axis: int, count: int) -> Array:
-    """Chunks 2 i and 2 i + 1 of a device go where they belong; one of each parity comes in."""
+def _to_zigzag(x: Array, axis: int, count: int) -> Array:
+    """Sends chunks 2 i and 2 i + 1 of a device; receives one chunk of each parity."""
     even, odd = _halves(x, axis)
     even = jax.lax.ppermute(even, CONTEXT, _routes(count, 0))
     odd = jax.lax.ppermute(odd, CONTEXT, _routes(count, 1))
     return _in_order(even, odd, axis)
 
 
-def _leave(x: Array, axis: int, count: int) -> Array:
+def _to_natural(x: Array, axis: int, count: int) -> Array:
     low, high = _halves(x, axis)
-    number = jax.lax.axis_index(CONTEXT)
-    even, odd = (jnp.where(number % 2 == 0, *pair) for pair in ((low, high), (high, low)))
+    device = jax.lax.axis_index(CONTEXT)
+    even, odd = (jnp.where(device % 2 == 0, *pair) for pair in ((low, high), (high, low)))
     even = jax.lax.ppermute(even, CONTEXT, [(b, a) for a, b in _routes(count, 0)])
     odd = jax.lax.ppermute(odd, CONTEXT, [(b, a) for a, b in _routes(count, 1)])
     return jnp.concatenate([even, odd], axis)
 
 
 def _in_order(even: Array, odd: Array, axis: int) -> Array:
-    """Device i holds chunks i and 2 n - 1 - i: the even one comes first where i is even."""
+    """Orders chunks i and 2 n - 1 - i of device i; the even one comes first if i is even."""
     first = jax.lax.axis_index(CONTEXT) % 2 == 0
     return jnp.concatenate([jnp.where(first, even, odd), jnp.where(first, odd, even)], axis)
 
 
 def _routes(count: int, parity: int) -> Sequence[tuple[int, int]]:
-    """From the device that has a chunk of this parity in natural order to where it belongs."""
+    """(source, destination) of the chunks of this parity, from natural to zigzag order."""
     chunks = range(parity, 2 * count, 2)
     return [(chunk // 2, chunk if chunk < count else 2 * count - 1 - chunk) for chunk in chunks]
 

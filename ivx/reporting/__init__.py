@@ -1,1 +1,1 @@
-"""The report of a run: one HTML file with curves, scores and what the model saw and said."""
+"""HTML pages of a run, an episode, a mixture and a recipe; each is one self-contained file."""

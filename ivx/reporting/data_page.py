@@ -1,7 +1,6 @@
-"""The page of a mixture: samples as the model sees them, how long they are, how packs fill."""
+"""The page of a mixture: samples as the model sees them, their lengths, and how packs fill."""
 
 import dataclasses
-import io
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from data_pipelines import packing, plan
 from data_pipelines.layout import Clip, Layout, LayoutRule
 from data_pipelines.media_error import MediaError
 from data_pipelines.video.frames import FRAMES_PER_SLICE
-from ivx.reporting import frames
+from ivx.reporting import frames, svg
 
 FILE = "inspect.html"
-# Of a clip on the page, and of its text: the first and the last are shown.
+# Slices shown of a clip, and slices kept in its text, half at each end.
 _SLICES = 12
 _TEXT_SLICES = 6
 _PACKS = 8
@@ -29,8 +28,8 @@ class Part:
     """A stretch of a sample's text.
 
     Attributes:
-      kind: said, trained, special, visual or skipped.
-      text: as it is shown.
+      kind: plain, trained, special, visual or skipped.
+      text: text on the page.
     """
 
     kind: str
@@ -42,11 +41,11 @@ class Shown:
     """A video or an image on the page.
 
     Attributes:
-      title: which file, how it is seen.
-      pictures: (time, data: address) of slices, two frames side by side, in the pixels that are
-        seen.
+      title: the file, and its size as the model sees it.
+      pictures: (time, data: URL) of slices, two frames side by side, at the size that the model
+        sees.
       left: slices that are not shown.
-      problem: why there are no pictures.
+      problem: why there are no pictures; empty if there are.
     """
 
     title: str
@@ -86,13 +85,13 @@ def write(
     """Writes `folder`/inspect.html.
 
     Args:
-      folder: is made if need be.
-      facts: what to say at the top.
+      folder: created if missing.
+      facts: key-value pairs for the top of the page.
       members: data sets by name.
-      planned: packs of them.
-      rule: how samples are laid out.
-      shape: room in a pack.
-      count: samples to show, from each data set as many.
+      planned: a plan of their packs.
+      rule: layout of samples.
+      shape: shape of a pack.
+      count: samples to show, evenly over data sets.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ivx.reporting", "."),
@@ -123,7 +122,7 @@ def _cards(members: Mapping[str, plan.Member], rule: LayoutRule, each: int) -> I
         places = np.unique(np.linspace(0, len(order) - 1, min(each, len(order))).astype(int))
         for number in order[places].tolist():
             sample = member.measured.samples[number]
-            layout = rule(sample)
+            layout = rule.lay_out(sample)
             clips = [_shown(clip) for clip in layout.clips]
             yield Card(sample.id, name, layout, clips, _shortened(_parts(layout, rule)))
 
@@ -136,31 +135,33 @@ def _shown(clip: Clip) -> Shown:
     if not clip.still:
         slices = f"{total} slice" + "s" * (total > 1)
         title += f", {len(clip.indices)} of {clip.info.num_frames:,} frames in {slices}"
-    title += f", {rows} x {columns} tokens" + ("" if clip.still else " a slice")
+    title += f", {rows} x {columns} tokens" + ("" if clip.still else " per slice")
     chosen = np.unique(np.linspace(0, total - 1, min(total, _SLICES)).astype(int))
     pairs = clip.indices.reshape(-1, FRAMES_PER_SLICE)[chosen]
     try:
-        seen = dataclasses.replace(clip, indices=pairs.reshape(-1), times=clip.times[chosen]).read()
+        pixels = dataclasses.replace(
+            clip, indices=pairs.reshape(-1), times=clip.times[chosen]
+        ).read()
     except MediaError as error:
         return Shown(title, [], total, str(error))
     if clip.still:
-        return Shown(title, [("", frames.address(seen[0]))], 0)
+        return Shown(title, [("", frames.data_url(pixels[0]))], 0)
     pictures = [
-        (f"{time:.1f} s", frames.address(_side_by_side(pair)))
+        (f"{time:.1f} s", frames.data_url(_side_by_side(pair)))
         for time, pair in zip(
-            clip.times[chosen], seen.reshape(-1, FRAMES_PER_SLICE, *seen.shape[1:]), strict=True
+            clip.times[chosen], pixels.reshape(-1, FRAMES_PER_SLICE, *pixels.shape[1:]), strict=True
         )
     ]
     return Shown(title, pictures, total - len(chosen))
 
 
 def _side_by_side(pair: np.ndarray) -> np.ndarray:
-    """uint8 [2, h, w, 3] as one picture, a white line between."""
+    """uint8 [2, h, w, 3] as one picture with a white line between."""
     return np.concatenate([pair[0], np.full_like(pair[0][:, :2], 255), pair[1]], 1)
 
 
 def _parts(layout: Layout, rule: LayoutRule) -> Iterator[Part]:
-    """The tokens as text again, cut where loss begins or ends and around pictures."""
+    """The tokens decoded to text, split where loss begins or ends and around pictures."""
     kinds = 2 * layout.is_visual + layout.trained
     cuts = np.flatnonzero(np.diff(kinds)) + 1
     for run, kind in zip(
@@ -174,25 +175,25 @@ def _parts(layout: Layout, rule: LayoutRule) -> Iterator[Part]:
             if piece and kind:
                 yield Part("trained", piece)
             elif piece:
-                yield Part("special" if _SPECIAL.fullmatch(piece) else "said", piece)
+                yield Part("special" if _SPECIAL.fullmatch(piece) else "plain", piece)
 
 
 def _shortened(parts: Iterator[Part]) -> list[Part]:
-    """Without the middle of long videos."""
+    """The parts without the middle of long videos."""
     parts = list(parts)
-    places = [number for number, part in enumerate(parts) if part.kind == "visual"]
-    if len(places) <= _TEXT_SLICES:
+    visual = [index for index, part in enumerate(parts) if part.kind == "visual"]
+    if len(visual) <= _TEXT_SLICES:
         return parts
-    first, last = places[_TEXT_SLICES // 2] - 2, places[-_TEXT_SLICES // 2] + 2
-    skipped = sum(first <= place < last for place in places)
-    return [*parts[:first], Part("skipped", f"{skipped} slices more"), *parts[last:]]
+    first, last = visual[_TEXT_SLICES // 2] - 2, visual[-_TEXT_SLICES // 2] + 2
+    skipped = sum(first <= index < last for index in visual)
+    return [*parts[:first], Part("skipped", f"{skipped} more slices"), *parts[last:]]
 
 
 def _bars(samples: Sequence, rule: LayoutRule, shape: packing.PackShape) -> list[dict]:
-    """A pack as stretches of a bar, in per cent of its tokens."""
+    """The samples of a pack as segments of a bar, in per cent of its tokens."""
     bars = []
     for sample in samples:
-        layout = rule(sample)
+        layout = rule.lay_out(sample)
         size = len(layout.tokens)
         bars.append(
             {
@@ -205,7 +206,7 @@ def _bars(samples: Sequence, rule: LayoutRule, shape: packing.PackShape) -> list
 
 
 def _histogram(members: Mapping[str, plan.Member], shape: packing.PackShape) -> str:
-    """Lengths of samples, and of how many tokens they are part, as SVG."""
+    """Histograms of sample lengths, by samples and by tokens, as SVG."""
     canvas = figure.Figure(figsize=(10.4, 2.8), layout="constrained")
     left, right = canvas.subplots(1, 2)
     tokens = [member.measured.sizes.tokens for member in members.values()]
@@ -213,18 +214,15 @@ def _histogram(members: Mapping[str, plan.Member], shape: packing.PackShape) -> 
     bins = np.geomspace(max(1, min(int(part.min(initial=longest)) for part in tokens)), longest + 1)
     bins = np.unique(np.round(bins[:: 1 if longest > 1000 else 2]))
     for axes, weights, title in (
-        (left, None, "samples of this length"),
-        (right, tokens, "tokens in samples of this length"),
+        (left, None, "samples by length"),
+        (right, tokens, "tokens by sample length"),
     ):
         axes.hist(tokens, bins=bins, weights=weights, stacked=True, label=list(members))
         axes.set_xscale("log", base=2)
         axes.axvline(shape.tokens, color="#111", linewidth=1, linestyle=":")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        axes.set_xlabel("tokens of a sample")
+        axes.set_xlabel("tokens per sample")
         axes.grid(alpha=0.25, axis="y")
         axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    out = io.StringIO()
-    canvas.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    return svg.render(canvas)

@@ -1,4 +1,4 @@
-"""Frames of a video, or an image, as pictures that can stand inside a page."""
+"""Frames of a video, or an image, as data: URLs for a page."""
 
 import base64
 import io
@@ -16,39 +16,39 @@ HEIGHT = 96
 
 
 def strip(path: str, count: int = 8) -> str:
-    """`count` frames evenly over the video, side by side, as a data: address of a JPEG.
-
-    An image is shown once.
+    """`count` evenly spaced frames of a video side by side, or an image, as a data: URL of a JPEG.
 
     Raises:
       MediaError: the file cannot be read.
     """
     try:
         info = image_decode.probe(path)
-        return address(_shrunk(image_decode.read(path, info), info))
-    except MediaError:  # no image
+        return data_url(_shrunk(image_decode.read(path, info), info))
+    except MediaError:  # not an image
         info = decode.probe(path)
     indices = np.round(np.linspace(0, info.num_frames - 1, count)).astype(np.int64)
     pictures = _small(path, info, indices)
     gap = np.full((HEIGHT, 3, 3), 255, np.uint8)
     joined = np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], 1)
-    return address(joined)
+    return data_url(joined)
 
 
 def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
-    """The frames at `indices`, each as a data: address of a JPEG.
+    """The frames at `indices`, each as a data: URL of a JPEG.
 
     Raises:
       MediaError: the video cannot be read, or has no such frames.
     """
     info = decode.probe(path)
     if not all(0 <= index < info.num_frames for index in indices):
-        raise MediaError(f"{path}: {info.num_frames} frames, fewer than were seen; replaced?")
-    return [address(picture) for picture in _small(path, info, np.asarray(indices, np.int64))]
+        raise MediaError(
+            f"{path}: {info.num_frames} frames, fewer than the model saw; was the file replaced?"
+        )
+    return [data_url(picture) for picture in _small(path, info, np.asarray(indices, np.int64))]
 
 
 def _small(path: str, info: VideoInfo, indices: np.ndarray) -> list[np.ndarray]:
-    """Frames of the height of a strip, uint8 [HEIGHT, w, 3] each."""
+    """Frames at the height of a strip, uint8 [HEIGHT, w, 3] each."""
     return decode.read_frames(path, info, indices, lambda frame: _shrunk(frame, info))
 
 
@@ -57,8 +57,8 @@ def _shrunk(frame: np.ndarray, info: VideoInfo) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
 
-def address(picture: np.ndarray) -> str:
-    """A picture, uint8 [h, w, 3], as a data: address."""
+def data_url(picture: np.ndarray) -> str:
+    """A picture, uint8 [h, w, 3], as a data: URL."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""Puts the report together: reads a workdir, fills the template, writes report.html."""
+"""The report page of a run: reads a workdir, fills the template, writes report.html."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from ivx.reporting import curves, frames
 from ivx.training import writers
 
 FILE = "report.html"
-# For each family and way of asking, as many answers that earned points and as many that did not.
+# Right answers, and wrong answers, shown for each family and format.
 _EACH = 1
 
 
@@ -31,8 +31,8 @@ def write(workdir: pathlib.Path, facts: dict[str, str]) -> pathlib.Path:
     """Writes `workdir`/report.html from its metrics and evaluations.
 
     Args:
-      workdir: of a run.
-      facts: what to say of the run at the top.
+      workdir: workdir of a run.
+      facts: key-value pairs for the top of the page.
     """
     metrics = workdir / writers.METRICS
     rows = writers.read_metrics(metrics) if metrics.exists() else []
@@ -57,27 +57,27 @@ def write(workdir: pathlib.Path, facts: dict[str, str]) -> pathlib.Path:
 
 def _evaluation(folder: pathlib.Path) -> dict:
     predictions, rows, baseline = store.load(folder)
-    beside = {(row.family, row.format): row for row in baseline}
+    baseline_rows = {(row.family, row.format): row for row in baseline}
     return {
         "name": folder.name,
-        "rows": [(row, beside.get((row.family, row.format))) for row in rows],
+        "rows": [(row, baseline_rows.get((row.family, row.format))) for row in rows],
         "cards": _cards(predictions),
     }
 
 
 def _cards(predictions: Sequence[Prediction]) -> list[Card]:
-    """A right and a wrong answer of every family and way of asking, as far as there are."""
-    chosen, taken = [], {}
+    """Right and wrong answers of every family and format, where there are any."""
+    cards, counts = [], {}
     for prediction in predictions:
         points = scoring.score(prediction)
         key = (prediction.family, prediction.truth["format"], points >= 0.5)
-        if taken.setdefault(key, 0) < _EACH:
-            taken[key] += 1
+        if counts.setdefault(key, 0) < _EACH:
+            counts[key] += 1
             try:
-                chosen.append(Card(prediction, points, frames.strip(prediction.video)))
+                cards.append(Card(prediction, points, frames.strip(prediction.video)))
             except MediaError:
-                chosen.append(Card(prediction, points, ""))
+                cards.append(Card(prediction, points, ""))
     return sorted(
-        chosen,
+        cards,
         key=lambda card: (card.prediction.family, card.prediction.truth["format"], -card.points),
     )

@@ -1,4 +1,4 @@
-"""Puts the page of an episode together: trace.html, self-contained, from the events alone."""
+"""The page of an agent's episode: a self-contained trace.html, made from its events."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ FILE = "trace.html"
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One frame: where in the video, in seconds, and as a data: address."""
+    """One frame: its time in the video, in seconds, and its data: URL."""
 
     time: float
     source: str
@@ -23,7 +23,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One event on the page; `pictures` is None where the video cannot be read any more."""
+    """One event on the page; `pictures` is None if the video can no longer be read."""
 
     kind: str
     event: Event
@@ -32,7 +32,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """A span on the time line, in per cent of the video."""
+    """A span on the timeline, in per cent of the video."""
 
     kind: str
     left: float
@@ -44,7 +44,7 @@ def write(folder: pathlib.Path, episode: Episode) -> pathlib.Path:
     """Writes `folder`/trace.html."""
     steps = {}
     for event in episode.events:
-        # Labels are many as they are written; the time line shows them.
+        # Labels are many; the timeline shows them.
         if not isinstance(event, context.Memory):
             steps.setdefault(event.step, []).append(_row(event, episode))
     labels = [e for e in episode.events if isinstance(e, context.Memory) and not e.evidence]
@@ -81,7 +81,7 @@ def _observations(episode: Episode) -> list[context.Observation]:
 def _row(event: Event, episode: Episode) -> Row:
     pictures = []
     if isinstance(event, context.Observation):
-        # The last index may be repeated to fill a slice.
+        # The last index may repeat, to fill a slice.
         indices = sorted(set(event.frames))
         try:
             sources = frames.thumbnails(episode.instruction.video, indices)
@@ -95,7 +95,7 @@ def _row(event: Event, episode: Episode) -> Row:
 
 
 def _lanes(episode: Episode, labels: list[context.Memory]) -> dict[str, list[Mark]]:
-    """What was seen of the video where, a lane for each way of looking."""
+    """Spans of the video that the agent looked at, one lane for each way of looking."""
     overview, *inspected = _observations(episode)
     rate = episode.instruction.rate
     glances = [(index / rate, (index + 1) / rate) for index in overview.frames]

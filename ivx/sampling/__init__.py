@@ -1,1 +1,1 @@
-"""Generation: prefill of whole prompts, then one token at a time from a cache."""
+"""Generation: prefill of full prompts, then decoding one token at a time from a cache."""

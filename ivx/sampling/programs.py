@@ -1,17 +1,17 @@
-"""What the sampler runs: prompts to caches, and caches to answers, one token a step.
+"""The sampler's programs: prefill from prompts to caches, and decoding from caches to answers.
 
-    prefill:  the prompts side by side, one a row, padded on the right; every layer's cache is kept
-    decode:   one token a step for all rows, until each has ended its turn or the limit is reached
+    prefill:  one prompt per row, padded on the right; returns every layer's cache
+    decode:   one token per step for all rows, until all have ended or the limit is reached
 
-Prefill scans over the stacked layers, as training does; decoding has arrays of its own for each
-layer, cut from the stack once (see `Decoder.unstack`): a second copy of the decoder, in the dtype
-of computation. On a mesh rows lie over replica and fsdp, and the entries of a row over context.
+Prefill scans over the stacked layers, as training does. Decoding uses separate arrays for each
+layer, unstacked once (see `Decoder.unstack`): a second copy of the decoder in the compute dtype. On
+a mesh, rows are sharded over replica and fsdp, and the cache entries of a row over context.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,15 +26,15 @@ from ivx.kernels.latent_decode.quantise import DTYPES, quantise
 from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.grouped_attention import GroupedCache
-from ivx.parallel import ambient, rules
-from ivx.parallel.activations import constrain
+from ivx.parallel import sharding
+from ivx.parallel.sharding import constrain
 
-# Room in caches comes in runs of so many tokens, of which TPU kernels make their blocks.
+# Cache capacities are multiples of this, as the TPU kernels require.
 _PAGE = 128
 
 
 class Prefilled(NamedTuple):
-    """The cache of each layer after the prompts, and the next token's scores, float32 [B, V]."""
+    """The cache of each layer after the prompts, and the next token's logits, float32 [B, V]."""
 
     caches: tuple[Cache, ...]
     logits: Float[Array, "b v"]
@@ -43,61 +43,76 @@ class Prefilled(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-    """What was generated.
+    """Generated tokens.
 
     Attributes:
-      tokens: int32 [B, n]; rows that have ended are filled with the closing token.
-      logps: float32 [B, n], the model's log-probability of each, whatever the temperature.
+      tokens: int32 [B, n]; rows that have ended are padded with the end token.
+      logps: float32 [B, n], log-probability of each token at temperature 1.
     """
 
     tokens: Int[Array, "b n"]
     logps: Float[Array, "b n"]
 
 
+# Decoded tokens, caches, step.
+Carry = tuple[Decoded, tuple[Cache, ...], Array]
+
+
 def room(tokens: int, limit: int) -> int:
-    """Entries that a cache holds for prompts padded to so many tokens, and for answers."""
+    """Cache capacity for prompts padded to `tokens` and answers of up to `limit` tokens."""
     return -(-(tokens + limit) // _PAGE) * _PAGE
 
 
 def jit_unstack(definition: ModelDefinition, mesh: Mesh | None) -> Callable:
-    """`unstack` as the sampler calls it: parameters."""
-    places = None if mesh is None else layer_shardings(definition, mesh)
-    return jax.jit(functools.partial(unstack, definition), out_shardings=places)
+    """Jitted `unstack`; takes the parameters."""
+    shardings = None if mesh is None else layer_shardings(definition, mesh)
+    return jax.jit(functools.partial(unstack, definition), out_shardings=shardings)
 
 
 def jit_prefill(definition: ModelDefinition, mesh: Mesh | None, cache: str) -> Callable:
-    """`prefill` as the sampler calls it: parameters, a batch and lengths; capacity and group."""
+    """Jitted `prefill`; takes parameters, batch and lengths, and static `capacity` and `group`."""
     run = functools.partial(prefill, definition, cache=cache)
-    run = run if mesh is None else ambient.under(mesh, run)
+    run = run if mesh is None else sharding.under_mesh(mesh, run)
     return jax.jit(run, static_argnames=("capacity", "group"))
 
 
 def jit_decode(definition: ModelDefinition, end: int, mesh: Mesh | None) -> Callable:
-    """`decode` as the sampler calls it: caches and scores apart; caches are used up.
+    """Jitted `decode`; takes caches and logits separately and donates the caches.
 
-    Every device has all that was generated.
+    The generated tokens are replicated.
     """
 
-    def run(params, layers, caches, logits, *rest, **options):
+    def run(
+        params: Params,
+        layers: Sequence[nnx.State],
+        caches: tuple[Cache, ...],
+        logits: Array,
+        lengths_b: Array,
+        positions_b: Array,
+        key: Array,
+        **options: Any,
+    ) -> tuple[Decoded, tuple[Cache, ...]]:
         filled = Prefilled(caches, logits)
-        return decode(definition, end, params, layers, filled, *rest, **options)
+        return decode(
+            definition, end, params, layers, filled, lengths_b, positions_b, key, **options
+        )
 
-    whole = None if mesh is None else rules.replicated(mesh)
+    replicated = None if mesh is None else sharding.replicated(mesh)
     return jax.jit(
-        run if mesh is None else ambient.under(mesh, run),
+        run if mesh is None else sharding.under_mesh(mesh, run),
         static_argnames=("temperature", "limit"),
         donate_argnums=2,
-        out_shardings=(whole, None),
+        out_shardings=(replicated, None),
     )
 
 
 def layer_shardings(definition: ModelDefinition, mesh: Mesh) -> tuple[nnx.State, ...]:
-    """Where the arrays of `unstack` lie: as in the stack, whose first axis is on every device."""
-    stacked = rules.parameter_shardings(definition.abstract, mesh)["language_model"]["layers"]
-    places = jax.tree.map(lambda place: NamedSharding(mesh, P(*place.spec[1:])), stacked)
+    """Shardings of the arrays of `unstack`: those of the stack without its unsharded axis 0."""
+    stacked = sharding.parameter_shardings(definition.abstract, mesh)["language_model"]["layers"]
+    per_layer = jax.tree.map(lambda s: NamedSharding(mesh, P(*s.spec[1:])), stacked)
     shapes = jax.eval_shape(functools.partial(unstack, definition), definition.abstract_params)
     return jax.tree.unflatten(
-        jax.tree.structure(shapes), jax.tree.leaves(places) * definition.spec.text.depth
+        jax.tree.structure(shapes), jax.tree.leaves(per_layer) * definition.spec.text.depth
     )
 
 
@@ -115,24 +130,26 @@ def prefill(
     group: int = 1,
     cache: str = "compute",
 ) -> Prefilled:
-    """Runs prompts; keeps caches with room for `capacity` tokens, `group` copies of each row.
+    """Runs prompts; returns caches of `capacity` entries, with `group` copies of each row.
 
-    `cache` names what they are stored in, as `Sampler` has it.
+    `cache` is the name of the cache dtype, as in `Sampler`.
     """
     model = definition.bind(params)
     output = model(batch, keep_cache=True)
     last_bd = jnp.take_along_axis(output.hidden, (lengths_b - 1)[:, None, None], 1)[:, 0]
-    more = capacity - batch.tokens.shape[1]
+    padding = capacity - batch.tokens.shape[1]
 
-    def grow(stacked: Array, layer: int) -> Array:
-        return jnp.pad(stacked[layer], [(0, 0)] * (stacked.ndim - 3) + [(0, more), (0, 0)])
+    def pad_layer(stacked: Array, layer: int) -> Array:
+        return jnp.pad(stacked[layer], [(0, 0)] * (stacked.ndim - 3) + [(0, padding), (0, 0)])
 
     def store(layer: int) -> Cache:
-        kept = jax.tree.map(lambda a: grow(a, layer), output.cache)
+        layer_cache = jax.tree.map(lambda a: pad_layer(a, layer), output.cache)
         if DTYPES[cache] is not None:
-            kept = quantise(kept.entries, DTYPES[cache])
-        kept = jax.tree.map(lambda a: jnp.repeat(a, group, 0), kept)
-        return jax.tree.map(lambda a, axes: constrain(a, *axes), kept, cache_axes(kept))
+            layer_cache = quantise(layer_cache.entries, DTYPES[cache])
+        layer_cache = jax.tree.map(lambda a: jnp.repeat(a, group, 0), layer_cache)
+        return jax.tree.map(
+            lambda a, axes: constrain(a, *axes), layer_cache, cache_axes(layer_cache)
+        )
 
     caches = tuple(store(layer) for layer in range(definition.spec.text.depth))
     logits_bv = jnp.repeat(model.logits(last_bd), group, 0)
@@ -140,7 +157,7 @@ def prefill(
 
 
 def cache_axes(cache: Cache) -> Cache:
-    """Logical axes of its arrays."""
+    """Logical axes of the cache arrays."""
     if isinstance(cache, GroupedCache):
         return GroupedCache(*2 * [("pack", "kv_heads", "token", None)])
     scales = None if cache.scales is None else ("pack", None, "token")
@@ -161,16 +178,16 @@ def decode(
 ) -> tuple[Decoded, tuple[Cache, ...]]:
     """Continues every row until it has ended or has `limit` tokens; temperature 0 is greedy.
 
-    The loop stops once all rows have ended. `layers` are those of `unstack`. Given back, the caches
-    can be written where those that came lie.
+    The loop stops once all rows have ended. `layers` come from `unstack`. Returns the caches, so
+    that donated input caches are updated in place.
     """
     model = definition.bind(params)
 
-    def choose(logits_bv: Array, number: Array) -> tuple[Array, Array]:
+    def choose(logits_bv: Array, step: Array | int) -> tuple[Array, Array]:
         """A token for each row, and its log-probability."""
         if temperature:
-            draw = jax.random.fold_in(key, number)
-            token_b = jax.random.categorical(draw, logits_bv / temperature)
+            step_key = jax.random.fold_in(key, step)
+            token_b = jax.random.categorical(step_key, logits_bv / temperature)
         else:
             token_b = jnp.argmax(logits_bv, -1)
         logps_bv = jax.nn.log_softmax(logits_bv)
@@ -183,25 +200,25 @@ def decode(
         jnp.zeros((rows, limit), jnp.float32).at[:, 0].set(logp_b),
     )
 
-    def going_on(carry) -> Array:
-        decoded, _, number = carry
-        return (number < limit) & jnp.any(decoded.tokens[:, number - 1] != end)
+    def unfinished(carry: Carry) -> Array:
+        decoded, _, step = carry
+        return (step < limit) & jnp.any(decoded.tokens[:, step - 1] != end)
 
-    def advance(carry):
-        decoded, caches, number = carry
-        last_b = decoded.tokens[:, number - 1]
-        place_b1 = (positions_b + number - 1)[:, None]
-        output = model.decode(last_b[:, None], place_b1, layers, caches, lengths_b + number - 1)
-        token_b, logp_b = choose(model.logits(output.hidden[:, 0]), number)
+    def advance(carry: Carry) -> Carry:
+        decoded, caches, step = carry
+        last_b = decoded.tokens[:, step - 1]
+        position_b1 = (positions_b + step - 1)[:, None]
+        output = model.decode(last_b[:, None], position_b1, layers, caches, lengths_b + step - 1)
+        token_b, logp_b = choose(model.logits(output.hidden[:, 0]), step)
         ended = last_b == end
         return (
             Decoded(
-                decoded.tokens.at[:, number].set(jnp.where(ended, end, token_b)),
-                decoded.logps.at[:, number].set(jnp.where(ended, 0.0, logp_b)),
+                decoded.tokens.at[:, step].set(jnp.where(ended, end, token_b)),
+                decoded.logps.at[:, step].set(jnp.where(ended, 0.0, logp_b)),
             ),
             output.cache,
-            number + 1,
+            step + 1,
         )
 
-    decoded, caches, _ = jax.lax.while_loop(going_on, advance, (start, filled.caches, 1))
+    decoded, caches, _ = jax.lax.while_loop(unfinished, advance, (start, filled.caches, 1))
     return decoded, caches

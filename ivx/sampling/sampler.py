@@ -1,7 +1,7 @@
-"""Decoding of a batch of prompts, greedy or sampled, with the model's own cache (latent for M2LA).
+"""Batched generation, greedy or sampled, with the model's own cache (latent for M2LA).
 
-Prompt lengths are rounded up to powers of two, so that few shapes are compiled. What is run stands
-in `ivx.sampling.programs`.
+Prompt lengths are rounded up to powers of two, so that few shapes are compiled. The compiled
+programs are in `ivx.sampling.programs`.
 """
 
 import copy
@@ -17,11 +17,11 @@ from jaxtyping import Array
 from data_pipelines import packing
 from data_pipelines.batch import Batch
 from data_pipelines.layout import Layout
-from data_pipelines.loader import Loaded, stack
+from data_pipelines.loader import LoadedBatch, stack
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import over_hosts, rules
-from ivx.parallel.shares import pack_share
+from ivx.parallel import across_hosts, batches
+from ivx.parallel.batches import pack_share
 from ivx.sampling import programs
 
 _SMALLEST = 64
@@ -33,8 +33,8 @@ class Prompts:
 
     Attributes:
       batch: the packs.
-      lengths: int32 [B], tokens of each.
-      next_positions: int32 [B], the position of the first generated token.
+      lengths: int32 [B], tokens of each prompt.
+      next_positions: int32 [B], position of the first generated token.
     """
 
     batch: Batch
@@ -44,7 +44,7 @@ class Prompts:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """One generated answer: `tokens` up to and with the closing one, if it came, and `logps`."""
+    """One generated answer: `tokens` up to and including the end token, if any, and `logps`."""
 
     tokens: list[int]
     logps: np.ndarray
@@ -56,14 +56,13 @@ class Sampler:
     Args:
       definition: the model.
       params: its parameters.
-      end: id of the token that ends an answer.
-      mesh: devices over which prompts are spread, those of several hosts maybe; None leaves them
-        on the default device.
-      cache: what caches are stored in, a name of `quantise.DTYPES`; other than `compute` it
-        changes the mathematics.
+      end: id of the end token.
+      mesh: devices that prompts are sharded over, possibly on several hosts; None uses the default
+        device.
+      cache: cache dtype, a name of `quantise.DTYPES`. All except `compute` change the results.
 
     Raises:
-      UserError: the model's attention has no such cache.
+      UserError: the model's attention does not support this cache.
     """
 
     def __init__(
@@ -73,11 +72,11 @@ class Sampler:
         end: int,
         mesh: Mesh | None = None,
         cache: str = "compute",
-    ):
+    ) -> None:
         if cache != "compute" and definition.spec.text.attention == "gqa":
             raise UserError(
-                f"a cache of {cache} is made for latent attention; this model has"
-                f" {definition.spec.text.attention}, so ask for a cache of compute"
+                f"cache {cache} requires latent attention, but this model has"
+                f" {definition.spec.text.attention}; use cache compute"
             )
         self._params, self._end, self._mesh = params, end, mesh
         self._layers = None
@@ -86,7 +85,7 @@ class Sampler:
         self._decode = programs.jit_decode(definition, end, mesh)
 
     def at(self, params: Params) -> "Sampler":
-        """The same sampler with other parameters; nothing is compiled again."""
+        """The same sampler with other parameters; reuses the compiled programs."""
         other = copy.copy(self)
         other._params, other._layers = params, None
         return other
@@ -94,12 +93,12 @@ class Sampler:
     def generate(
         self, layouts: Sequence[Layout], pixels: Sequence[tuple], limit: int
     ) -> list[list[int]]:
-        """Answers each prompt greedily with at most `limit` tokens, the closing one left out.
+        """Answers each prompt greedily; the end token is removed.
 
         Args:
           layouts: prompts that end with an open assistant turn.
-          pixels: for each, what `Layout.read_patches` gave.
-          limit: tokens an answer may have.
+          pixels: the result of `Layout.read_patches` for each prompt.
+          limit: maximum tokens per answer.
         """
         answers = self.sample(layouts, pixels, limit, 1, 0.0, jax.random.key(0))
         return [[token for token in answer.tokens if token != self._end] for answer in answers]
@@ -113,32 +112,32 @@ class Sampler:
         temperature: float,
         key: Array,
     ) -> list[Answer]:
-        """Draws `group` answers to each prompt, those of the first prompt first.
+        """Samples `group` answers per prompt; the answers to a prompt are adjacent.
 
-        Hosts that share a mesh call this together, each with as many prompts of its own, and get
-        the answers to these; hosts that hold the same rows give the same prompts.
+        Hosts that share a mesh must call this together, each with the same number of its own
+        prompts, and get the answers to these. Hosts that hold the same rows pass the same prompts.
 
         Args:
           layouts: prompts that end with an open assistant turn.
-          pixels: for each, what `Layout.read_patches` gave.
-          limit: tokens an answer may have, the closing one among them.
-          group: answers to each prompt, which is run but once.
-          temperature: 0 takes the likeliest token.
-          key: of the random draws.
+          pixels: the result of `Layout.read_patches` for each prompt.
+          limit: maximum tokens per answer, including the end token.
+          group: answers per prompt; the prompt is prefilled once.
+          temperature: 0 is greedy.
+          key: random key.
         """
         count = len(layouts)
         if self._mesh is not None:
-            # Copies of the last prompt fill the devices up; their answers are dropped.
-            extra = -count % len(pack_share(self._mesh).places)
+            # Padded with copies of the last prompt; their answers are dropped.
+            extra = -count % len(pack_share(self._mesh).positions)
             layouts = [*layouts, *[layouts[-1]] * extra]
             pixels = [*pixels, *[pixels[-1]] * extra]
         prompts = batch_prompts(
-            layouts, pixels, over_hosts.largest if self._mesh is not None else list
+            layouts, pixels, across_hosts.largest if self._mesh is not None else list
         )
         capacity = programs.room(prompts.batch.tokens.shape[1], limit)
         batch, lengths, positions = prompts.batch, prompts.lengths, prompts.next_positions
         if self._mesh is not None:
-            batch, lengths, positions = rules.put_batch((batch, lengths, positions), self._mesh)
+            batch, lengths, positions = batches.put_batch((batch, lengths, positions), self._mesh)
         if self._layers is None:
             self._layers = self._unstack(self._params)
         filled = self._prefill(self._params, batch, lengths, capacity=capacity, group=group)
@@ -156,7 +155,7 @@ class Sampler:
         )
         tokens, logps = np.asarray(decoded.tokens), np.asarray(decoded.logps)
         if self._mesh is not None:
-            tokens, logps = (rules.own_rows(array, self._mesh) for array in (tokens, logps))
+            tokens, logps = (batches.local_rows(array, self._mesh) for array in (tokens, logps))
         lengths = [_length(row, self._end) for row in tokens]
         return [
             Answer(row[:length].tolist(), logp[:length])
@@ -164,18 +163,18 @@ class Sampler:
         ][: count * group]
 
 
-# From what this host needs to what all hosts of a batch take; a host alone takes what it needs.
+# Maps the sizes that this host needs to the sizes that all hosts use; the identity on one host.
 Agree = Callable[[list[int]], list[int]]
 
 
 def batch_prompts(
     layouts: Sequence[Layout], pixels: Sequence[tuple], agree: Agree = list
 ) -> Prompts:
-    """Lays each prompt into a pack of its own, all of one size."""
+    """Puts each prompt into a pack of its own; all packs have one size."""
     lengths = [len(layout.tokens) for layout in layouts]
     shape = prompt_shape(layouts, agree)
     packs = [
-        Loaded(packing.assemble([layout], [rows], shape), ())
+        LoadedBatch(packing.assemble([layout], [rows], shape), ())
         for layout, rows in zip(layouts, pixels, strict=True)
     ]
     next_positions = [int(layout.positions[:, -1].max()) + 1 for layout in layouts]
@@ -185,7 +184,7 @@ def batch_prompts(
 
 
 def prompt_shape(layouts: Sequence[Layout], agree: Agree = list) -> packing.PackShape:
-    """The smallest of few shapes that holds each of the prompts by itself."""
+    """The smallest of a few shapes that fits each of the prompts."""
     longest = max((size for layout in layouts for size in layout.slice_sizes), default=1)
     [block] = agree([max(_SMALLEST, _power_of_two(longest))])
     rows = max(packing.place_slices(layout.slice_sizes, 0, block)[1] for layout in layouts)
@@ -199,7 +198,7 @@ def run_in_batches(
     layouts: Sequence[Layout],
     batch_size: int,
 ) -> None:
-    """Calls `generate` on prompts of one shape by index, at most `batch_size`, short ones first."""
+    """Calls `generate` with indices of up to `batch_size` prompts of one shape, shortest first."""
     shapes = {}
     for index, layout in enumerate(layouts):
         shape = prompt_shape([layout])
@@ -210,11 +209,11 @@ def run_in_batches(
 
 
 def _power_of_two(length: int) -> int:
-    """The smallest power of two that is not below `length`."""
+    """The smallest power of two that is at least `length`."""
     return 1 << max(length - 1, 0).bit_length()
 
 
 def _length(row: np.ndarray, end: int) -> int:
-    """Tokens up to and with the first `end`."""
+    """Number of tokens up to and including the first `end`."""
     stops = np.flatnonzero(row == end)
     return int(stops[0]) + 1 if len(stops) else len(row)

@@ -1,1 +1,1 @@
-"""Training stages: what differs between them, and nothing else."""
+"""The stages of the recipe: where their batches come from, their losses, and what they train."""

@@ -1,24 +1,34 @@
-"""What the training loop knows of a stage: where batches come from, the loss, and what trains."""
+"""The interface between the training loop and a stage: its batches, loss and trained parameters."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from data_pipelines.batch import Batch
-from data_pipelines.loader import Loaded
+from data_pipelines.loader import LoadedBatch
 from ivx.models.definition import Params
 from ivx.models.model import VideoLanguageModel
 
 
+@runtime_checkable
+class StageBatch(Protocol):
+    """A global batch: a tree of arrays [B, ...], a `Batch` or a dataclass that contains one.
+
+    Attributes:
+      segments: int [B, T], 0 at padding.
+    """
+
+    segments: Array
+
+
 class Loss(NamedTuple):
-    """A loss as a quotient, to be summed over hosts, shards and micro-batches before the division.
+    """A loss as a quotient, summed over hosts, shards and micro-batches before the division.
 
     Attributes:
       total: numerator, float32.
-      weight: denominator, float32, free of parameters.
-      sums: further sums to report as they are.
-      means: further quotients to report, each (numerator, denominator).
+      weight: denominator, float32, independent of the parameters.
+      sums: metrics that are sums.
+      means: metrics that are quotients, each (numerator, denominator).
     """
 
     total: Float[Array, ""]
@@ -27,30 +37,32 @@ class Loss(NamedTuple):
     means: dict[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
+@runtime_checkable
 class Producer(Protocol):
-    """A source of batches that may look at the current parameters (to roll out, say)."""
+    """A source of batches, which may use the current parameters, for rollouts say."""
 
-    def next(self, params: Params) -> Loaded:
+    def next(self, params: Params) -> LoadedBatch:
         """This host's share of the next batch.
 
         Raises:
-          StopIteration: there is none.
+          StopIteration: there are no more batches.
         """
 
 
+@runtime_checkable
 class Stage(Protocol):
     """One stage of the recipe."""
 
     def producer(self, start: int) -> Producer:
-        """Opens the batches from number `start` on."""
+        """The batches from number `start` on."""
 
-    def validation(self) -> list[Batch]:
-        """Batches on which the loss is watched; always the same."""
+    def validation(self) -> list[StageBatch]:
+        """The validation batches; the same on every call."""
 
     def frozen(self, mesh: Mesh) -> Params:
-        """Parameters that the loss reads and nothing trains, those of a teacher say; often none."""
+        """Parameters that the loss uses but nothing trains, such as a teacher's; often empty."""
 
-    def loss(self, model: VideoLanguageModel, batch: Batch, frozen: Params) -> Loss:
+    def loss(self, model: VideoLanguageModel, batch: StageBatch, frozen: Params) -> Loss:
         """The loss of one batch."""
 
     def trains(self, path: tuple[str, ...]) -> bool:

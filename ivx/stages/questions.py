@@ -1,11 +1,11 @@
-"""The questions of each rollout with their videos, read ahead by Grain while a model answers.
+"""The questions of each rollout, with their videos, prefetched by Grain while the model answers.
 
-    samples --(permuted by seed and epoch)--> places --> rollout k: `count` from k * count on
+    samples --(permuted by seed and epoch)--> order --> rollout k: `count` questions from k * count
 
-Of several hosts each reads the rows that its devices hold. A question whose video cannot be read
-gives its place to the next that the rollout would not have asked (of several hosts: the next of
-every so many, so that no two take the same). What one host cannot read, hosts with the same rows
-leave out too.
+With several hosts, each reads the rows of a rollout that its devices hold. A question whose video
+cannot be read is replaced by the next one that this rollout does not use; hosts take replacements
+in turn, so no two take the same. Hosts that share rows skip a question if any of them cannot read
+it.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ import numpy as np
 from data_pipelines import loader
 from data_pipelines.frame_cache import FrameCache, Pixels
 from data_pipelines.layout import Layout, LayoutRule
-from data_pipelines.media_error import MediaError, Skipped
+from data_pipelines.media_error import MediaError, SkippedSample
 from data_pipelines.sources import Sample
 from ivx.errors import UserError
-from ivx.parallel import over_hosts
-from ivx.parallel.shares import ALONE, PackShare
+from ivx.parallel import across_hosts
+from ivx.parallel.batches import FULL_BATCH, PackShare
 
 _SHUFFLE = 2
 
@@ -40,7 +40,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """The sample at every place: epoch after epoch, each in an order of its own, without an end."""
+    """An endless sequence of the samples: one permutation per epoch."""
 
     samples: Sequence[Sample]
     seed: int
@@ -48,14 +48,14 @@ class Order:
     def __len__(self) -> int:
         return sys.maxsize
 
-    def __getitem__(self, place: int) -> Sample:
-        epoch, within = divmod(place, len(self.samples))
+    def __getitem__(self, index: int) -> Sample:
+        epoch, within = divmod(index, len(self.samples))
         return self.samples[_permutation(self.seed, epoch, len(self.samples))[within]]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """Of every `count` places in an order some rows, one rollout after the other."""
+    """This host's part of an order: some rows of every `count` samples."""
 
     order: Order
     count: int
@@ -65,10 +65,10 @@ class _Rows:
         return sys.maxsize
 
     def __getitem__(self, number: int) -> Sample:
-        return self.order[self.place(number)]
+        return self.order[self.index(number)]
 
-    def place(self, number: int) -> int:
-        """Where the sample `number` of these stands in the order."""
+    def index(self, number: int) -> int:
+        """Index in the order of this host's sample `number`."""
         rollout, row = divmod(number, len(self.rows))
         return rollout * self.count + self.rows[row]
 
@@ -82,12 +82,12 @@ class Questions:
     """Reads the questions of rollouts.
 
     Args:
-      samples: that end with an open question, each with one truth.
-      rule: how they are laid out.
-      count: questions of a rollout, over all hosts, as many for each place of packs; as many of
-        this host's next are held in memory, read ahead.
-      seed: of their order.
-      options: threads, and the limit of decoded patches that are kept.
+      samples: each ends with an open question and has one truth.
+      rule: lays out samples.
+      count: questions per rollout over all hosts, a multiple of the batch positions of the mesh. As
+        many as this host's share are prefetched into memory.
+      seed: of the order.
+      options: number of threads, and the cache limit of decoded patches.
       share: of this host.
     """
 
@@ -98,99 +98,105 @@ class Questions:
         count: int,
         seed: int,
         options: loader.LoaderOptions,
-        share: PackShare = ALONE,
-    ):
-        order, each = Order(samples, seed), count // (share.count * len(share.places))
-        rows = [place * each + row for place in share.places for row in range(each)]
-        self._mine, self._share = _Rows(order, count, rows), share
+        share: PackShare = FULL_BATCH,
+    ) -> None:
+        order, each = Order(samples, seed), count // (share.count * len(share.positions))
+        rows = [place * each + row for place in share.positions for row in range(each)]
+        self._host_rows, self._share = _Rows(order, count, rows), share
         self._read = _Read(rule, FrameCache(options.cache_bytes))
         self._options = grain.ReadOptions(options.threads, prefetch_buffer_size=len(rows))
-        self._ahead: Iterator[Question | Skipped] = iter(())
-        self._number = -1  # of the rollout that `_ahead` has come to
+        self._prefetched: Iterator[Question | SkippedSample] = iter(())
+        self._number = -1  # the rollout at which `_prefetched` stands
 
     @functools.cached_property
     def families(self) -> list[str]:
-        """Of all samples, sorted."""
-        return sorted({sample.truths[-1]["family"] for sample in self._mine.order.samples})
+        """Question families of all samples, sorted."""
+        return sorted({sample.truths[-1]["family"] for sample in self._host_rows.order.samples})
 
-    def of(self, number: int) -> tuple[list[Question], list[Skipped]]:
-        """This host's questions of rollout `number`, and why others were passed over.
+    def rollout(self, number: int) -> tuple[list[Question], list[SkippedSample]]:
+        """This host's questions of rollout `number`, and why others were skipped.
 
         Raises:
           UserError: no video can be read.
         """
-        own = len(self._mine.rows)
+        count = len(self._host_rows.rows)
         if number != self._number:
-            places = grain.MapDataset.source(self._mine)[number * own :]
-            self._ahead = iter(places.map(self._read).to_iter_dataset(self._options))
+            samples = grain.MapDataset.source(self._host_rows)[number * count :]
+            self._prefetched = iter(samples.map(self._read).to_iter_dataset(self._options))
         self._number = number + 1
-        read = {self._mine.place(number * own + row): next(self._ahead) for row in range(own)}
-        left_out: set[int] = set()
+        read = {
+            self._host_rows.index(number * count + row): next(self._prefetched)
+            for row in range(count)
+        }
+        excluded: set[int] = set()
         while True:
-            found, skipped = self._filled(number, read, left_out)
-            agreed = self._agreed(set(skipped))
-            [differs] = over_hosts.largest([agreed != skipped.keys()])
+            questions, skipped = self._fill(number, read, excluded)
+            agreed = self._agree_on_skipped(set(skipped))
+            [differs] = across_hosts.largest([agreed != skipped.keys()])
             if not differs:
-                return found, list(skipped.values())
-            left_out = agreed
+                return questions, list(skipped.values())
+            excluded = agreed
 
-    def _filled(
-        self, number: int, read: dict[int, Question | Skipped], left_out: set[int]
-    ) -> tuple[list[Question], dict[int, Skipped]]:
-        """As many questions as this host asks, and what was passed over, by its place.
+    def _fill(
+        self, number: int, read: dict[int, Question | SkippedSample], excluded: set[int]
+    ) -> tuple[list[Question], dict[int, SkippedSample]]:
+        """This host's questions of a rollout, and the skipped ones by index.
 
         Args:
           number: of the rollout.
-          read: what stands at places that were read; more is added.
-          left_out: places that are passed over though they can be read here.
+          read: index -> question read so far; extended in place.
+          excluded: indices to skip even if they can be read here.
         """
-        own, samples = len(self._mine.rows), self._mine.order.samples
-        ours = (self._mine.place(number * own + row) for row in range(own))
-        after = (number + 1) * self._mine.count
-        others = itertools.count(after + self._share.index, self._share.count)
-        found, skipped = [], {}
-        for place in itertools.chain(ours, others):
-            if len(found) == own and place >= after:
-                return found, skipped
-            if place not in read:
-                read[place] = self._read(self._mine.order[place])
-            one = read[place]
-            if isinstance(one, Question) and place in left_out:
+        count, samples = len(self._host_rows.rows), self._host_rows.order.samples
+        regular = (self._host_rows.index(number * count + row) for row in range(count))
+        end = (number + 1) * self._host_rows.count
+        replacements = itertools.count(end + self._share.index, self._share.count)
+        questions, skipped = [], {}
+        for index in itertools.chain(regular, replacements):
+            if len(questions) == count and index >= end:
+                return questions, skipped
+            if index not in read:
+                read[index] = self._read(self._host_rows.order[index])
+            question = read[index]
+            if isinstance(question, Question) and index in excluded:
                 error = MediaError("another host with the same rows cannot read it", "elsewhere")
-                one = Skipped.by(error, one.sample.id)
-            if isinstance(one, Question):
-                found.append(one)
+                question = SkippedSample.from_error(error, question.sample.id)
+            if isinstance(question, Question):
+                questions.append(question)
                 continue
-            skipped[place] = one
-            # Alone, one that can be read comes once an epoch; of several hosts' places as a rule.
+            skipped[index] = question
+            # A single host meets every sample once per epoch; one of several usually does within a
+            # few epochs.
             most = len(samples) * (1 if self._share.count == 1 else 4)
-            if not found and len(skipped) > most:
-                raise UserError(f"none of {len(samples)} videos can be read; the last: {one}")
+            if not questions and len(skipped) > most:
+                raise UserError(
+                    f"none of {len(samples)} videos can be read; the last error: {question}"
+                )
 
-    def _agreed(self, places: set[int]) -> set[int]:
-        """Those that this host or one with the same rows left out; all hosts have to ask."""
-        [most] = over_hosts.largest([len(places)])
+    def _agree_on_skipped(self, indices: set[int]) -> set[int]:
+        """Union of the skipped indices over hosts with the same rows; a collective call."""
+        [most] = across_hosts.largest([len(indices)])
         if not most:
-            return places
-        told = [self._share.index, *places, *[-1] * (most - len(places))]
+            return indices
+        message = [self._share.index, *indices, *[-1] * (most - len(indices))]
         return {
-            int(place)
-            for index, *others in over_hosts.gathered(told).tolist()
-            for place in others
-            if index == self._share.index and place >= 0
+            int(index)
+            for share, *others in across_hosts.gathered(message).tolist()
+            for index in others
+            if share == self._share.index and index >= 0
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Read:
-    """Grain's map function: from a sample to a question, or to why it is none."""
+    """Grain's map function: from a sample to a question, or to the reason why it is skipped."""
 
     rule: LayoutRule
     cache: FrameCache
 
-    def __call__(self, sample: Sample) -> Question | Skipped:
+    def __call__(self, sample: Sample) -> Question | SkippedSample:
         try:
-            layout = self.rule(sample, generate=True)
+            layout = self.rule.lay_out(sample, generate=True)
             return Question(sample, layout, self.cache.read(layout))
         except MediaError as error:
-            return Skipped.by(error, sample.id)
+            return SkippedSample.from_error(error, sample.id)

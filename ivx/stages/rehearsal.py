@@ -1,100 +1,104 @@
-"""Rehearsal: a stage goes on learning what an earlier one taught, so that it does not unlearn it.
+"""Rehearsal: a stage keeps training on earlier data, so that it does not forget it.
 
     L = L_stage + c L_nll
 
-with L_nll the mean negative log-likelihood of trained tokens of fine-tuning data, as RL of
-InstructGPT goes on with pretraining (PPO-ptx, arXiv 2203.02155, eq. 2). Any stage can be wrapped;
-it sees its own batches and nothing else. With accumulation both quotients are those of a
+L_nll is the mean negative log-likelihood of the trained tokens of fine-tuning data, in the same way
+as InstructGPT's RL continues pretraining (PPO-ptx, arXiv 2203.02155, eq. 2). Any stage can be
+wrapped; it sees only its own batches. With gradient accumulation both quotients are per
 micro-batch.
+
+Shapes: the batch holds packs [B, T] of the stage and packs [B, T] of the rehearsed data.
 """
 
 import dataclasses
-from typing import Any
+import typing
 
 import jax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from data_pipelines.batch import Batch
-from data_pipelines.loader import Loaded
+from data_pipelines.loader import LoadedBatch
 from ivx.models.definition import Params
 from ivx.models.model import VideoLanguageModel
 from ivx.stages.language_model import LanguageModelStage
-from ivx.stages.protocol import Loss, Producer, Stage
+from ivx.stages.protocol import Loss, Producer, Stage, StageBatch
 
 _EPS = 1e-12
 
 
+@typing.no_type_check  # trees of shapes and of shardings have this type too
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RehearsalBatch:
-    """A batch of the stage beside one of what is rehearsed.
+    """A batch of the wrapped stage and a batch of rehearsed data.
 
     Attributes:
-      own: the stage's.
+      own: the wrapped stage's batch.
       rehearsed: packs of fine-tuning data.
     """
 
-    own: Any
+    own: StageBatch
     rehearsed: Batch
 
     @property
     def segments(self) -> Array:
-        """Those of the stage's own packs, by which its tokens are counted."""
+        """Segments of the wrapped stage's packs; token counts exclude rehearsed data."""
         return self.own.segments
 
 
 class RehearsalProducer:
-    """Pairs the batches of a stage with those that are rehearsed."""
+    """Pairs the batches of a stage with rehearsed batches."""
 
-    def __init__(self, own: Producer, rehearsed: Producer):
-        self._own, self._rehearsed = own, rehearsed
+    def __init__(self, stage: Producer, rehearsed: Producer) -> None:
+        self._stage, self._rehearsed = stage, rehearsed
 
-    def next(self, params: Params) -> Loaded:
-        own, rehearsed = self._own.next(params), self._rehearsed.next(params)
-        return Loaded(
+    def next(self, params: Params) -> LoadedBatch:
+        """This host's share of the next pair of batches."""
+        own, rehearsed = self._stage.next(params), self._rehearsed.next(params)
+        return LoadedBatch(
             RehearsalBatch(own.batch, rehearsed.batch),
             own.skipped + rehearsed.skipped,
-            own.numbers,
+            own.metrics,
             own.samples + rehearsed.samples,
             own.frames + rehearsed.frames,
         )
 
 
 class RehearsalStage:
-    """A stage and, beside it, fine-tuning.
+    """A stage combined with fine-tuning on earlier data.
 
     Args:
-      own: the stage.
-      rehearsed: fine-tuning on what is not to be forgotten.
-      coefficient: c, of the mean loss of a rehearsed token.
+      stage: the wrapped stage.
+      rehearsed: fine-tuning on the data to remember.
+      coefficient: c, the weight of the mean loss of rehearsed tokens.
     """
 
-    def __init__(self, own: Stage, rehearsed: LanguageModelStage, coefficient: float):
-        self._own, self._rehearsed, self._coefficient = own, rehearsed, coefficient
+    def __init__(self, stage: Stage, rehearsed: LanguageModelStage, coefficient: float) -> None:
+        self._stage, self._rehearsed, self._coefficient = stage, rehearsed, coefficient
 
     def producer(self, start: int) -> RehearsalProducer:
-        return RehearsalProducer(self._own.producer(start), self._rehearsed.producer(start))
+        return RehearsalProducer(self._stage.producer(start), self._rehearsed.producer(start))
 
     def validation(self) -> list[Batch]:
-        return self._own.validation()
+        return self._stage.validation()
 
     def frozen(self, mesh: Mesh) -> Params:
-        return self._own.frozen(mesh)
+        return self._stage.frozen(mesh)
 
-    def loss(self, model: VideoLanguageModel, batch, frozen: Params) -> Loss:
+    def loss(self, model: VideoLanguageModel, batch: StageBatch, frozen: Params) -> Loss:
         if not isinstance(batch, RehearsalBatch):
-            # Validation watches the stage's own loss.
-            return self._own.loss(model, batch, frozen)
-        own = self._own.loss(model, batch.own, frozen)
-        kept = self._rehearsed.loss(model, batch.rehearsed, {})
-        # The loop divides by the weight of the stage.
-        share = self._coefficient * own.weight / (kept.weight + _EPS)
+            # A validation batch: the wrapped stage's loss alone.
+            return self._stage.loss(model, batch, frozen)
+        own = self._stage.loss(model, batch.own, frozen)
+        rehearsed = self._rehearsed.loss(model, batch.rehearsed, {})
+        # The step divides the sum by the weight of the wrapped stage.
+        scale = self._coefficient * own.weight / (rehearsed.weight + _EPS)
         means = own.means | {
             "loss/own": (own.total, own.weight),
-            "loss/rehearsed": (kept.total, kept.weight),
+            "loss/rehearsed": (rehearsed.total, rehearsed.weight),
         }
-        return Loss(own.total + share * kept.total, own.weight, own.sums, means)
+        return Loss(own.total + scale * rehearsed.total, own.weight, own.sums, means)
 
     def trains(self, path: tuple[str, ...]) -> bool:
-        return self._own.trains(path)
+        return self._stage.trains(path)

@@ -1,1 +1,1 @@
-"""Text in and out of the model: tokenizer and chat template."""
+"""Everything textual: tokenizer, chat template, thoughts, tool calls and agent prompts."""

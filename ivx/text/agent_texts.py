@@ -1,7 +1,7 @@
-"""Every sentence that the video agent is told: its tools, what they answer, what is refused.
+"""All prompts of the video agent: tool schemas, tool results and error messages.
 
-The loop writes them as it runs, and the traces that models are trained on hold the same ones.
-Evidence has ids, e1, e2, ...; a time is in seconds of the whole video.
+The agent loop and the training traces use the same texts, so a change affects trained models.
+Evidence has ids e1, e2, ...; times are in seconds from the start of the video.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from ivx.text.chat_template import VIDEO_PLACEHOLDER
 from ivx.text.labels import NOTHING, Label
 
-# Asked of every shot by itself; what the model answers is its index of the video.
+# The question about each shot; the answers are the index of the video.
 LABEL_QUESTION = "What is seen in the clip?"
-# Most labels that a search lists.
+# Maximum number of labels in a search result.
 MOST_HITS = 4
 
 
@@ -53,50 +53,50 @@ BAD_ANSWER = "error: answer must be a string, evidence a list of ids"
 
 
 def question(text: str) -> str:
-    """How a question about a video is put."""
+    """The prompt of a question about a video."""
     return VIDEO_PLACEHOLDER + text
 
 
 def seen(span: tuple[float, float], evidence: str) -> str:
-    """What `inspect` answers; the frames follow."""
+    """The result of `inspect`; the frames follow."""
     return f"{evidence}: {seconds(span)}\n{VIDEO_PLACEHOLDER}"
 
 
-def hits(found: Sequence[Label], evidence: Sequence[str]) -> str:
-    """What `search_video` answers."""
+def hits(labels: Sequence[Label], evidence: Sequence[str]) -> str:
+    """The result of `search_video`."""
     lines = [
         f"{name}: {seconds(label.span)}, {label.text}"
-        for name, label in zip(evidence, found, strict=True)
+        for name, label in zip(evidence, labels, strict=True)
     ]
     return "\n".join(lines) or NOTHING
 
 
 def seconds(span: tuple[float, float]) -> str:
-    """A span in words."""
+    """A span as text."""
     return f"{span[0]:.1f} to {span[1]:.1f} seconds"
 
 
 def other_times(answer: str) -> str:
-    """`finish` names times that its evidence does not have."""
+    """The answer of `finish` names times that its evidence does not contain."""
     return f"{answer} is not in the evidence cited; its times are taken"
 
 
 def no_such_span(length: float) -> str:
-    """`inspect` was asked for something else than a span of the video."""
+    """The arguments of `inspect` are not a span of the video."""
     return f"error: no such span; start and end are from 0.0 to {length:.1f} seconds"
 
 
 def no_such_evidence(unknown: Sequence[str], known: Sequence[str]) -> str:
-    """`finish` cites what does not exist."""
-    there = f"there are {', '.join(known)}" if known else "there is none yet"
-    return f"error: no evidence {', '.join(unknown)}; {there}"
+    """`finish` cites unknown evidence."""
+    available = f"there are {', '.join(known)}" if known else "there is none yet"
+    return f"error: no evidence {', '.join(unknown)}; {available}"
 
 
 def no_such_tool(name: str, names: Sequence[str]) -> str:
-    """A call to a tool that is not on offer."""
+    """A call to an unknown tool."""
     return f"error: no function {name}; there are {', '.join(names)}"
 
 
 def unreadable(reason: str) -> str:
-    """A call that is not JSON."""
+    """A call that cannot be parsed."""
     return f"error: {reason}"

@@ -1,11 +1,11 @@
-"""What every tokenizer of ours shares: byte-level pieces, split as Qwen splits, 26 added tokens."""
+"""Shared parts of the tokenizers: Qwen's byte-level pre-tokenizer and its 26 added tokens."""
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from ivx.text import special_tokens
 
-# Contractions, words with one leading mark, single digits, marks, line breaks, spaces.
+# Contractions, words with one leading symbol, single digits, symbols, line breaks, spaces.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -13,17 +13,17 @@ _SPLIT = (
 
 
 def tokenizer(model: models.BPE) -> tokenizers.Tokenizer:
-    """A tokenizer around a byte-pair encoding; its added tokens are still to come."""
-    made = tokenizers.Tokenizer(model)
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
+    """A tokenizer with this byte-pair encoding, without the added tokens."""
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(tokenizers.Regex(_SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    made.decoder = decoders.ByteLevel()
-    return made
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def added_tokens() -> list[tokenizers.AddedToken]:

@@ -1,37 +1,37 @@
-"""The chat template: messages to text, in pieces that say whether they are trained on.
+"""The chat template: messages to pieces of text, each marked as trained on or not.
 
     <|im_start|>system\\n{..}<|im_end|>\\n
     <|im_start|>user\\n{..}<|im_end|>\\n
     <|im_start|>assistant\\n{..}<|im_end|>\\n
     <|im_start|>user\\n<tool_response>\\n{..}\\n</tool_response><|im_end|>\\n    (role tool)
-    {..}<|im_end|>                             (role pretrain, which stands alone)
+    {..}<|im_end|>                             (role pretrain, a message by itself)
 
-Loss falls on what an assistant says and on its <|im_end|>, nowhere else; of pretraining on all but
-vision tokens. There is no default
-system message; tools that are offered are described at the end of it. Results of tools that follow
-each other share one turn. A video stands in the text of a user or a tool as the placeholder
-<VIDEO_CONTEXT>, which is replaced by its vision tokens, each slice after its time; an image as
-<IMG_CONTEXT>, which has no time:
+The loss covers the assistant's text and its <|im_end|>; for pretraining, everything but vision
+tokens. There is no default system message. Tool schemas are appended to the system message.
+Consecutive tool results share one turn. The text of a user or tool marks a video by the placeholder
+<VIDEO_CONTEXT>, which is replaced by the video's vision tokens, each slice after its time. The
+placeholder of an image is <IMG_CONTEXT>; it has no time:
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
     <|vision_start|><|image_pad|>...<|vision_end|>
 
-Thoughts stand in the text of the assistant, inside <think>. Whether a prompt asks for one is said
-by `enable_thinking`, as users of Qwen know it:
+Thoughts are part of the assistant's text, inside <think>. `enable_thinking` has the meaning it has
+for Qwen models:
 
-    None   as the Instruct models: nothing is opened, nothing left out
-    True   as the Thinking models: the open turn begins with <think>\\n
-    False  as Qwen3 without thought: the open turn begins with <think>\\n\\n</think>\\n\\n
+    None   Instruct models: no thought is opened, none is removed
+    True   Thinking models: the open turn begins with <think>\\n
+    False  Qwen3 without thoughts: the open turn begins with <think>\\n\\n</think>\\n\\n
 
-With True and False, thoughts of turns before the user's last question are left out, and those
-after it are written with the line breaks of Qwen3.
+With True and False, thoughts of turns before the user's last question are removed, and later ones
+get the line breaks of Qwen3.
 
-Training, evaluation and chat all come through `render`.
+Training, evaluation and chat all use `render`.
 """
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ivx.text import special_tokens, thinking, tool_calls
 
@@ -42,41 +42,41 @@ ROLES = ("system", "user", "assistant", "tool", "pretrain")
 _RESERVED = re.compile(
     "|".join(re.escape(token) for token in special_tokens.ALL if token.startswith("<|"))
 )
-# What each stands for: one, several.
+# Media of each placeholder: singular, plural.
 _MEDIA = {VIDEO_PLACEHOLDER: ("a video", "videos"), IMAGE_PLACEHOLDER: ("an image", "images")}
 _PLACEHOLDERS = re.compile("|".join(_MEDIA))
-# In parentheses, so that splitting by it keeps it.
+# A group, so that `split` keeps the separators.
 _VISION = re.compile(
     f"((?:{re.escape(special_tokens.VISION_START)}|{re.escape(special_tokens.VISION_END)}"
     f"|{re.escape(special_tokens.VIDEO_PAD)}|{re.escape(special_tokens.IMAGE_PAD)})+)"
 )
-# Whose text may hold them.
-_SHOWING = ("user", "tool", "pretrain")
-# What a tool's result may not hold beside these.
+# Roles whose text may contain placeholders.
+_MEDIA_ROLES = ("user", "tool", "pretrain")
+# A tool result must not contain these either.
 _RESPONSE_TAGS = re.compile(f"{tool_calls.RESPONSE}|{tool_calls.RESPONSE_END}")
-_FORGING = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{_PLACEHOLDERS.pattern}")
+_UNSAFE = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{_PLACEHOLDERS.pattern}")
 
 
 class TemplateError(ValueError):
-    """Messages that cannot be rendered; the text says which and why."""
+    """Invalid messages; the error names the message and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A run of text that is tokenized by itself; `trained` tells whether its tokens bear loss."""
+    """A run of text that is tokenized separately; `trained` includes its tokens in the loss."""
 
     text: str
     trained: bool = False
 
 
-def video_text(slice_times: Sequence[float | None], tokens_per_slice: int) -> str:
-    """What stands for a video: its slices, each after its time in seconds if that is known."""
+def video_text(slice_times: Iterable[float | None], tokens_per_slice: int) -> str:
+    """The vision tokens of a video: its slices, each after its time in seconds if known."""
     pads = _between(special_tokens.VIDEO_PAD * tokens_per_slice)
     return "".join(pads if time is None else f"<{time:.1f} seconds>{pads}" for time in slice_times)
 
 
 def image_text(tokens: int) -> str:
-    """What stands for an image."""
+    """The vision tokens of an image."""
     return _between(special_tokens.IMAGE_PAD * tokens)
 
 
@@ -85,17 +85,17 @@ def _between(pads: str) -> str:
 
 
 def placeholders(messages: Sequence[dict]) -> list[str]:
-    """Those that `render` replaces, in order."""
+    """The placeholders that `render` replaces, in order."""
     return [
         placeholder
-        for number, message in enumerate(messages)
-        if message.get("role") in _SHOWING
-        for placeholder in _PLACEHOLDERS.findall(message_text(message, number))
+        for index, message in enumerate(messages)
+        if message.get("role") in _MEDIA_ROLES
+        for placeholder in _PLACEHOLDERS.findall(message_text(message, index))
     ]
 
 
 def without_placeholders(text: str) -> str:
-    """The words alone."""
+    """The text without placeholders."""
     return _PLACEHOLDERS.sub("", text)
 
 
@@ -107,29 +107,29 @@ def render(
     enable_thinking: bool | None = None,
     images: Sequence[str] = (),
 ) -> list[Piece]:
-    """Writes a conversation as pieces of text.
+    """Renders a conversation as pieces of text.
 
     Args:
       messages: [{"role": ..., "content": str or [items], "loss": bool (assistant, default true),
         "tool_calls": [{"name", "arguments"}] (assistant, written after the text)}].
       videos: the text of each video, in the order of their placeholders.
-      generate: end with an open assistant turn.
-      tools: schemas of the tools on offer.
+      generate: whether to end with an open assistant turn.
+      tools: schemas of the available tools.
       enable_thinking: whether the open turn begins with a thought, see above.
-      images: the text of each image, in the order of theirs.
+      images: the text of each image, in the order of their placeholders.
 
     Raises:
-      TemplateError: an unknown role or item, placeholders that do not match the media, tools or
-        calls of another form, or text that holds one of the reserved <|...|> tokens, which would
-        forge a turn or a picture.
+      TemplateError: a role or item is unknown, placeholders do not match the media, tools or calls
+        are malformed, or a text contains a reserved <|...|> token, which would forge a turn or an
+        image.
     """
-    waiting = {VIDEO_PLACEHOLDER: list(videos), IMAGE_PLACEHOLDER: list(images)}
+    pending = {VIDEO_PLACEHOLDER: list(videos), IMAGE_PLACEHOLDER: list(images)}
     roles = [message.get("role") if isinstance(message, dict) else message for message in messages]
     pieces = []
-    asked = thinking.last_question(roles)
-    offer = _offer(tools)
-    if offer and roles[:1] != ["system"]:
-        pieces.append(Piece(f"{special_tokens.IM_START}system\n{offer}{special_tokens.IM_END}\n"))
+    last_question = thinking.last_question(roles)
+    schemas = _tool_schemas(tools)
+    if schemas and roles[:1] != ["system"]:
+        pieces.append(Piece(f"{special_tokens.IM_START}system\n{schemas}{special_tokens.IM_END}\n"))
     for number, (role, message) in enumerate(zip(roles, messages, strict=True)):
         if role not in ROLES:
             raise TemplateError(f"message {number}: role {role!r} is not one of {', '.join(ROLES)}")
@@ -139,11 +139,11 @@ def render(
                 f"message {number}: tool_calls in the role {role}; an assistant calls"
             )
         if role == "pretrain":
-            if len(messages) > 1 or offer or generate:
+            if len(messages) > 1 or schemas or generate:
                 raise TemplateError(
                     f"message {number}: role pretrain stands alone: no other messages, no tools"
                 )
-            text = _with_media(text, waiting, number) + special_tokens.IM_END
+            text = _with_media(text, pending, number) + special_tokens.IM_END
             trained = message.get("loss") is not False
             pieces += [
                 Piece(part, trained and not _VISION.fullmatch(part))
@@ -158,31 +158,31 @@ def render(
             pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
             pieces.append(
                 Piece(
-                    (thought if number > asked else "") + text + special_tokens.IM_END,
+                    (thought if number > last_question else "") + text + special_tokens.IM_END,
                     trained=message.get("loss") is not False,
                 )
             )
             pieces.append(Piece("\n"))
         elif role == "tool":
-            text = tool_calls.response(_with_media(text, waiting, number))
-            goes_on = roles[number - 1 : number] == ["tool"]
+            text = tool_calls.response(_with_media(text, pending, number))
+            continues = roles[number - 1 : number] == ["tool"]
             ends = roles[number + 1 : number + 2] != ["tool"]
-            start = "" if goes_on else f"{special_tokens.IM_START}user"
+            start = "" if continues else f"{special_tokens.IM_START}user"
             end = f"{special_tokens.IM_END}\n" if ends else ""
             pieces.append(Piece(f"{start}\n{text}{end}"))
         else:
             if role == "user":
-                text = _with_media(text, waiting, number)
-            elif offer and number == 0:
-                text = f"{text}\n\n{offer}"
+                text = _with_media(text, pending, number)
+            elif schemas and number == 0:
+                text = f"{text}\n\n{schemas}"
             pieces.append(
                 Piece(f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n")
             )
-    for placeholder, left in waiting.items():
-        if left:
+    for placeholder, texts in pending.items():
+        if texts:
             raise TemplateError(
-                f"{len(left)} {_MEDIA[placeholder][1]} have no {placeholder} in the text; write one"
-                " for each"
+                f"{len(texts)} {_MEDIA[placeholder][1]} have no {placeholder} in the text;"
+                " write one for each"
             )
     if generate:
         opened = thinking.OPENINGS[enable_thinking]
@@ -190,16 +190,16 @@ def render(
     return pieces
 
 
-def harmless(text: str) -> str:
-    """Text from outside that forges no turn, picture or result: a space breaks such tags."""
-    return _FORGING.sub(lambda match: match[0].replace("<", "< ", 1), text)
+def escape_tags(text: str) -> str:
+    """Untrusted text with a space inserted into tags that would forge a turn, image or result."""
+    return _UNSAFE.sub(lambda match: match[0].replace("<", "< ", 1), text)
 
 
 def message_text(message: dict, number: int) -> str:
-    """The text of a message, its items joined; media items give none, placeholders mark them.
+    """The text of a message, its items joined. Media items have no text; placeholders mark them.
 
     Raises:
-      TemplateError: content of an unknown kind, or reserved tokens in it.
+      TemplateError: the content has an unknown type or contains reserved tokens.
     """
     content = message.get("content")
     items = [{"type": "text", "text": content}] if isinstance(content, str) else content
@@ -222,13 +222,13 @@ def message_text(message: dict, number: int) -> str:
         forged = _RESPONSE_TAGS.search(text)
     if forged:
         raise TemplateError(
-            f"message {number}: the text holds the reserved token {forged[0]}; remove it"
+            f"message {number}: the text contains the reserved token {forged[0]}; remove it"
         )
     return text
 
 
-def _offer(tools: Sequence[dict]) -> str:
-    """What the system message says of tools; nothing if there are none."""
+def _tool_schemas(tools: Any) -> str:
+    """The tool schemas in the system message; empty without tools."""
     if not tools:
         return ""
     try:
@@ -237,35 +237,35 @@ def _offer(tools: Sequence[dict]) -> str:
         raise TemplateError(str(error)) from error
     forged = _RESERVED.search(text)
     if forged:
-        raise TemplateError(f"the tools hold the reserved token {forged[0]}; remove it")
+        raise TemplateError(f"the tools contain the reserved token {forged[0]}; remove it")
     return text
 
 
-def _with_calls(text: str, calls: list[dict] | None, number: int) -> str:
-    """An assistant's text with its calls, each on a line of its own."""
+def _with_calls(text: str, calls: Any, number: int) -> str:
+    """The text of an assistant with its calls, one per line."""
     if not calls:
         return text
     try:
         tool_calls.check_calls(calls)
     except tool_calls.ToolCallError as error:
         raise TemplateError(f"message {number}: {error}") from error
-    written = [tool_calls.render_call(call["name"], call["arguments"]) for call in calls]
-    forged = _RESERVED.search("".join(written))
+    rendered = [tool_calls.render_call(call["name"], call["arguments"]) for call in calls]
+    forged = _RESERVED.search("".join(rendered))
     if forged:
         raise TemplateError(
-            f"message {number}: a tool call holds the reserved token {forged[0]}; remove it"
+            f"message {number}: a tool call contains the reserved token {forged[0]}; remove it"
         )
-    return "\n".join([text, *written] if text else written)
+    return "\n".join([text, *rendered] if text else rendered)
 
 
-def _with_media(text: str, waiting: dict[str, list[str]], number: int) -> str:
-    """Replaces each placeholder by the next of its kind in `waiting`, which is consumed."""
+def _with_media(text: str, pending: dict[str, list[str]], number: int) -> str:
+    """Replaces each placeholder by the next of its kind in `pending`, and removes that one."""
 
     def replace(match: re.Match) -> str:
-        if not waiting[match[0]]:
+        if not pending[match[0]]:
             raise TemplateError(
                 f"message {number}: a {match[0]} without {_MEDIA[match[0]][0]} to stand for"
             )
-        return waiting[match[0]].pop(0)
+        return pending[match[0]].pop(0)
 
     return _PLACEHOLDERS.sub(replace, text)

@@ -1,9 +1,9 @@
 """Builds the compact tokenizer that the `tiny` preset uses: `python -m ivx.text.compact_tokenizer`.
 
-A byte-level BPE with Qwen's pre-tokenizer (every digit alone) and all of its special tokens, so
-that any text can be written with it and templates, masks and vision tokens behave as with the real
-vocabulary. Its merges are learnt from the sentences of the synthetic world and a little chat
-English. The result is committed as compact_tokenizer.json; making it anew gives the same bytes.
+A byte-level BPE with Qwen's pre-tokenizer (one token per digit) and all of its special tokens. It
+encodes any text, and templates, masks and vision tokens behave as with the released vocabulary. Its
+merges are learned from the sentences of the synthetic data and a little chat English. The result is
+committed as compact_tokenizer.json; building it again gives the same bytes.
 """
 
 import pathlib
@@ -61,7 +61,7 @@ _SENTENCES = (
 
 
 def build() -> tokenizers.Tokenizer:
-    """Learns the merges and adds the special tokens."""
+    """The tokenizer: learns the merges and adds the special tokens."""
     tokenizer = byte_level.tokenizer(models.BPE())
     corpus = [
         text.replace("{c}", c).replace("{s}", s)

@@ -1,4 +1,4 @@
-"""Short labels that a model wrote on spans of a video, and the search among them."""
+"""Short labels of video spans, written by a model, and a search over them."""
 
 import dataclasses
 import re
@@ -9,25 +9,25 @@ NOTHING = "nothing"
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-    """What is seen in [start, end) seconds, in a few words."""
+    """A few words about what is visible in [start, end) seconds."""
 
     span: tuple[float, float]
     text: str
 
 
 def search(labels: Sequence[Label], query: str, most: int) -> list[Label]:
-    """Labels that share words with `query`, the most words first, then in order of time.
+    """Labels that share words with `query`, by number of shared words, then by time.
 
     Args:
-      labels: in any order; those that say "nothing" are never found.
-      query: words; none finds every label.
-      most: labels to return.
+      labels: in any order; labels that say "nothing" never match.
+      query: words; an empty query matches every label.
+      most: maximum number of labels to return.
     """
-    wanted = _words(query)
-    told = [label for label in labels if _words(label.text) - {NOTHING}]
-    shared = {label: len(wanted & _words(label.text)) for label in told}
-    found = [label for label in told if shared[label] or not wanted]
-    return sorted(found, key=lambda label: (-shared[label], label.span))[:most]
+    words = _words(query)
+    candidates = [label for label in labels if _words(label.text) - {NOTHING}]
+    shared = {label: len(words & _words(label.text)) for label in candidates}
+    matches = [label for label in candidates if shared[label] or not words]
+    return sorted(matches, key=lambda label: (-shared[label], label.span))[:most]
 
 
 def _words(text: str) -> set[str]:

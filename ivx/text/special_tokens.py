@@ -1,7 +1,7 @@
 """The 26 added tokens of the Qwen3 vocabulary, in the order of their ids.
 
-In the released vocabulary the first has id 151643; a compact tokenizer puts them right after its
-own pieces. Code looks them up by content, never by number.
+In the released vocabulary the first has id 151643; in the compact tokenizer they follow its pieces.
+Code looks them up by content, never by id.
 """
 
 END_OF_TEXT = "<|endoftext|>"
@@ -12,7 +12,7 @@ VISION_END = "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
 VIDEO_PAD = "<|video_pad|>"
 
-# Left out of decoded text when special tokens are skipped.
+# Omitted from decoded text if special tokens are skipped.
 HIDDEN = (
     END_OF_TEXT,
     IM_START,
@@ -29,7 +29,7 @@ HIDDEN = (
     IMAGE_PAD,
     VIDEO_PAD,
 )
-# Kept in decoded text: users parse tool calls and reasoning out of it.
+# Kept in decoded text, from which users parse tool calls and thoughts.
 VISIBLE = (
     "<tool_call>",
     "</tool_call>",

@@ -1,41 +1,41 @@
-"""Thoughts in a conversation, as the models of Qwen are asked for them and shown their own."""
+"""Thoughts in a conversation, in the format of Qwen3."""
 
 from collections.abc import Sequence
 
 THINK, THINK_END = "<think>", "</think>"
-# What an open turn begins with, by `enable_thinking`.
+# The start of an open turn, by `enable_thinking`.
 OPENINGS = {None: "", True: f"{THINK}\n", False: f"{THINK}\n\n{THINK_END}\n\n"}
 
 
-def last_question(roles: Sequence[str]) -> int:
-    """Number of the user's last message, by the roles of all; without any, of the last message."""
-    asked = [number for number, role in enumerate(roles) if role == "user"]
-    return asked[-1] if asked else len(roles) - 1
+def last_question(roles: Sequence[str | None]) -> int:
+    """Index of the last user message; of the last message if there is none."""
+    questions = [index for index, role in enumerate(roles) if role == "user"]
+    return questions[-1] if questions else len(roles) - 1
 
 
 def split(text: str) -> tuple[str, str]:
-    """(thought, said): a thought between its tags, the breaks around it as Qwen3 writes them.
+    """(thought, reply): the thought with its tags and the line breaks of Qwen3.
 
-    The prompt may have opened the thought. Without one, the thought is empty.
+    The prompt may have opened the thought. It is empty if the text contains none.
     """
     if THINK_END not in text:
         return "", text
     thought = text.split(THINK_END, 1)[0].rsplit(THINK, 1)[-1].strip("\n")
-    said = text.rsplit(THINK_END, 1)[1].lstrip("\n")
-    return (f"{THINK}\n{thought}\n{THINK_END}\n\n" if thought else ""), said
+    reply = text.rsplit(THINK_END, 1)[1].lstrip("\n")
+    return (f"{THINK}\n{thought}\n{THINK_END}\n\n" if thought else ""), reply
 
 
 def whole_turn(written: str, enable_thinking: bool | None) -> str:
-    """A turn from its beginning, with the thought that the prompt opened even if it never ends."""
+    """The complete turn, with the thought that the prompt opened even if it never ends."""
     return OPENINGS[True] + written if enable_thinking else written
 
 
-def apart(turn: str) -> tuple[str, str]:
-    """(thought, answer) without tags and spaces around; behind a thought without end is no answer.
+def separate(turn: str) -> tuple[str, str]:
+    """(thought, answer), without tags and outer whitespace.
 
-    Several thoughts are one, with what is said between them.
+    An unfinished thought has no answer. Several thoughts, and the text between them, become one.
     """
     before, _, answer = turn.rpartition(THINK_END)
-    answer, _, unended = answer.partition(THINK)
-    thought = f"{before}{unended}".replace(THINK_END, "").replace(THINK, "")
+    answer, _, unfinished = answer.partition(THINK)
+    thought = f"{before}{unfinished}".replace(THINK_END, "").replace(THINK, "")
     return thought.strip(), answer.strip()

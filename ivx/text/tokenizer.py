@@ -1,10 +1,11 @@
-"""The tokenizer: text to ids and back, from a `tokenizer.json` as Hugging Face writes it."""
+"""The tokenizer: text to ids and back, from a Hugging Face `tokenizer.json`."""
 
 import functools
 import hashlib
 import pathlib
 from collections.abc import Iterable
 
+import numpy as np
 import tokenizers
 
 from ivx.text import compact_tokenizer, qwen_tokenizer, special_tokens
@@ -16,13 +17,13 @@ class Tokenizer:
     """A vocabulary with Qwen's special tokens.
 
     Attributes:
-      vocab_size: number of ids in use; a model may have more rows.
+      vocab_size: number of ids in use; the embedding table of a model may have more rows.
       end_of_turn: id of <|im_end|>, which ends an answer.
-      video_pad: id that stands where a merged visual token of a video goes.
-      image_pad: likewise, of an image.
+      video_pad: id of the placeholder of a video's visual token.
+      image_pad: id of the placeholder of an image's visual token.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer):
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
         missing = [token for token in special_tokens.ALL if backend.token_to_id(token) is None]
         if missing:
             raise ValueError(
@@ -35,40 +36,43 @@ class Tokenizer:
         self.image_pad = self.id_of(special_tokens.IMAGE_PAD)
 
     def id_of(self, token: str) -> int:
-        """The id of one special token.
+        """The id of a special token.
 
         Raises:
           KeyError: there is no such token.
         """
-        number = self._backend.token_to_id(token)
-        if number is None:
+        token_id = self._backend.token_to_id(token)
+        if token_id is None:
             raise KeyError(token)
-        return number
+        return token_id
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The same for tokenizers that give the same ids."""
+        """A hash of the tokenizer's definition."""
         return hashlib.sha256(self._backend.to_str().encode()).hexdigest()
 
     def same_vocabulary(self, other: "Tokenizer") -> bool:
-        """Whether every id means the same in both, however their files are written."""
+        """Whether both map the same tokens to the same ids; their files may differ."""
         return self._backend.get_vocab() == other._backend.get_vocab()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; special tokens written in it become their single ids."""
+        """Ids of `text`; a special token in it becomes its single id."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of `ids`; `skip_special` leaves out the hidden ones (not <think> or <tool_call>)."""
+    def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = True) -> str:
+        """Text of `ids`; `skip_special` omits the hidden tokens (not <think> or <tool_call>)."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
 
 def find(name: str) -> pathlib.Path:
-    """The tokenizer.json behind `compact` or `qwen3`, a path of one, or the folder that holds one.
+    """Path of a tokenizer.json.
+
+    Args:
+      name: `compact`, `qwen3`, the path of a tokenizer.json, or its folder.
 
     Raises:
-      FileNotFoundError: there is no such file, or no package brings the vocabulary of `qwen3`.
-      ValueError: the package brings another vocabulary.
+      FileNotFoundError: there is no such file, or no package contains the vocabulary of `qwen3`.
+      ValueError: the package contains another vocabulary.
     """
     if name == QWEN:
         return qwen_tokenizer.cached()
@@ -84,15 +88,15 @@ def find(name: str) -> pathlib.Path:
 
 @functools.cache
 def load(name: str) -> Tokenizer:
-    """Loads what `find` finds.
+    """Loads the tokenizer that `find` locates.
 
     Raises:
       FileNotFoundError: as `find`.
-      ValueError: the file is damaged, or the vocabulary lacks a special token or is another one.
+      ValueError: as `find`, or the file is damaged, or the vocabulary lacks a special token.
     """
     path = find(name)
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
+        raise ValueError(f"{path} is damaged: {error}; download it again") from error
     return Tokenizer(backend)

@@ -1,12 +1,12 @@
-"""Tool calls as text, in the convention of Qwen: what is offered, called and answered.
+"""Tool schemas, calls and responses as text, in the format of Qwen.
 
-    system     # Tools ... <tools>\\n{schema, one JSON a line}\\n</tools> ...
+    system     # Tools ... <tools>\\n{schemas, one JSON object per line}\\n</tools> ...
     assistant  <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>
     user       <tool_response>\\n...\\n</tool_response>
 
-A schema is {"type": "function", "function": {"name", "description", "parameters"}}. Reading is
-tolerant, since models write JSON carelessly, but a call is read only where one was meant: never
-inside <think>, and nothing counts after the last call.
+A schema is {"type": "function", "function": {"name", "description", "parameters"}}. The parser is
+tolerant, since models write JSON carelessly, but it ignores calls inside <think> and all text after
+the last call.
 """
 
 import ast
@@ -14,14 +14,14 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections.abc import Sequence
+from typing import Any
 
 from ivx.text.thinking import THINK, THINK_END
 
 CALL, CALL_END = "<tool_call>", "</tool_call>"
 RESPONSE, RESPONSE_END = "<tool_response>", "</tool_response>"
 
-# The released template's own words: a model that was trained on them knows what is meant.
+# The text of the released template, on which models are trained.
 _OFFER = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
     "You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n{}\n"
@@ -29,14 +29,14 @@ _OFFER = (
     f" within {CALL}{CALL_END} XML tags:\n{CALL}\n"
     '{{"name": <function-name>, "arguments": <args-json-object>}}\n' + CALL_END
 )
-# A thought that is not closed goes on to the end.
+# An unclosed thought extends to the end.
 _THOUGHT = re.compile(rf"{THINK}(.*?)(?:{THINK_END}|\Z)", re.DOTALL)
-# What may be missing at the end of a call that was cut short.
+# Possible missing endings of a truncated call.
 _ENDINGS = ("}", "}}", '"}}', "]}}", '"]}}')
 
 
 class ToolCallError(ValueError):
-    """Schemas or calls that are not of the form above; the text says which and why."""
+    """Malformed schemas or calls; the message names the first and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Parsed:
-    """What an assistant wrote, taken apart.
+    """The parts of an assistant's turn.
 
     Attributes:
-      thought: what stands inside <think>, empty if nothing does.
-      calls: the calls that could be read, in order.
-      text: what was said outside thought and before the first call.
-      error: a sentence to be fed back on the first call that could not be read; empty if all could.
+      thought: text inside <think>, or empty.
+      calls: the valid calls, in order.
+      text: text outside the thought and before the first call.
+      error: feedback on the first invalid call, or empty.
     """
 
     thought: str
@@ -64,8 +64,8 @@ class Parsed:
     error: str
 
 
-def offer(tools: Sequence[dict]) -> str:
-    """The text of the system message that offers `tools`.
+def offer(tools: Any) -> str:
+    """The text of the system message that describes `tools`.
 
     Raises:
       ToolCallError: as `check_tools`.
@@ -81,12 +81,12 @@ def render_call(name: str, arguments: dict) -> str:
 
 
 def response(text: str) -> str:
-    """What a tool gave, as it stands in the user's turn."""
+    """A tool result as it appears in the user's turn."""
     return f"{RESPONSE}\n{text}\n{RESPONSE_END}"
 
 
-def check_tools(tools: Sequence[dict]) -> None:
-    """Makes sure that `tools` is a list of schemas.
+def check_tools(tools: Any) -> None:
+    """Checks that `tools` is a list of schemas.
 
     Raises:
       ToolCallError: it is not.
@@ -107,8 +107,8 @@ def check_tools(tools: Sequence[dict]) -> None:
             )
 
 
-def check_calls(calls: Sequence[dict]) -> None:
-    """Makes sure that `calls` is a list of {"name": str, "arguments": {...}}.
+def check_calls(calls: Any) -> None:
+    """Checks that `calls` is a list of {"name": str, "arguments": {...}}.
 
     Raises:
       ToolCallError: it is not.
@@ -128,27 +128,27 @@ def check_calls(calls: Sequence[dict]) -> None:
 
 
 def parse(text: str) -> Parsed:
-    """Takes an assistant's turn apart; never raises, whatever the text."""
-    thought, spoken = _split_thought(text)
-    before, *bodies = _bodies(spoken)
+    """Parses an assistant's turn; never raises."""
+    thought, reply = _split_thought(text)
+    before, *bodies = _bodies(reply)
     calls, error = [], ""
     for body in bodies:
         try:
             calls.append(_call(body))
-        except ToolCallError as wrong:
-            error = error or str(wrong)
+        except ToolCallError as invalid:
+            error = error or str(invalid)
     return Parsed(thought, tuple(calls), before.strip(), error)
 
 
 def _split_thought(text: str) -> tuple[str, str]:
-    """Thought, and what is said outside of it; the prompt may have opened the first thought."""
+    """(thought, other text); the prompt may have opened the first thought."""
     if THINK_END in text.split(THINK, 1)[0]:
         text = THINK + text
     return "".join(_THOUGHT.findall(text)).strip(), _THOUGHT.sub("", text)
 
 
 def _bodies(text: str) -> list[str]:
-    """Text before the first call, then what stands in each; JSON may itself hold the tags."""
+    """Text before the first call, then the body of each; JSON strings may contain the tags."""
     before, *rest = text.split(CALL, 1)
     bodies = [before]
     while rest:
@@ -156,37 +156,37 @@ def _bodies(text: str) -> list[str]:
         try:
             end = json.JSONDecoder().raw_decode(body)[1]
         except (ValueError, RecursionError):
-            found = re.search(f"{CALL_END}|{CALL}", body)
-            end = found.start() if found else len(body)
+            match = re.search(f"{CALL_END}|{CALL}", body)
+            end = match.start() if match else len(body)
         bodies.append(body[:end])
         rest = body[end:].split(CALL, 1)[1:]
     return bodies
 
 
 def _call(body: str) -> Call:
-    """Reads one call.
+    """Parses one call.
 
     Raises:
-      ToolCallError: it is not JSON of the right form, however kindly read.
+      ToolCallError: the body is not JSON of the right form, even for a tolerant parser.
     """
-    found = _loads(body)
-    if not isinstance(found, dict) or not isinstance(found.get("name"), str):
+    call = _loads(body)
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         raise ToolCallError('A call must be {"name": ..., "arguments": {...}}.')
-    arguments = found.get("arguments")
+    arguments = call.get("arguments")
     if isinstance(arguments, str):
         arguments = _loads(arguments)
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise ToolCallError(f"The arguments of {found['name']} must be an object.")
-    return Call(found["name"], arguments)
+        raise ToolCallError(f"The arguments of {call['name']} must be an object.")
+    return Call(call["name"], arguments)
 
 
-def _loads(text: str):
-    """JSON, or what was meant for it: a Python literal, in a code fence, cut short at the end.
+def _loads(text: str) -> Any:
+    """Parses JSON or a Python literal, possibly in a code fence or truncated.
 
     Raises:
-      ToolCallError: it is none of these, or holds what JSON cannot.
+      ToolCallError: the text is neither, or its value is not valid in JSON.
     """
     text = re.sub(r"^```\w*|```$", "", text.strip()).strip()
     reasons = []
@@ -201,12 +201,12 @@ def _loads(text: str):
     raise ToolCallError(f"The call is not JSON: {reason}.") from reasons[0]
 
 
-def _plain(value):
-    """A value as it comes back from a file.
+def _plain(value: Any) -> Any:
+    """The value after a round trip through JSON.
 
     Raises:
-      ValueError: it holds halves of characters, or numbers that are not finite.
-      TypeError: it holds what JSON has not.
+      ValueError: it contains unpaired surrogates or non-finite numbers.
+      TypeError: it contains types that JSON lacks.
     """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     text.encode()

@@ -1,1 +1,1 @@
-"""The one training loop and its parts."""
+"""The training loop, its step, and the parts of both."""

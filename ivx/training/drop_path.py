@@ -1,10 +1,10 @@
-"""Stochastic depth (arXiv 1603.09382): whole blocks of the vision tower are left out at random.
+"""Stochastic depth (arXiv 1603.09382): whole blocks of the vision tower are dropped at random.
 
-    x + b_l f_l(x) / (1 - p_l)      b_l ~ Bernoulli(1 - p_l), one draw a step;  p_l = p (l + 1) / L
+    x + b_l f_l(x) / (1 - p_l)     b_l ~ Bernoulli(1 - p_l), one draw per step;  p_l = p (l + 1) / L
 
-As in the paper a draw holds for the whole batch. Both branches of a block, attention and
-feed-forward, end in a linear layer; multiplying that by b / (1 - p) is the same, so that the model
-knows nothing of this.
+As in the paper, one draw holds for the whole batch. Both branches of a block, attention and MLP,
+end in a linear layer. Multiplying that layer by b / (1 - p) has the same effect, so the model
+itself needs no change.
 """
 
 import jax
@@ -18,19 +18,19 @@ _LAST = ("proj", "linear_fc2")
 
 
 def drop_paths(params: Params, rate: float, key: Array) -> Params:
-    """The parameters with the branches of dropped blocks at 0, the others made up for it.
+    """The parameters with dropped branches set to 0 and kept ones scaled by 1 / (1 - p).
 
     Args:
-      params: of the whole model, blocks of the tower stacked on axis 0.
+      params: of the whole model, the tower's blocks stacked on axis 0.
       rate: p of the last block.
-      key: of the step.
+      key: random key of the step.
     """
     blocks = params["visual"]["blocks"]
     depth = jax.tree.leaves(blocks)[0].shape[0]
     drop_l = rate * jnp.arange(1, depth + 1) / depth
     branches = {}
-    for name, own in zip(_LAST, jax.random.split(key), strict=True):
-        kept_l = jax.random.bernoulli(own, 1 - drop_l) / (1 - drop_l)
+    for name, branch_key in zip(_LAST, jax.random.split(key), strict=True):
+        kept_l = jax.random.bernoulli(branch_key, 1 - drop_l) / (1 - drop_l)
         branches[name] = jax.tree.map(
             lambda leaf, k=kept_l: leaf * k.astype(leaf.dtype).reshape(-1, *(1,) * (leaf.ndim - 1)),
             blocks[name],

@@ -2,82 +2,118 @@
 
 The order within a step is law, since resuming relies on it:
 
-    validate (old parameters) -> save -> next batch -> step -> look at the step before -> write
+    validate (old parameters) -> save -> next batch -> step -> inspect the step before -> write
 
-A state saved at step i has used batches 0 .. i - 1; a resumed run asks for batch i next, and
-nothing else is carried over, so that it goes on bit for bit as if it had never stopped.
+A state saved at step i has used batches 0 .. i - 1. A resumed run asks for batch i next and carries
+nothing else over, so it continues bit for bit as if it had never stopped.
 """
 
 import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import optax
+from clu import parameter_overview
 from jax.sharding import Mesh
 
 from ivx.errors import Interrupted
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import ambient, rules
-from ivx.parallel.shares import pack_share
-from ivx.stages.protocol import Stage
-from ivx.training import abstract, company, preemption, progress
-from ivx.training.checkpoint import Checkpoints, Remote
+from ivx.parallel import batches, sharding
+from ivx.stages.protocol import Loss, Stage, StageBatch
+from ivx.training import progress
+from ivx.training import step as training_step
+from ivx.training.checkpoints.checkpoint import Checkpoints, Remote
+from ivx.training.health import failures, preemption
+from ivx.training.health.bad_steps import BadSteps, RollBack
+from ivx.training.health.phases import Phases
+from ivx.training.health.profiler import Profiler
+from ivx.training.health.watchdog import Watchdog
 from ivx.training.meter import Meter
-from ivx.training.phases import Phases
-from ivx.training.profiler import Profiler
-from ivx.training.stability import RollBack, Stability
-from ivx.training.state import USUAL, StepOptions, TrainState, init_state, make_validation_loss
-from ivx.training.watchdog import Watchdog
+from ivx.training.step import PLAIN, StepOptions, TrainState
 from ivx.training.writers import METRICS, make_writer, read_metrics
+
+# Names, shapes and sizes of all parameters, beside the metrics.
+PARAMETERS = "parameters.txt"
 
 
 @dataclasses.dataclass(frozen=True)
-class RunSpec:
-    """How long a run is and how often it looks up; all in steps.
+class Length:
+    """How long a run is and how often it validates, logs and saves; all in steps.
 
-    `unit` steps belong together (those of one rollout): a run is left between two units only.
+    Attributes:
+      steps: of the whole run.
+      unit: steps that belong together (those of one rollout); a run stops between two units only.
+      log_every: steps between two rows of metrics.
+      validate_every: steps between two validations.
+      save_every: steps between two checkpoints.
+      keep: checkpoints kept on disk.
     """
 
     steps: int
-    seed: int
-    accumulation: int
     unit: int
     log_every: int
     validate_every: int
     save_every: int
     keep: int
-    options: StepOptions = USUAL
 
 
 @dataclasses.dataclass(frozen=True)
-class WatchSpec:
-    """What watches over a run, and changes none of its numbers while all goes well.
+class Watch:
+    """What watches over a run; it changes no number while all goes well.
 
     Attributes:
-      rollback_after: steps in a row without a finite gradient after which the run goes back to its
-        last checkpoint; 0: never.
-      spike: typical deviations by which a loss has to jump to be recorded; 0: none is.
-      watchdog: seconds a phase may last; 0: for ever.
-      watchdog_ends: whether the run is ended then.
-      remote: a second place of checkpoints.
-      profile: steps that are profiled, the first and the one after the last.
-      explain: from an error to one that says more, or the same, where a host of several leaves.
+      rollback_after: consecutive non-finite steps after which the run returns to its last
+        checkpoint; 0 never does.
+      spike: typical deviations by which a loss must jump to be recorded; 0 records none.
+      watchdog: seconds a phase may last before stacks are dumped; 0 means no limit.
+      watchdog_ends: whether the run is then ended.
+      remote: a second place for checkpoints.
+      profile: the first step to profile and the one after the last.
+      explain: turns an error into one that says more, or returns it; called where a host of
+        several leaves.
     """
 
-    rollback_after: int
-    spike: float
-    watchdog: float
-    watchdog_ends: bool
+    rollback_after: int = 0
+    spike: float = 0.0
+    watchdog: float = 0.0
+    watchdog_ends: bool = False
     remote: Remote | None = None
     profile: tuple[int, int] | None = None
     explain: Callable[[BaseException], BaseException] = lambda error: error
 
 
-# For callers that look on themselves.
-UNWATCHED = WatchSpec(0, 0.0, 0.0, False)
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a run is made of.
+
+    Attributes:
+      workdir: where checkpoints and metrics go.
+      config: text of the config, stored with each checkpoint.
+      model: what trains.
+      stage: batches, loss and which parameters train.
+      optimizer: of optax.
+      mesh: devices.
+      length: steps and intervals.
+      options: of the step.
+      watch: what watches over the run.
+      seed: for new parameters.
+      initial_params: from shardings to the first parameters; None initialises them from the seed.
+    """
+
+    workdir: pathlib.Path
+    config: str
+    model: ModelDefinition
+    stage: Stage
+    optimizer: optax.GradientTransformation
+    mesh: Mesh
+    length: Length
+    options: StepOptions = PLAIN
+    watch: Watch = Watch()
+    seed: int = 0
+    initial_params: Callable[[Params], Params] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,143 +130,115 @@ class RunResult:
     parameters: int
 
 
-def train(
-    workdir: pathlib.Path,
-    config: str,
-    definition: ModelDefinition,
-    stage: Stage,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    spec: RunSpec,
-    start: Callable[[Params], Params] | None = None,
-    watch: WatchSpec = UNWATCHED,
-) -> RunResult:
-    """Trains until `spec.steps`, from the newest whole checkpoint of `workdir` if there is one.
-
-    Args:
-      workdir: where checkpoints and metrics go.
-      config: text of the config, stored with each checkpoint.
-      definition: the model.
-      stage: batches, loss and what trains.
-      optimizer: of optax.
-      mesh: devices.
-      spec: length and intervals.
-      start: from shardings to the first parameters; None initialises new ones from the seed.
-      watch: what watches over the run.
+def train(run: Run) -> RunResult:
+    """Trains to the end, from the newest intact checkpoint of the workdir if there is one.
 
     Raises:
-      Interrupted: the run was told to end (SIGTERM), and has saved what it had.
-      UserError: no checkpoint is whole, or gradients are never finite again.
+      Interrupted: the run was told to stop (SIGTERM) and has saved its state.
+      UserError: no checkpoint is intact, or gradients are not finite again after a rollback.
     """
-    attempt = functools.partial(
-        _train, workdir, config, definition, stage, optimizer, mesh, spec, start, watch
-    )
     phases = Phases()
-    stability = Stability(workdir, watch.rollback_after, watch.spike)
-    with Watchdog(phases, watch.watchdog, watch.watchdog_ends, workdir):
+    bad_steps = BadSteps(run.workdir, run.watch.rollback_after, run.watch.spike)
+    with Watchdog(phases, run.watch.watchdog, run.watch.watchdog_ends, run.workdir):
         while True:
             try:
-                return attempt(phases, stability)
-            except RollBack as row:
-                progress.note(f"ROLLBACK: {row}; the run goes back to its last checkpoint")
-                stability.restart()
+                return _train_from_checkpoint(run, phases, bad_steps)
+            except RollBack as reason:
+                progress.note(f"ROLLBACK: {reason}; the run returns to its last checkpoint")
+                bad_steps.restart()
 
 
-def _train(
-    workdir, config, definition, stage, optimizer, mesh, spec, start, watch, phases, stability
-) -> RunResult:
-    """From the newest checkpoint to the end, once; arguments as above."""
+def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> RunResult:
+    """From the newest checkpoint to the end, once."""
     phases.enter("start", 0)
+    length, mesh = run.length, run.mesh
     # ------------------------------------------------------------------------------------ state
-    averaged = spec.options.ema > 0
-    state_shardings = abstract.state_shardings(definition, optimizer, mesh, averaged)
-    checkpoints = Checkpoints(workdir, spec.keep, config, watch.remote)
-    if checkpoints.latest() is None:
-        params = start(state_shardings.params) if start else None
-        state = jax.jit(
-            lambda given: init_state(given or definition.init(spec.seed), optimizer, averaged),
-            out_shardings=state_shardings,
-        )(params)
-        done = 0
-    else:
-        restored = checkpoints.restore(
-            abstract.abstract_state(definition, optimizer, state_shardings)
-        )
-        state, done = restored.state, restored.next_batch
+    checkpoints = Checkpoints(run.workdir, length.keep, run.config, run.watch.remote)
+    state_shardings = training_step.state_shardings(
+        run.model, run.optimizer, mesh, averaged=run.options.averaged
+    )
+    state, done = _restore_or_init(run, checkpoints, state_shardings)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     progress.note(
-        f"model of {parameters:,} parameters on {mesh.size} devices, at step {done} of {spec.steps}"
+        f"{parameters:,} parameters on {mesh.size} devices, step {done} of {length.steps}"
     )
+    if jax.process_index() == 0:
+        overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+        (run.workdir / PARAMETERS).write_text(overview + "\n")
 
     # ------------------------------------------------------------------------------------ functions
-    whole = rules.replicated(mesh)
-    step = abstract.jit_step(
-        definition, stage, optimizer, spec.accumulation, state_shardings, mesh, spec.options
+    step = training_step.jit_step(
+        run.model, run.stage, run.optimizer, state_shardings, mesh, run.options
     )
     validation_loss = jax.jit(
-        ambient.under(mesh, make_validation_loss(definition, stage)), out_shardings=whole
+        sharding.under_mesh(mesh, training_step.make_validation_loss(run.model, run.stage)),
+        out_shardings=sharding.replicated(mesh),
     )
-    validation = [rules.put_batch(batch, mesh) for batch in stage.validation()]
-    frozen = stage.frozen(mesh)
+    validation = [batches.put_batch(batch, mesh) for batch in run.stage.validation()]
+    frozen = run.stage.frozen(mesh)
 
     # ------------------------------------------------------------------------------------ loop
-    writer = make_writer(workdir, done)
-    producer = stage.producer(done) if done < spec.steps else None
-    bar = progress.TrainingBar(spec.steps, done)
-    # What a resumed run had seen stands in the last row before its checkpoint.
-    newest = _last_numbers(workdir, done)
-    counts, sizes = pack_share(mesh).first, getattr(definition, "spec", None)
-    meter = Meter(phases, int(newest.get("tokens/seen", 0)), sizes, counts)
-    profiler = Profiler(workdir, watch.profile)
+    writer = make_writer(run.workdir, done)
+    producer = run.stage.producer(done) if done < length.steps else None
+    bar = progress.TrainingBar(length.steps, done)
+    # A resumed run takes up the counts of the last row before its checkpoint.
+    newest = _last_metrics(run.workdir, done)
+    meter = Meter(
+        phases,
+        int(newest.get("tokens/seen", 0)),
+        getattr(run.model, "spec", None),
+        batches.pack_share(mesh).first,
+    )
+    profiler = Profiler(run.workdir, run.watch.profile)
 
-    def write(step: int, numbers: dict[str, float]) -> None:
-        if numbers:
-            newest.update(numbers)
-            writer.write_scalars(step, numbers)
+    def write(step: int, metrics: dict[str, float]) -> None:
+        if metrics:
+            newest.update(metrics)
+            writer.write_scalars(step, metrics)
             writer.flush()
 
     with contextlib.ExitStack() as closing:
-        notice = closing.enter_context(preemption.Notice(spec.unit))
+        notice = closing.enter_context(preemption.Notice(length.unit))
         for part in (checkpoints, writer, bar, profiler):
             closing.callback(part.close)
-        closing.push(functools.partial(company.leave_on_failure, explain=watch.explain))
-        for number in range(done, spec.steps):
+        closing.push(functools.partial(failures.leave_on_failure, explain=run.watch.explain))
+        for number in range(done, length.steps):
             leaving = notice.reached(number)
             # A resumed run has validated and saved its first state already.
-            if number != done and number % spec.validate_every == 0:
+            if number != done and number % length.validate_every == 0:
                 phases.enter("evaluate", number)
                 write(number, _validate(validation_loss, state, frozen, validation))
-            if number != done and (leaving or number % spec.save_every == 0):
+            if number != done and (leaving or number % length.save_every == 0):
                 phases.enter("save", number)
-                stability.catch_up()
-                if leaving or stability.sound():
+                bad_steps.catch_up()
+                if leaving or bad_steps.sound():
                     write(number, {"tokens/seen": meter.seen()})
                     checkpoints.save(state, number, last=leaving)
             if leaving:
-                kept = f"saved step {number}" if number else "before the first step"
-                raise Interrupted(f"told to end (SIGTERM): {kept} of {spec.steps}")
+                saved = f"saved step {number}" if number else "before the first step"
+                raise Interrupted(f"stopped by SIGTERM: {saved} of {length.steps}")
             profiler.reach(number)
             phases.enter("first batch" if number == done else "data", number)
             loaded = producer.next(state.params)
             phases.enter("first step" if number == done else "step", number)
-            state, metrics = step(state, frozen, rules.put_batch(loaded.batch, mesh))
-            stability.add(number, metrics, loaded.samples)
+            state, metrics = step(state, frozen, batches.put_batch(loaded.batch, mesh))
+            bad_steps.add(number, metrics, loaded.samples)
             meter.count(loaded)
             bar.advance()
-            if (number + 1) % spec.log_every == 0 or number + 1 == spec.steps:
-                numbers = {name: float(value) for name, value in metrics.items()} | meter.read()
-                write(number + 1, numbers)
-                bar.show(numbers)
+            if (number + 1) % length.log_every == 0 or number + 1 == length.steps:
+                row = {name: float(value) for name, value in metrics.items()} | meter.read()
+                write(number + 1, row)
+                bar.show(row)
 
         # -------------------------------------------------------------------------------- end
-        stability.catch_up()
-        if done < spec.steps:
-            phases.enter("evaluate", spec.steps)
-            write(spec.steps, _validate(validation_loss, state, frozen, validation))
-            phases.enter("save", spec.steps)
-            checkpoints.save(state, spec.steps, last=True)
+        bad_steps.catch_up()
+        if done < length.steps:
+            phases.enter("evaluate", length.steps)
+            write(length.steps, _validate(validation_loss, state, frozen, validation))
+            phases.enter("save", length.steps)
+            checkpoints.save(state, length.steps, last=True)
     return RunResult(
-        steps=spec.steps,
+        steps=length.steps,
         loss=newest["loss/total"],
         validation_loss=newest.get("validation/loss"),
         skipped_steps=int(state.skipped),
@@ -241,16 +249,40 @@ def _train(
     )
 
 
-def _validate(validation_loss, state: TrainState, frozen: Params, batches) -> dict[str, float]:
-    """The loss over all validation batches as one quotient; without batches, nothing."""
-    losses = [validation_loss(state.params, frozen, batch) for batch in batches]
+def _restore_or_init(
+    run: Run, checkpoints: Checkpoints, shardings: TrainState
+) -> tuple[TrainState, int]:
+    """The state to begin with, and how many batches it has used."""
+    if checkpoints.latest() is not None:
+        abstract = training_step.abstract_state(run.model, run.optimizer, shardings)
+        restored = checkpoints.restore(abstract)
+        return restored.state, restored.next_batch
+    params = run.initial_params(shardings.params) if run.initial_params else None
+    averaged = run.options.averaged
+    init = jax.jit(
+        lambda params: training_step.init_state(
+            params or run.model.init(run.seed), run.optimizer, averaged
+        ),
+        out_shardings=shardings,
+    )
+    return init(params), 0
+
+
+def _validate(
+    validation_loss: Callable[[Params, Params, StageBatch], Loss],
+    state: TrainState,
+    frozen: Params,
+    validation: Sequence[StageBatch],
+) -> dict[str, float]:
+    """The loss over all validation batches as one quotient; empty without batches."""
+    losses = [validation_loss(state.params, frozen, batch) for batch in validation]
     if not losses:
         return {}
     loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
     return {"validation/loss": float(loss)}
 
 
-def _last_numbers(workdir: pathlib.Path, done: int) -> dict[str, float]:
+def _last_metrics(workdir: pathlib.Path, done: int) -> dict[str, float]:
     """The newest value of every metric up to this step, from earlier starts of the run."""
     path, newest = workdir / METRICS, {}
     for row in read_metrics(path) if path.exists() else ():

@@ -1,10 +1,10 @@
-"""LoRA (arXiv 2106.09685): a kernel trains by what is added to it, a product of two thin matrices.
+"""LoRA (arXiv 2106.09685): a frozen kernel plus a trained product of two thin matrices.
 
     W = W_0 + (alpha / rank) A B      W_0 [L, n, m] frozen;  A [L, n, rank] random, B [L, rank, m] 0
 
-The sum is made once a step, where the parameters are bound to the model, so that the model knows
-nothing of it: optimizer state shrinks to that of A and B, the gradient of W itself is still made.
-Reading a run back gives W: exports, evaluation and the next stage see an ordinary model.
+W is formed once per step, where the parameters are bound to the model, so the model itself needs no
+change. Optimizer state shrinks to that of A and B; the gradient of W itself is still computed.
+Loading a run returns W: exports, evaluation and the next stage see an ordinary model.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from jaxtyping import Array
 
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel.rules import AXES
-from ivx.training.parts import Parts, dotted
+from ivx.parallel.sharding import AXES
+from ivx.training.parameter_groups import ParameterGroups, dotted
 
-# Where A and B are among the parameters: lora.<path of the kernel>.{a,b}.
+# A and B are stored as lora.<path of the kernel>.{a,b}.
 KEY = "lora"
 
 
 @dataclasses.dataclass(frozen=True)
 class LoraSpec:
-    """Which kernels, and how thin.
+    """Hyperparameters of LoRA.
 
     Attributes:
-      rank: of what is added.
-      alpha: over rank, its weight.
-      targets: patterns of the kernels by their paths.
+      rank: of the product A B.
+      alpha: the product is scaled by alpha / rank.
+      targets: patterns of the paths of the adapted kernels.
     """
 
     rank: int
@@ -39,32 +39,34 @@ class LoraSpec:
 
 
 class LoraDefinition(ModelDefinition):
-    """A model whose parameters are its own and those of LoRA.
+    """A model with LoRA matrices among its parameters.
 
     Raises:
-      UserError: no kernel is taken, or one that is thinner than the rank.
+      UserError: no kernel matches, or a matching kernel is smaller than the rank.
     """
 
-    def __init__(self, base: ModelDefinition, lora: LoraSpec):
+    def __init__(self, base: ModelDefinition, lora: LoraSpec) -> None:
         self.base, self.lora = base, lora
         self.spec = getattr(base, "spec", None)
-        parts = Parts(train=lora.targets)
-        parts.check(base.abstract_params)
-        added = {}
+        targets = ParameterGroups(train=lora.targets)
+        targets.check(base.abstract_params)
+        matrices = {}
         for path, variable in nnx.to_flat_state(base.abstract):
             name = ".".join(path)
-            if path[-1] == "kernel" and parts.trains(name):
-                added |= self._added(name, variable)
-        if not added:
-            raise UserError(f"LoRA takes kernels, and {lora.targets} takes none; add '*kernel'")
-        self.abstract = nnx.merge_state(base.abstract, nnx.from_flat_state(added))
+            if path[-1] == "kernel" and targets.trains(name):
+                matrices |= self._matrices(name, variable)
+        if not matrices:
+            raise UserError(
+                f"LoRA adapts kernels, but {lora.targets} matches no kernel; add '*kernel'"
+            )
+        self.abstract = nnx.merge_state(base.abstract, nnx.from_flat_state(matrices))
 
     def init(self, seed: int) -> Params:
-        """The model's own new parameters, and A and B."""
+        """New parameters of the base model, and of A and B."""
         return self.extend(self.base.init(seed), seed)
 
     def extend(self, params: Params, seed: int) -> Params:
-        """Parameters of the model with new A and B, which change nothing yet."""
+        """Parameters of the base model with new A and B, whose product is still 0."""
         shapes = self.abstract_params[KEY]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), len(shapes))
         return params | {
@@ -78,28 +80,29 @@ class LoraDefinition(ModelDefinition):
         }
 
     def merge(self, params: Params) -> Params:
-        """Parameters of the model alone, W in the place of W_0."""
-        own = {name: part for name, part in params.items() if name != KEY}
+        """Parameters of the base model, with W in place of W_0."""
+        base_params = {name: part for name, part in params.items() if name != KEY}
         scale = self.lora.alpha / self.lora.rank
 
-        def add(path, leaf: Array) -> Array:
+        def add(path: tuple, leaf: Array) -> Array:
             pair = params[KEY].get(dotted(path))
             if pair is None:
                 return leaf
             return leaf + scale * jnp.einsum("...nr,...rm->...nm", pair["a"], pair["b"])
 
-        return jax.tree_util.tree_map_with_path(add, own)
+        return jax.tree_util.tree_map_with_path(add, base_params)
 
-    def bind(self, params: Params):
-        """The model with W; as that of the model itself where there are no A and B."""
+    def bind(self, params: Params) -> nnx.Module:
+        """The base model with W; parameters without A and B are bound as they are."""
         return self.base.bind(self.merge(params) if KEY in params else params)
 
-    def _added(self, name: str, kernel: nnx.Variable) -> dict:
+    def _matrices(self, name: str, kernel: nnx.Variable) -> dict[tuple[str, ...], nnx.Param]:
+        """Abstract A and B of one kernel."""
         shape, rank = kernel.get_value().shape, self.lora.rank
         if rank > min(shape[-2:]):
             raise UserError(
-                f"optim.lora_rank = {rank} is more than {name} {shape} has; take {min(shape[-2:])}"
-                " or less"
+                f"optim.lora_rank = {rank} exceeds the smaller side of {name} {shape};"
+                f" set it to {min(shape[-2:])} or less"
             )
         axes = kernel.get_metadata().get(AXES, (None, None))
         sides = {

@@ -1,25 +1,29 @@
-"""AdamW with warm-up, cosine and clipping, as the released trainer has it.
+"""AdamW with a learning-rate schedule and clipping by global norm, as in the released trainer.
 
     W          = int(warmup * steps)
     rate(step) = peak * step / W                                                    step < W
-               = floor + (peak - floor) (1 + cos(pi (step - W) / (steps - W))) / 2  afterwards
+    cosine       floor + (peak - floor) (1 + cos(pi (step - W) / (steps - W))) / 2  afterwards
+    linear       peak + (floor - peak) (step - W) / (steps - W)                     afterwards
+    constant     peak                                                               afterwards
 
-Step 0 has rate 0; the floor is reached after the last step. Weight decay falls on every parameter.
+With warm-up, step 0 has rate 0; the floor is reached after the last step. Weight decay applies to
+every parameter.
 """
 
 import dataclasses
-import math
 
-import jax.numpy as jnp
 import optax
 
 from ivx.errors import UserError
-from ivx.training.parts import ALL, Parts
+from ivx.training.parameter_groups import ALL, ParameterGroups
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSpec:
-    """AdamW's numbers; `warmup` is a share of `steps`."""
+    """Hyperparameters of AdamW.
+
+    `warmup` is a fraction of `steps`; `schedule` is cosine, linear or constant.
+    """
 
     learning_rate: float
     floor: float
@@ -30,13 +34,14 @@ class OptimizerSpec:
     eps: float
     weight_decay: float
     clip: float
+    schedule: str = "cosine"
 
 
 def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
-    """The rate as a function of the step.
+    """The learning rate as a function of the step.
 
     Raises:
-      UserError: no step is left after warm-up.
+      UserError: warm-up takes all steps.
     """
     warmup = int(spec.warmup * spec.steps)
     rest = spec.steps - warmup
@@ -44,21 +49,31 @@ def learning_rate(spec: OptimizerSpec) -> optax.Schedule:
         raise UserError(
             f"warm-up takes all {spec.steps} steps; lower optim.warmup or raise run.steps"
         )
+    if spec.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            0.0 if warmup else spec.learning_rate,
+            spec.learning_rate,
+            warmup,
+            spec.steps,
+            spec.floor,
+        )
+    end = spec.floor if spec.schedule == "linear" else spec.learning_rate
+    return optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, spec.learning_rate, warmup),
+            optax.linear_schedule(spec.learning_rate, end, rest),
+        ],
+        [warmup],
+    )
 
-    def rate(step):
-        rising = spec.learning_rate * step / max(warmup, 1)
-        phase = math.pi * jnp.clip((step - warmup) / rest, 0, 1)
-        falling = spec.floor + (spec.learning_rate - spec.floor) * (1 + jnp.cos(phase)) / 2
-        return jnp.where(step < warmup, rising, falling)
 
-    return rate
-
-
-def make_optimizer(spec: OptimizerSpec, parts: Parts = ALL) -> optax.GradientTransformation:
-    """Clips by global norm, then AdamW on the schedule; moments for what trains only."""
+def make_optimizer(
+    spec: OptimizerSpec, groups: ParameterGroups = ALL
+) -> optax.GradientTransformation:
+    """Clipping by global norm, then AdamW; only trained parameters have moments."""
     return optax.chain(
         optax.clip_by_global_norm(spec.clip),
-        parts.limit(
+        groups.limit(
             optax.adamw(
                 learning_rate(spec), spec.b1, spec.b2, spec.eps, weight_decay=spec.weight_decay
             )

@@ -1,4 +1,8 @@
-"""What a person watching a run sees: timed phases, and a bar with its newest numbers."""
+"""Progress on the terminal: timestamped notes, and a progress bar with the latest metrics.
+
+The bar is tqdm's; `clu.periodic_actions.ReportProgress` needs TensorFlow, which ivx does not
+install.
+"""
 
 import sys
 import time
@@ -7,8 +11,7 @@ from collections.abc import Mapping
 import tqdm
 
 _start = time.monotonic()
-# What the bar shows of a run's metrics and how, the most wanted first: a narrow terminal cuts off
-# the end.
+# Metrics of the bar and their formats, most important first: a narrow terminal cuts off the end.
 _SHOWN = {
     "loss/total": lambda loss: f"loss {loss:.4f}",
     "grad/norm": lambda norm: f"grad {norm:.3g}",
@@ -23,14 +26,14 @@ _SHOWN = {
 
 
 def note(text: str) -> None:
-    """One line a phase, with the seconds since the start."""
+    """Prints one line, prefixed with the seconds since the start."""
     tqdm.tqdm.write(f"[{time.monotonic() - _start:7.1f} s] {text}", file=sys.stderr)
 
 
 class TrainingBar:
-    """A progress bar over steps; in a log file, a line now and then instead of redrawing."""
+    """A progress bar over steps; in a log file it prints a line every 20 s at most."""
 
-    def __init__(self, steps: int, done: int):
+    def __init__(self, steps: int, done: int) -> None:
         interval = 0.5 if sys.stderr.isatty() else 20.0
         self._bar = tqdm.tqdm(
             total=steps,
@@ -42,21 +45,22 @@ class TrainingBar:
         )
 
     def advance(self) -> None:
-        """One step more."""
+        """Counts one step."""
         self._bar.update()
 
-    def show(self, numbers: Mapping[str, float]) -> None:
-        """Newest numbers, shown behind the bar; tqdm itself adds the time left.
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Shows the latest metrics behind the bar; tqdm adds the remaining time.
 
         Args:
-          numbers: name -> value, as written to metrics.jsonl; what is not there is not shown.
+          metrics: name -> value, as written to metrics.jsonl; absent names are not shown.
         """
-        self._bar.set_postfix_str(line(numbers), refresh=False)
+        self._bar.set_postfix_str(line(metrics), refresh=False)
 
     def close(self) -> None:
+        """Ends the bar."""
         self._bar.close()
 
 
-def line(numbers: Mapping[str, float]) -> str:
-    """The numbers of a run that are worth a look while it runs, on one line."""
-    return ", ".join(form(numbers[name]) for name, form in _SHOWN.items() if name in numbers)
+def line(metrics: Mapping[str, float]) -> str:
+    """The most useful metrics of a run on one line."""
+    return ", ".join(form(metrics[name]) for name, form in _SHOWN.items() if name in metrics)

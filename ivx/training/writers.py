@@ -1,48 +1,72 @@
-"""Metrics by clu's MetricWriter interface: JSON lines, TensorBoard without TensorFlow, W&B.
+"""Metric writers: JSON lines, TensorBoard events, Weights & Biases.
 
-W&B has them where the environment names a project, WANDB_PROJECT, and by its own other variables:
-WANDB_MODE=offline keeps them in the workdir, WANDB_ENTITY names a team. A run is one run there,
-by the id that the workdir keeps, however often it is started; steps that were lost with a kill and
-made again are there twice. Offline, every start leaves a folder of its own.
+W&B is enabled by WANDB_PROJECT and configured by its usual variables: WANDB_MODE=offline logs into
+the workdir, WANDB_ENTITY selects a team. The W&B run id is stored in the workdir, so all starts of
+a run share one W&B run. Steps that were lost to a kill and repeated appear there twice. In offline
+mode every start writes a folder of its own.
 """
 
-import importlib.util
 import json
 import os
 import pathlib
 import secrets
-import sys
-import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
-import numpy as np
 import tensorboardX
-
-if importlib.util.find_spec("tensorflow") is None:
-    # clu imports its TensorFlow writer with the interface; where there is no TensorFlow an empty
-    # module stands for it.
-    sys.modules.setdefault(
-        "clu.metric_writers.summary_writer", types.SimpleNamespace(SummaryWriter=None)
-    )
-
-from clu import metric_writers
 
 from ivx.errors import UserError
 
 METRICS = "metrics.jsonl"
 
 
-class JsonLinesWriter(metric_writers.MetricWriter):
-    """One JSON object a call: {"step": ..., name: value, ...}.
+@runtime_checkable
+class MetricWriter(Protocol):
+    """A sink of scalars: the part of `clu.metric_writers.MetricWriter` that the loop uses.
+
+    Importing clu's class needs TensorFlow, which ivx does not install.
+    """
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of a step by name."""
+
+    def flush(self) -> None:
+        """Writes buffered scalars to disk."""
+
+    def close(self) -> None:
+        """Closes the writer."""
+
+
+class MultiWriter:
+    """Forwards to several writers."""
+
+    def __init__(self, writers: Sequence[MetricWriter]) -> None:
+        self._writers = writers
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        for writer in self._writers:
+            writer.write_scalars(step, scalars)
+
+    def flush(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class JsonLinesWriter:
+    """One JSON object per call: {"step": ..., name: value, ...}.
 
     Args:
-      path: appended to; lines of steps after `resume_step` are dropped first, so that a resumed
-        run has each step once.
+      path: file to append to; rows after `resume_step` are dropped first, so a resumed run has each
+        step once.
       resume_step: steps already taken.
     """
 
-    def __init__(self, path: pathlib.Path, resume_step: int):
+    def __init__(self, path: pathlib.Path, resume_step: int) -> None:
         kept = (
             [row for row in read_metrics(path) if row["step"] <= resume_step]
             if path.exists()
@@ -54,53 +78,28 @@ class JsonLinesWriter(metric_writers.MetricWriter):
         self._file = path.open("a")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        # Python writes a float by its shortest exact form, so equal lines mean equal bits.
+        # Python prints the shortest exact form of a float, so equal lines mean equal bits.
         row = {"step": step} | {name: float(value) for name, value in scalars.items()}
         self._file.write(json.dumps(row) + "\n")
 
-    def _leave_out(self, *args, **kwargs) -> None:
-        """A line holds numbers only; hyper-parameters stand in config.json."""
-
-    write_hparams = write_summaries = write_images = write_videos = write_audios = write_texts = (
-        _leave_out
-    )
-    write_histograms = _leave_out
-
     def flush(self) -> None:
         self._file.flush()
-        # A mounted bucket holds what was synced, and no more if this process is killed.
+        # If this process is killed, a mounted bucket keeps only what was synced.
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
 
 
-class TensorBoardWriter(metric_writers.MetricWriter):
+class TensorBoardWriter:
     """TensorBoard events through tensorboardX."""
 
-    def __init__(self, folder: pathlib.Path, resume_step: int):
+    def __init__(self, folder: pathlib.Path, resume_step: int) -> None:
         self._writer = tensorboardX.SummaryWriter(str(folder), purge_step=resume_step + 1)
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             self._writer.add_scalar(name, float(value), step)
-
-    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
-        for name, image in images.items():
-            self._writer.add_images(name, np.asarray(image), step, dataformats="NHWC")
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        for name, text in texts.items():
-            self._writer.add_text(name, text, step)
-
-    def write_histograms(self, step: int, arrays, num_buckets=None) -> None:
-        for name, values in arrays.items():
-            self._writer.add_histogram(name, np.asarray(values), step)
-
-    def _leave_out(self, *args, **kwargs) -> None:
-        """Not shown; hyper-parameters stand in config.json."""
-
-    write_hparams = write_summaries = write_videos = write_audios = _leave_out
 
     def flush(self) -> None:
         self._writer.flush()
@@ -109,34 +108,34 @@ class TensorBoardWriter(metric_writers.MetricWriter):
         self._writer.close()
 
 
-class WandbWriter(metric_writers.MetricWriter):
-    """Numbers to Weights & Biases.
+class WandbWriter:
+    """Scalars to Weights & Biases.
 
     Args:
-      workdir: of the run; what W&B keeps on disk is here too, and the id of its run.
-      project: of W&B.
+      workdir: of the run; holds W&B's local files and the id of its run.
+      project: name of the W&B project.
 
     Raises:
-      UserError: wandb is not installed, or refuses.
+      UserError: wandb is not installed, or cannot start a run.
     """
 
-    def __init__(self, workdir: pathlib.Path, project: str):
+    def __init__(self, workdir: pathlib.Path, project: str) -> None:
         try:
             import wandb
         except ImportError as error:
             raise UserError(
-                f"WANDB_PROJECT={project} asks for W&B, and wandb is not installed;"
+                f"WANDB_PROJECT={project} enables W&B, but wandb is not installed;"
                 " install ivx[wandb], or unset WANDB_PROJECT"
             ) from error
-        known, config = workdir / "wandb_id", workdir / "config.json"
-        if not known.exists():
+        id_file, config = workdir / "wandb_id", workdir / "config.json"
+        if not id_file.exists():
             partial = workdir / ".wandb_id.partial"
             partial.write_text(secrets.token_hex(8))
-            partial.replace(known)
+            partial.replace(id_file)
         try:
             self._run = wandb.init(
                 project=project,
-                id=known.read_text(),
+                id=id_file.read_text(),
                 resume="allow",
                 name=workdir.name,
                 dir=workdir,
@@ -144,40 +143,34 @@ class WandbWriter(metric_writers.MetricWriter):
             )
         except wandb.Error as error:
             raise UserError(
-                f"W&B refuses the project {project}: {error}; log in with `wandb login`, set"
-                " WANDB_MODE=offline, or unset WANDB_PROJECT"
+                f"W&B could not start a run in project {project}: {error}; log in with"
+                " `wandb login`, set WANDB_MODE=offline, or unset WANDB_PROJECT"
             ) from error
-        # W&B takes its own steps in order alone; a resumed run goes back some.
+        # W&B's own step counter must increase, but a resumed run repeats some steps.
         self._run.define_metric("*", step_metric="step")
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         self._run.log({"step": step} | {name: float(value) for name, value in scalars.items()})
 
-    def _leave_out(self, *args, **kwargs) -> None:
-        """Numbers alone are shown."""
-
-    write_hparams = write_summaries = write_images = write_videos = write_audios = write_texts = (
-        _leave_out
-    )
-    write_histograms = _leave_out
-
     def flush(self) -> None:
-        """W&B sends by itself."""
+        """Does nothing: W&B uploads in the background."""
 
     def close(self) -> None:
         self._run.finish()
 
 
-def make_writer(workdir: pathlib.Path, resume_step: int) -> metric_writers.MetricWriter:
-    """metrics.jsonl, TensorBoard events and W&B's run, which the first process alone writes.
+def make_writer(workdir: pathlib.Path, resume_step: int) -> MetricWriter:
+    """The writers of a run: metrics.jsonl, TensorBoard, and W&B if enabled.
+
+    Only process 0 writes.
 
     Raises:
-      UserError: as `WandbWriter`, where a project is named.
+      UserError: W&B is enabled but cannot be used.
     """
     if jax.process_index():
-        return metric_writers.MultiWriter([])
+        return MultiWriter([])
     project = os.environ.get("WANDB_PROJECT")
-    return metric_writers.MultiWriter(
+    return MultiWriter(
         [
             JsonLinesWriter(workdir / METRICS, resume_step),
             TensorBoardWriter(workdir, resume_step),
@@ -187,7 +180,7 @@ def make_writer(workdir: pathlib.Path, resume_step: int) -> metric_writers.Metri
 
 
 def read_metrics(path: pathlib.Path) -> list[dict]:
-    """All rows of a metrics file; a last line cut short by a kill is left out."""
+    """All rows of a metrics file, without a last line truncated by a kill."""
     rows = []
     for line in path.read_text().splitlines():
         try:

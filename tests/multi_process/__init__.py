@@ -1,1 +1,1 @@
-"""Several processes on one machine that train together, as hosts of a pod do."""
+"""Several processes on one machine that train together like the hosts of a pod."""

@@ -1,4 +1,4 @@
-"""A process of two: joins, and waits at a barrier to which the other does not come."""
+"""One of two processes; process 1 misses the barrier that process 0 waits at."""
 
 import os
 import time
@@ -16,5 +16,5 @@ if __name__ == "__main__":
         hosts.wait("save", seconds=2)
     except UserError as error:
         print(error, flush=True)
-        # As the loop does (ivx.training.company): leaving in good order would wait again.
+        # As the loop does (ivx.training.health.failures): a clean exit would wait again.
         os._exit(2)

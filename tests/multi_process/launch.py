@@ -1,4 +1,4 @@
-"""Starts real processes on this machine, told of each other by variables."""
+"""Starts processes on this machine that find each other by environment variables."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def launch(
     module: str, arguments: list[str], count: int, devices: int = 8
 ) -> list[subprocess.Popen]:
-    """`count` processes of a module of tests, which share the devices."""
+    """Starts `count` processes of a test module with `devices` devices in total."""
     port = free_ports()
     return [
         subprocess.Popen(
@@ -24,10 +24,10 @@ def launch(
             | {
                 hosts.ADDRESS: f"127.0.0.1:{port}",
                 hosts.COUNT: str(count),
-                hosts.NUMBER: str(number),
+                hosts.NUMBER: str(process),
                 "JAX_PLATFORMS": "cpu",
-                # Process 0 alone would find its program in the cache, as an earlier run compiled
-                # it, and may come to exchanges in another order than those that compile it now.
+                # Only process 0 would read its program from the cache, with collectives possibly in
+                # a different order than in the programs that the others compile.
                 "JAX_ENABLE_COMPILATION_CACHE": "false",
                 "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
             },
@@ -35,12 +35,12 @@ def launch(
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in range(count)
+        for process in range(count)
     ]
 
 
 def free_ports() -> int:
-    """A port that is free, and the next one too."""
+    """A free port whose successor is free, too."""
     while True:
         with socket.create_server(("127.0.0.1", 0)) as first:
             port = first.getsockname()[1]

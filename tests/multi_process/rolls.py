@@ -1,4 +1,4 @@
-"""A process of several that trains on its own answers: by GSPO, two steps a rollout, or by OPD.
+"""One of several processes that train on their own samples, by GSPO (two steps per rollout) or OPD.
 
 python -m tests.multi_process.rolls gspo WORKDIR DATA fsdp=4 context=2
 """
@@ -15,7 +15,7 @@ from data_pipelines.loader import LoaderOptions
 from data_pipelines.video import frames, resize
 from ivx.evaluation import runner
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import hosts, mesh, rules, shares, start
+from ivx.parallel import batches, devices, hosts, mesh, sharding
 from ivx.sampling.sampler import Sampler
 from ivx.stages import gspo, rollouts
 from ivx.stages.distillation import DistillationStage
@@ -32,7 +32,7 @@ PROMPTS, PACKS = 8, 8
 
 
 class Finished(rollouts.Roller):
-    """An untrained model hardly ever closes its turn: here every answer counts as closed."""
+    """Treats every answer as ended, since an untrained model rarely ends its turn."""
 
     def roll(self, params, number):
         found, skipped = super().roll(params, number)
@@ -40,7 +40,7 @@ class Finished(rollouts.Roller):
 
 
 def by_length(truth):
-    """A reward that an untrained model sometimes earns."""
+    """A reward that an untrained model sometimes gets."""
     return lambda text, truth: len(text) % 3 / 2
 
 
@@ -62,7 +62,7 @@ def _roller(data: pathlib.Path, devices, share) -> rollouts.Roller:
 def train(kind: str, workdir: pathlib.Path, data: pathlib.Path, sizes: dict[str, int]) -> None:
     """Trains on a mesh over all devices of all processes."""
     devices = mesh.make_mesh(dict.fromkeys(mesh.AXES, 1) | sizes)
-    share = shares.pack_share(devices)
+    share = batches.pack_share(devices)
     roller, packs = _roller(data, devices, share), PACKS // share.count
     if kind == "gspo":
         spec = gspo.GspoSpec(2, 3e-4, 4e-4)
@@ -72,17 +72,17 @@ def train(kind: str, workdir: pathlib.Path, data: pathlib.Path, sizes: dict[str,
         teacher = ModelDefinition(small_spec("gqa"))
 
         def load(devices):
-            shardings = rules.parameter_shardings(teacher.abstract, devices)
+            shardings = sharding.parameter_shardings(teacher.abstract, devices)
             return jax.jit(lambda: teacher.init(5), out_shardings=shardings)()
 
         stage = DistillationStage(roller, teacher, load, ROOM, packs, [])
     workdir.mkdir(parents=True, exist_ok=True)
-    spec = loop.RunSpec(STEPS, 0, 1, 1, log_every=1, validate_every=10, save_every=10, keep=1)
-    loop.train(workdir, "{}", MODEL, stage, optax.sgd(0.1), devices, spec)
+    length = loop.Length(STEPS, 1, log_every=1, validate_every=10, save_every=10, keep=1)
+    loop.train(loop.Run(workdir, "{}", MODEL, stage, optax.sgd(0.1), devices, length))
 
 
 if __name__ == "__main__":
-    start.start(cpu_devices=0)
+    devices.configure_devices(cpu_devices=0)
     hosts.join(seconds=300)
     given = {name: int(size) for name, size in (word.split("=") for word in sys.argv[4:])}
     train(sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), given)

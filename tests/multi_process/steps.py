@@ -1,4 +1,4 @@
-"""A process of several: joins, trains three steps on its share, prints their losses as JSON.
+"""One of several processes: trains three steps on its share and prints the losses as JSON.
 
 python -m tests.multi_process.steps fsdp=4 context=2
 """
@@ -8,12 +8,13 @@ import sys
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from ivx.models.definition import ModelDefinition
-from ivx.parallel import hosts, mesh, rules, shares, start
+from ivx.parallel import batches, devices, hosts, mesh
 from ivx.stages.language_model import LanguageModelStage
-from ivx.training import abstract
-from ivx.training.state import init_state
+from ivx.training import step as training_step
+from ivx.training.step import init_state
 from tests.batches import random_batch
 from tests.small import small_spec
 
@@ -21,36 +22,38 @@ STEPS = 3
 
 
 def losses(sizes: dict[str, int]) -> list[float]:
-    """The losses of the first steps on a mesh over all devices of all processes."""
+    """Losses of the first steps on a mesh over all devices of all processes."""
     devices = mesh.make_mesh(dict.fromkeys(mesh.AXES, 1) | sizes)
-    share = shares.pack_share(devices)
-    whole = random_batch(8)
+    share = batches.pack_share(devices)
+    full = random_batch(8)
     packs = [
         number
-        for place in share.places
-        for number in range(place * 8 // _places(devices), (place + 1) * 8 // _places(devices))
+        for position in share.positions
+        for number in range(
+            position * 8 // _positions(devices), (position + 1) * 8 // _positions(devices)
+        )
     ]
-    own = jax.tree.map(lambda array: array[packs], whole)
+    own = jax.tree.map(lambda array: array[packs], full)
     definition, optimizer = ModelDefinition(small_spec()), optax.adam(1e-2)
     stage = LanguageModelStage(None, [], "square")
-    shardings = abstract.state_shardings(definition, optimizer, devices)
+    shardings = training_step.state_shardings(definition, optimizer, devices)
     state = jax.jit(lambda: init_state(definition.init(0), optimizer), out_shardings=shardings)()
-    step = abstract.jit_step(definition, stage, optimizer, 1, shardings, devices)
-    batch, found = rules.put_batch(own, devices), []
+    step = training_step.jit_step(definition, stage, optimizer, shardings, devices)
+    batch, step_losses = batches.put_batch(own, devices), []
     for _ in range(STEPS):
         state, metrics = step(state, {}, batch)
-        found.append(float(metrics["loss/total"]))
-    return found
+        step_losses.append(float(metrics["loss/total"]))
+    return step_losses
 
 
-def _places(devices) -> int:
+def _positions(devices: Mesh) -> int:
     return devices.shape["replica"] * devices.shape["fsdp"]
 
 
 if __name__ == "__main__":
-    start.start(cpu_devices=0)
+    devices.configure_devices(cpu_devices=0)
     hosts.join(seconds=300)
-    given = {name: int(size) for name, size in (word.split("=") for word in sys.argv[1:])}
-    told = losses(given)
+    sizes = {name: int(size) for name, size in (argument.split("=") for argument in sys.argv[1:])}
+    step_losses = losses(sizes)
     hosts.wait("end", seconds=300)
-    print(json.dumps({"process": jax.process_index(), "losses": told}))
+    print(json.dumps({"process": jax.process_index(), "losses": step_losses}))

@@ -1,4 +1,4 @@
-"""One run on one process, two, and four: the same losses, and each goes on with another's."""
+"""Runs on one, two and four processes have equal losses and resume each other's checkpoints."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 def start(workdir: pathlib.Path, processes: int, *arguments: str) -> list[subprocess.Popen]:
-    """The toy on four devices, spread over so many processes."""
+    """Starts the toy on four devices, divided over `processes`."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         port = found.getsockname()[1]
@@ -43,10 +43,10 @@ def start(workdir: pathlib.Path, processes: int, *arguments: str) -> list[subpro
 
 
 def finish(processes: list[subprocess.Popen], seconds: float = 500) -> list[tuple[int, str]]:
-    """Exit code and what was said, of each."""
+    """Exit code and stderr of each process."""
     deadline = time.monotonic() + seconds
-    said = [one.communicate(timeout=max(1, deadline - time.monotonic()))[1] for one in processes]
-    return [(one.returncode, words) for one, words in zip(processes, said, strict=True)]
+    errors = [p.communicate(timeout=max(1, deadline - time.monotonic()))[1] for p in processes]
+    return [(p.returncode, error) for p, error in zip(processes, errors, strict=True)]
 
 
 def train(workdir: pathlib.Path, processes: int, steps: int) -> None:
@@ -60,38 +60,38 @@ def losses(workdir: pathlib.Path) -> dict[int, float]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> pathlib.Path:
+def single(tmp_path_factory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("alone") / "run"
     train(workdir, 1, 12)
     return workdir
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_several_processes_train_as_one(alone, tmp_path, processes):
+def test_several_processes_train_as_one(single, tmp_path, processes):
     train(tmp_path / "run", processes, 12)
-    assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-5)
+    assert losses(tmp_path / "run") == pytest.approx(losses(single), rel=1e-5)
     [row] = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["step"] == 12][-1:]
     assert "validation/loss" in row
 
 
-def test_a_run_goes_on_with_other_numbers_of_processes(alone, tmp_path):
-    """Two, then four, then one; every sample is seen once, and the losses are those of one."""
+def test_run_resumes_with_a_different_number_of_processes(single, tmp_path):
+    """Two, then four, then one; each sample is read once, and losses equal those of one process."""
     workdir = tmp_path / "run"
     for processes, steps in ((2, 4), (4, 8), (1, 12)):
         train(workdir, processes, steps)
-    assert losses(workdir) == pytest.approx(losses(alone), rel=1e-5)
+    assert losses(workdir) == pytest.approx(losses(single), rel=1e-5)
 
 
 def wait_for_step(workdir: pathlib.Path, step: int, processes: list[subprocess.Popen]) -> None:
     metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 400
     while not (metrics.exists() and max(losses(workdir), default=0) >= step):
-        gone = [one.communicate()[1] for one in processes if one.poll() is not None]
-        assert not gone and time.monotonic() < deadline, gone
+        exited = [p.communicate()[1] for p in processes if p.poll() is not None]
+        assert not exited and time.monotonic() < deadline, exited
         time.sleep(0.1)
 
 
-def test_when_one_of_several_is_killed_the_others_end_and_all_go_on(alone, tmp_path):
-    """Within a minute, with a sentence, and with the code that says: start again."""
+def test_processes_exit_when_one_is_killed_and_the_run_resumes(single, tmp_path):
+    """Within a minute, with a message and the exit code for a restart."""
     workdir = tmp_path / "run"
     processes = start(workdir, 2, "--pause=0.5")
     wait_for_step(workdir, 5, processes)
@@ -101,12 +101,12 @@ def test_when_one_of_several_is_killed_the_others_end_and_all_go_on(alone, tmp_p
     assert time.monotonic() - killed < 60
     assert code == Interrupted.EXIT_CODE, said
     assert "ivx: process 0 of 2 lost another process of this run" in said
-    assert "goes on from the newest checkpoint" in said
+    assert "to resume from the newest checkpoint" in said
     train(workdir, 2, 12)
-    assert losses(workdir) == pytest.approx(losses(alone), rel=1e-5)
+    assert losses(workdir) == pytest.approx(losses(single), rel=1e-5)
 
 
-def test_when_one_of_several_is_told_to_end_all_save_the_same_step(alone, tmp_path):
+def test_all_processes_save_the_same_step_when_one_is_terminated(single, tmp_path):
     workdir = tmp_path / "run"
     processes = start(workdir, 2, "--pause=0.5", "--save_every=100")
     wait_for_step(workdir, 2, processes)
@@ -116,4 +116,4 @@ def test_when_one_of_several_is_told_to_end_all_save_the_same_step(alone, tmp_pa
     sentences = [said.split("saved step ")[1].split(";")[0] for _, said in ends]
     assert sentences[0] == sentences[1]
     train(workdir, 2, 12)
-    assert losses(workdir) == pytest.approx(losses(alone), rel=1e-5)
+    assert losses(workdir) == pytest.approx(losses(single), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Several processes that answer together: each asks its own questions, all train on all answers."""
+"""Several processes sample together: each samples its own prompts, all train on all answers."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def numbers(workdir) -> list[dict[str, float]]:
-    """What was reported of each step, but for pace and memory."""
+    """Metrics of each step, without speed and memory."""
     names = ("loss/total", "tokens/seen", "tokens/trained", "grad/norm")
     return [
         {name: row[name] for name in row if name in names or name.startswith("rl/")}
@@ -23,13 +23,13 @@ def numbers(workdir) -> list[dict[str, float]]:
     ("kind", "count", "sizes"),
     [
         ("gspo", 2, {"fsdp": 4, "context": 2}),
-        # Two processes hold one pack: they ask the same questions, which count once.
+        # Two processes hold one pack and sample the same prompts, which count once.
         ("gspo", 4, {"fsdp": 2, "context": 4}),
         ("opd", 2, {"fsdp": 4, "tensor": 2}),
     ],
     ids=str,
 )
-def test_processes_roll_out_as_one_does(kind, count, sizes, data_folder, tmp_path, monkeypatch):
+def test_several_processes_roll_out_as_one(kind, count, sizes, data_folder, tmp_path, monkeypatch):
     words = [f"{name}={size}" for name, size in sizes.items()]
     asked = [kind, str(tmp_path / "several"), str(data_folder), *words]
     started = launch.launch("tests.multi_process.rolls", asked, count)

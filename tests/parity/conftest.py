@@ -1,8 +1,8 @@
-"""Torch is told of torchvision's operators before any of its models is imported."""
+"""Declares the operators of torchvision before any model of torch is imported."""
 
 import contextlib
 
-from ivx.hf import torchvision_shim
+from ivx.hf import peer
 
 with contextlib.suppress(ModuleNotFoundError):
-    torchvision_shim.declare()
+    peer.declare_torchvision_operators()

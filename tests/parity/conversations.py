@@ -1,4 +1,4 @@
-"""Conversations of every kind, made up, for comparing what templates write of them."""
+"""Random conversations of every kind, to compare chat templates."""
 
 import dataclasses
 import json
@@ -52,12 +52,12 @@ _ARGUMENTS = (
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """What is rendered, in the arguments of `ivx.text.chat_template.render`.
+    """Arguments of `ivx.text.chat_template.render`.
 
     Attributes:
-      messages: with <VIDEO_CONTEXT> where a video stands.
-      tools: on offer.
-      generate: whether it ends with an open turn.
+      messages: with a placeholder <VIDEO_CONTEXT> for each video.
+      tools: schemas of the available tools.
+      generate: whether the prompt ends with an open turn.
       enable_thinking: None in conversations with videos.
     """
 
@@ -72,25 +72,25 @@ class Conversation:
 
 
 def generate(count: int = COUNT, seed: int = 0) -> list[Conversation]:
-    """The same conversations for the same seed, on every machine."""
+    """Deterministic conversations for a seed, on every machine."""
     rng = random.Random(seed)
     return [_conversation(rng, rng.choice((None, None, True, False))) for _ in range(count)]
 
 
 def as_items(messages: list[dict]) -> list[dict]:
-    """Messages in the form of transformers: a video is an item instead of a placeholder."""
-    written = []
+    """Messages in the format of transformers: an item for each video instead of a placeholder."""
+    converted = []
     for message in messages:
         texts = _text(message["content"]).split(VIDEO_PLACEHOLDER)
         items = [{"type": "text", "text": texts[0]}]
         for text in texts[1:]:
             items += [{"type": "video"}, {"type": "text", "text": text}]
-        written.append(message | {"content": items if len(texts) > 1 else texts[0]})
-    return written
+        converted.append(message | {"content": items if len(texts) > 1 else texts[0]})
+    return converted
 
 
 def _text(content: str | list[dict]) -> str:
-    """Text of a content; items of media have none."""
+    """The text of a message; media items have none."""
     if isinstance(content, str):
         return content
     return "".join(item.get("text", "") for item in content)
@@ -111,15 +111,15 @@ def _conversation(rng: random.Random, enable_thinking: bool | None) -> Conversat
             for _ in calls:
                 messages.append({"role": "tool", "content": _words(rng, videos=not thinks)})
         messages.append({"role": "assistant", "content": _thought(rng, 0.4)})
-    # Of a prompt the last answer is still to come. A finished turn keeps its text as it stands,
-    # which with enable_thinking is not so in the reference.
-    asks = thinks or rng.random() < 0.5
+    # A prompt lacks the last answer. With enable_thinking the reference rewrites finished turns,
+    # so those conversations are always prompts.
+    is_prompt = thinks or rng.random() < 0.5
     tools = list(_TOOLS[: rng.randint(1, 3)]) if rng.random() < 0.5 else []
-    return Conversation(messages[:-1] if asks else messages, tools, asks, enable_thinking)
+    return Conversation(messages[:-1] if is_prompt else messages, tools, is_prompt, enable_thinking)
 
 
 def _words(rng: random.Random, videos: bool) -> str:
-    """One to three texts, between which videos may stand."""
+    """One to three texts, possibly with videos between them."""
     text = rng.choice(_WORDS)
     for _ in range(rng.choice((0, 1, 1, 2))):
         text += (VIDEO_PLACEHOLDER if videos and rng.random() < 0.6 else " ") + rng.choice(_WORDS)
@@ -127,11 +127,11 @@ def _words(rng: random.Random, videos: bool) -> str:
 
 
 def _thought(rng: random.Random, share: float) -> str:
-    """What an assistant says, now and then after a thought."""
-    said = rng.choice(_WORDS).lstrip("\n")
+    """An answer of the assistant; a share of them follows a thought."""
+    answer = rng.choice(_WORDS).lstrip("\n")
     if rng.random() < share:
-        said = f"<think>\nBecause {rng.choice(_WORDS).strip()}.\n</think>\n\n{said}"
-    return said
+        answer = f"<think>\nBecause {rng.choice(_WORDS).strip()}.\n</think>\n\n{answer}"
+    return answer
 
 
 def _call(rng: random.Random) -> dict:

@@ -1,9 +1,10 @@
-"""A table of questions about images, by their sizes alone, and image files of several kinds."""
+"""A table of questions about images, given by size, and image files of several kinds."""
 
 import dataclasses
 import itertools
 import pathlib
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -19,12 +20,12 @@ from ivx.text.chat_template import IMAGE_PLACEHOLDER as IMAGE
 from ivx.text.chat_template import VIDEO_PLACEHOLDER as VIDEO
 from tests.parity import videos
 
-# As our small experiments.
+# The small experiments of ivx.
 TINY = PixelBudget(4096, 12 * 32 * 32)
-# As shipped with Qwen3-VL, as in InternVideo3's training, TINY, and one or two tokens.
+# Qwen3-VL, the training of InternVideo3, TINY, and one or two tokens.
 BUDGETS = (QWEN3_VL_IMAGES, PixelBudget(4096, 16384 * 4 * 32 * 32), TINY, PixelBudget(1, 2048))
 
-# (width, height): tiny, odd, between two multiples of 32, usual, huge, and of extreme side ratios.
+# (width, height): tiny, odd, between multiples of 32, common, huge, and extreme aspect ratios.
 SIZES = (
     (1, 1),
     (16, 24),
@@ -45,7 +46,7 @@ SIZES = (
     (1001, 7),
 )
 _SHORT, _LONG = VideoInfo(4, 1.0, 320, 240), VideoInfo(60, 2.0, 333, 517)
-# (what users say in turn, images, videos)
+# (user messages, images, videos)
 _CONVERSATIONS = (
     ((f"{IMAGE}{IMAGE}What differs?",), ((640, 480), (48, 80)), ()),
     ((f"One: {IMAGE}\nTwo: {IMAGE}\nThree: {IMAGE}",), ((31, 33), (1, 1), (6400, 32)), ()),
@@ -73,20 +74,20 @@ class Case:
 
     @property
     def messages(self) -> list[dict]:
-        """What users say, with an answer after each turn but the last."""
-        said = [
+        """The user messages, with an answer after each but the last."""
+        turns = [
             [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
             for text in self.turns
         ]
-        return list(itertools.chain(*said))[:-1]
+        return list(itertools.chain(*turns))[:-1]
 
     @property
     def items(self) -> list[dict]:
-        """The messages in the form of transformers: images and videos are items."""
+        """The messages in the format of transformers: images and videos are items."""
         return [message | {"content": _items(message["content"])} for message in self.messages]
 
     def layout(self) -> Layout:
-        """How our pipeline lays it out."""
+        """The layout of the ivx pipeline."""
         rule = LayoutRule(tokenizer.load("compact"), *videos.QWEN3_VL, self.budget)
         sample = Sample(
             "x",
@@ -94,22 +95,27 @@ class Case:
             tuple(VideoRef("x.mp4", info) for info in self.videos),
             images=tuple(ImageRef("x.png", infos.still(*size)) for size in self.images),
         )
-        return rule(sample, generate=True)
+        return rule.lay_out(sample, generate=True)
 
 
 def table() -> list[Case]:
     """Each size and each conversation under each budget."""
     single = [((f"{IMAGE}What is shown?",), (size,), ()) for size in SIZES]
-    return [Case(*asked, budget) for budget in BUDGETS for asked in (*single, *_CONVERSATIONS)]
+    return [Case(*case, budget) for budget in BUDGETS for case in (*single, *_CONVERSATIONS)]
 
 
-def row(image_grids, video_grids, tokens, positions) -> dict:
-    """What is compared of a conversation.
+def row(
+    image_grids: Iterable[Sequence[int]],
+    video_grids: Iterable[Sequence[int]],
+    tokens: np.ndarray,
+    positions: np.ndarray,
+) -> dict:
+    """The compared values of a conversation.
 
     Args:
-      image_grids: of each image 1, rows and columns of patches.
-      video_grids: of each video slices, rows and columns.
-      tokens: [T] ids of the prompt, by the compact tokenizer.
+      image_grids: 1, rows and columns of patches of each image.
+      video_grids: slices, rows and columns of each video.
+      tokens: [T] ids of the prompt, from the compact tokenizer.
       positions: [3, T].
     """
     return {
@@ -138,20 +144,20 @@ FILES = (
 
 
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the files: slopes, edges and noise."""
+    """Writes the files: gradients, edges and noise."""
     paths = []
-    for number, (name, (width, height), mode, orientation) in enumerate(FILES):
-        rng = np.random.default_rng(number)
+    for index, (name, (width, height), mode, orientation) in enumerate(FILES):
+        rng = np.random.default_rng(index)
         y, x = np.mgrid[:height, :width]
-        slope = 255 * (y / height + x / width) / 2
+        ramp = 255 * (y / height + x / width) / 2
         edges = 255.0 * ((y // 9 + x // 7) % 2)
         noise = rng.integers(0, 256, (height, width))
-        picture = np.stack([slope, edges, noise], -1).astype(np.uint8)
+        picture = np.stack([ramp, edges, noise], -1).astype(np.uint8)
         exif = Image.Exif()
         exif[ExifTags.Base.Orientation] = orientation
-        given = {"exif": exif} if orientation > 1 else {}
+        options = {"exif": exif} if orientation > 1 else {}
         paths.append(folder / name)
-        Image.fromarray(picture).convert(mode).save(paths[-1], **given)
+        Image.fromarray(picture).convert(mode).save(paths[-1], **options)
     return paths
 
 

@@ -1,8 +1,8 @@
-"""What transformers makes of the same inputs: the golden files are its answers.
+"""Runs transformers on the parity inputs; the golden files hold its outputs.
 
-Needs transformers, `trl` for the templates that it brings (it is not imported), and the folder of
-a released Qwen3 or Qwen3-VL tokenizer in the environment variable IVX_QWEN_TOKENIZER.
-`python -m tests.make_parity` writes the golden files, tests/parity makes them live.
+Requires transformers, `trl` for its chat templates (it is not imported), and the environment
+variable IVX_QWEN_TOKENIZER, the folder of a released Qwen3 or Qwen3-VL tokenizer.
+`python -m tests.make_parity` writes the golden files; tests/parity compares them with new outputs.
 """
 
 import hashlib
@@ -16,36 +16,36 @@ from tests.parity import conversations, strings
 
 
 class PeerMissingError(Exception):
-    """What is to be compared with is not on this machine; the text says what and how to get it."""
+    """A reference is not installed; the message names it and how to get it."""
 
 
 def digest(text: str) -> str:
-    """Enough of a hash to tell renderings apart."""
+    """A short hash of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def digest_ids(ids: Iterable[int]) -> str:
-    """The same of token ids."""
+    """A short hash of token ids."""
     return digest(",".join(map(str, ids)))
 
 
 def file_of(package: str, *parts: str) -> pathlib.Path:
-    """A file that an installed package brings, without importing the package.
+    """A file of an installed package, without importing the package.
 
     Raises:
       PeerMissingError: it is not installed.
     """
-    found = importlib.util.find_spec(package)
-    if found is None:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
         raise PeerMissingError(f"{package} is not installed; `make test-parity` installs it")
-    return pathlib.Path(found.submodule_search_locations[0]).joinpath(*parts)
+    return pathlib.Path(spec.submodule_search_locations[0]).joinpath(*parts)
 
 
 def chat_template() -> list[str]:
-    """A digest of each conversation, as the templates of Qwen write it.
+    """A digest of each conversation as the Qwen templates render it.
 
-    Without `enable_thinking` that of Qwen3-VL-Instruct; with it that of Qwen3, to which True adds
-    the <think> that the Thinking models of Qwen3-VL open the turn with.
+    Without `enable_thinking` the template is that of Qwen3-VL-Instruct, otherwise that of Qwen3.
+    True appends the <think> with which the Thinking models of Qwen3-VL open the turn.
     """
     import transformers
 
@@ -69,15 +69,17 @@ def chat_template() -> list[str]:
 
 
 def tokenizer() -> list[str]:
-    """A digest of the ids of each string, by a released tokenizer.
+    """A digest of the ids of each string, from a released tokenizer.
 
     Raises:
-      PeerMissingError: there is none.
+      PeerMissingError: IVX_QWEN_TOKENIZER is not set.
     """
     import transformers
 
     folder = os.environ.get("IVX_QWEN_TOKENIZER")
     if not folder:
-        raise PeerMissingError("IVX_QWEN_TOKENIZER names no folder of a released tokenizer")
+        raise PeerMissingError(
+            "IVX_QWEN_TOKENIZER is not set; set it to the folder of a released tokenizer"
+        )
     words = transformers.AutoTokenizer.from_pretrained(folder)
     return [digest_ids(ids) for ids in words(strings.generate())["input_ids"]]

@@ -1,8 +1,8 @@
-"""Pictures with edges, slopes and noise, for comparing how they are resized."""
+"""Pictures with edges, gradients and noise, to compare resizing."""
 
 import numpy as np
 
-# (height, width) before and after: smaller, larger, stretched, hardly changed.
+# (height, width) before and after: smaller, larger, stretched, almost unchanged.
 SIZES = (
     ((97, 150), (64, 96)),
     ((200, 333), (32, 64)),
@@ -14,11 +14,11 @@ SIZES = (
 
 
 def picture(number: int) -> np.ndarray:
-    """uint8 [h, w, 3], of the size before."""
+    """uint8 [h, w, 3], before resizing."""
     (height, width), _ = SIZES[number]
     rng = np.random.default_rng(number)
     y, x = np.mgrid[:height, :width]
-    slope = 255 * (y / height + x / width) / 2
+    ramp = 255 * (y / height + x / width) / 2
     edges = 255.0 * ((y // 9 + x // 7) % 2)
     noise = rng.integers(0, 256, (height, width))
-    return np.stack([slope, edges, noise], -1).astype(np.uint8)
+    return np.stack([ramp, edges, noise], -1).astype(np.uint8)

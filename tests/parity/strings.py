@@ -1,4 +1,4 @@
-"""Strings of many scripts and kinds, made up, for comparing tokenizers."""
+"""Random strings in many scripts, to compare tokenizers."""
 
 import random
 
@@ -6,7 +6,7 @@ from ivx.text import special_tokens
 
 COUNT = 2400
 
-# First and last character of blocks of Unicode, from many scripts, marks and symbols.
+# First and last code point of Unicode blocks: scripts, marks and symbols.
 _BLOCKS = (
     (0x20, 0x7E),
     (0xA0, 0x17F),
@@ -74,7 +74,7 @@ _SPACES = (
 
 
 def generate(count: int = COUNT, seed: int = 0) -> list[str]:
-    """The same strings for the same seed, on every machine."""
+    """Deterministic strings for a seed, on every machine."""
     rng = random.Random(seed)
     kinds = (_one_script, _mixed_scripts, _sentence, _code, _numbers, _spaced, _tagged, _decomposed)
     return [kinds[number % len(kinds)](rng) for number in range(count)]
@@ -128,7 +128,7 @@ def _tagged(rng: random.Random) -> str:
 
 
 def _decomposed(rng: random.Random) -> str:
-    """Letters with marks of their own, which NFC joins, or leaves where no such letter exists."""
+    """Letters followed by combining marks; NFC composes those for which a letter exists."""
     marks = [chr(rng.randint(0x300, 0x345)) for _ in range(3)]
     letters = [rng.choice("aeiounAEOUcszКИ가") + mark for mark in marks]
     return rng.choice(_WORDS) + "".join(letters) + "\u1112\u1161\u11ab" + rng.choice(("", "ﬁ", "Å"))

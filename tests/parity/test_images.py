@@ -1,38 +1,44 @@
-"""A random Qwen3-VL of transformers, read by ours: images and videos in every mixture.
+"""A random Qwen3-VL of transformers, loaded by ivx: every mixture of images and videos.
 
-Runs where torch and transformers are installed, and is skipped elsewhere.
+Skipped without torch and transformers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
+from data_pipelines.batch import Batch
 from data_pipelines.layout import Layout
 from data_pipelines.video import patches
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.resize import PixelBudget
-from ivx.evaluation import observe, observe_peer
+from ivx.evaluation import activations, peer_activations
 from ivx.evaluation.agreement import LOGITS
-from ivx.hf import config, read, torchvision_shim
-from ivx.models.definition import ModelDefinition
+from ivx.hf import config, peer, read
+from ivx.models.definition import ModelDefinition, Params
 from ivx.sampling import sampler
 from ivx.text import tokenizer
 from tests.conftest import small_spec
 from tests.parity.images import IMAGE, VIDEO, Case
 
 torch = pytest.importorskip("torch")
-torchvision_shim.declare()
+peer.declare_torchvision_operators()
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
-# Seen are 7e-6 at most.
+# The largest measured difference is 7e-6.
 TOLERANCE = 5e-5
 ANSWER = 64
+Model = tuple[ModelDefinition, Params]
+Prompts = tuple[list[Layout], list[tuple]]
 _CLIP, _TALL = VideoInfo(6, 1.0, 160, 96), VideoInfo(3, 2.0, 32, 224)
 
 
-def _case(text: str, images: Sequence[tuple[int, int]] = (), clips=()) -> Case:
+def _case(
+    text: str, images: Sequence[tuple[int, int]] = (), clips: Sequence[VideoInfo] = ()
+) -> Case:
     """Multiples of 32 keep their size: an image of 96 x 160 has 3 x 5 tokens."""
     return Case((text,), tuple(images), tuple(clips), PixelBudget(1, 2**18))
 
@@ -60,8 +66,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet():
-    """No look at the hub, no more threads than needed."""
+def offline() -> Iterator[None]:
+    """No access to the hub, one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -71,8 +77,8 @@ def quiet():
 
 
 @pytest.fixture(scope="module")
-def theirs():
-    """Their model, so noisy that biases, norms and every tap matter."""
+def theirs() -> Any:
+    """The transformers model, with noise so that biases, norms and every tap matter."""
     settings = config.write_config(small_spec("gqa"), tokenizer.load("compact"), "float32")
     torch.manual_seed(0)
     model = transformers.Qwen3VLForConditionalGeneration(transformers.Qwen3VLConfig(**settings))
@@ -82,8 +88,8 @@ def theirs():
 
 
 @pytest.fixture(scope="module")
-def ours(theirs, tmp_path_factory):
-    """The same in ours: definition and parameters."""
+def ours(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The same model in ivx: definition and parameters."""
     folder = tmp_path_factory.mktemp("images")
     theirs.save_pretrained(folder)
     definition = ModelDefinition(config.read_spec(folder))
@@ -91,8 +97,8 @@ def ours(theirs, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asked() -> tuple[list[Layout], list[tuple]]:
-    """Layouts of the cases, with pixels of noise."""
+def prompts() -> tuple[list[Layout], list[tuple]]:
+    """Layouts of the cases, with random pixels."""
     layouts, pixels = [case.layout() for case in CASES.values()], []
     rng = np.random.default_rng(0)
     for layout in layouts:
@@ -103,20 +109,20 @@ def asked() -> tuple[list[Layout], list[tuple]]:
 
 
 def their_inputs(layouts: Sequence[Layout], pixels: Sequence[tuple], side: str = "right") -> dict:
-    """Prompts as their processor would give them, padded on one side."""
-    words, widest = tokenizer.load("compact"), max(len(layout.tokens) for layout in layouts)
-    ids = np.zeros((len(layouts), widest), np.int64)
+    """Prompts as the transformers processor returns them, padded on one side."""
+    words, longest = tokenizer.load("compact"), max(len(layout.tokens) for layout in layouts)
+    ids = np.zeros((len(layouts), longest), np.int64)
     mask = np.zeros_like(ids)
     kinds = {"pixel_values": [], "pixel_values_videos": []}
     grids = {"image_grid_thw": [], "video_grid_thw": []}
-    for number, (layout, (rows, _)) in enumerate(zip(layouts, pixels, strict=True)):
+    for index, (layout, (rows, _)) in enumerate(zip(layouts, pixels, strict=True)):
         length = len(layout.tokens)
-        place = slice(0, length) if side == "right" else slice(widest - length, widest)
-        ids[number, place], mask[number, place] = layout.tokens, 1
+        span = slice(0, length) if side == "right" else slice(longest - length, longest)
+        ids[index, span], mask[index, span] = layout.tokens, 1
         rows = iter(rows)
         for clip in layout.clips:
-            found = [next(rows) for _ in clip.times]
-            kinds["pixel_values" if clip.still else "pixel_values_videos"] += found
+            slices = [next(rows) for _ in clip.times]
+            kinds["pixel_values" if clip.still else "pixel_values_videos"] += slices
             grid = (len(clip.times), *clip.patch_shape)
             grids["image_grid_thw" if clip.still else "video_grid_thw"].append(grid)
     inputs = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
@@ -130,94 +136,96 @@ def their_inputs(layouts: Sequence[Layout], pixels: Sequence[tuple], side: str =
     return inputs
 
 
-def our_logits(ours, layouts: Sequence[Layout], pixels: Sequence[tuple]) -> list[np.ndarray]:
-    """Of all prompts side by side, padding left out."""
+def our_logits(ours: Model, layouts: Sequence[Layout], pixels: Sequence[tuple]) -> list[np.ndarray]:
+    """Logits of all prompts in one batch, without padding."""
     definition, params = ours
     batch = sampler.batch_prompts(layouts, pixels).batch
 
     @jax.jit
-    def run(params, batch):
+    def run(params: Params, batch: Batch) -> jax.Array:
         model = definition.bind(params)
         return model.logits(model(batch).hidden)
 
-    found = np.asarray(run(params, batch))
-    return [row[: len(layout.tokens)] for row, layout in zip(found, layouts, strict=True)]
+    logits = np.asarray(run(params, batch))
+    return [row[: len(layout.tokens)] for row, layout in zip(logits, layouts, strict=True)]
 
 
-def their_answers(model, inputs: dict) -> list[list[int]]:
-    """Greedy, the closing token left out."""
+def their_answers(model: Any, inputs: dict) -> list[list[int]]:
+    """Greedy answers without the end token."""
     end = tokenizer.load("compact").end_of_turn
     model.generation_config = transformers.GenerationConfig(
         do_sample=False, max_new_tokens=ANSWER, eos_token_id=end, pad_token_id=end
     )
     with torch.no_grad():
-        written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
-    return [[token for token in row if token != end] for row in written]
+        output = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :].tolist()
+    return [[token for token in row if token != end] for row in output]
 
 
 @pytest.fixture(scope="module")
-def answers(ours, asked) -> list[list[int]]:
-    """Of our sampler, to all prompts side by side."""
+def answers(ours: Model, prompts: Prompts) -> list[list[int]]:
+    """Answers of the ivx sampler to all prompts in one batch."""
     end = tokenizer.load("compact").end_of_turn
-    return sampler.Sampler(*ours, end).generate(*asked, ANSWER)
+    return sampler.Sampler(*ours, end).generate(*prompts, ANSWER)
 
 
-def close(name: str, one: np.ndarray, other: np.ndarray) -> None:
-    assert one.shape == other.shape
-    difference = np.abs(one - other).max()
-    print(f"{name}: up to {np.abs(other).max():.2f}, differ by {difference:.2e}")
+def assert_close(name: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    assert ours.shape == theirs.shape
+    difference = np.abs(ours - theirs).max()
+    print(f"{name}: up to {np.abs(theirs).max():.2f}, differ by {difference:.2e}")
     assert difference <= TOLERANCE, name
-    assert np.abs(other).max() > 0.2, "numbers that say nothing agree too easily"
+    assert np.abs(theirs).max() > 0.2, "values near zero agree trivially"
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_agree(theirs, ours, asked, name):
-    number = list(CASES).index(name)
-    layouts, pixels = ([part[number]] for part in asked)
+def test_logits_agree(theirs: Any, ours: Model, prompts: Prompts, name: str):
+    index = list(CASES).index(name)
+    layouts, pixels = ([part[index]] for part in prompts)
     with torch.no_grad():
         expected = theirs(**their_inputs(layouts, pixels)).logits[0].numpy()
-    [found] = our_logits(ours, layouts, pixels)
-    close(name, found, expected)
+    [logits] = our_logits(ours, layouts, pixels)
+    assert_close(name, logits, expected)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_logits_of_a_padded_batch_agree(theirs, ours, asked, side):
-    """Text alone, images, videos and both in one batch."""
-    layouts, pixels = asked
+def test_logits_of_a_padded_batch_agree(theirs: Any, ours: Model, prompts: Prompts, side: str):
+    """Text, images, videos and both in one batch."""
+    layouts, pixels = prompts
     inputs = their_inputs(layouts, pixels, side)
     with torch.no_grad():
         expected = theirs(**inputs).logits.numpy()
     mask = inputs["attention_mask"].numpy().astype(bool)
     assert not mask.all()
-    found = our_logits(ours, layouts, pixels)
-    for number, name in enumerate(CASES):
-        close(name, found[number], expected[number, mask[number]])
+    logits = our_logits(ours, layouts, pixels)
+    for index, name in enumerate(CASES):
+        assert_close(name, logits[index], expected[index, mask[index]])
 
 
-def test_taps_merger_layers_and_logits_agree(theirs, ours, asked):
-    """Every part that `ivx verify` looks at, in the order of the tokens."""
+def test_taps_merger_layers_and_logits_agree(theirs: Any, ours: Model, prompts: Prompts):
+    """Every part that `ivx verify` compares, in the order of the tokens."""
     definition, params = ours
     words, taps = tokenizer.load("compact"), len(definition.spec.vision.taps)
-    found = observe.Observer(definition, words)(params, *asked, limit=1)
-    expected = observe_peer.observe(theirs, words, *asked, limit=1)
-    for name, one, other in zip(CASES, found, expected, strict=True):
-        visual = [part for part in other.parts if part.startswith("visual.")]
+    observed = activations.ActivationRecorder(definition, words)(params, *prompts, limit=1)
+    expected = peer_activations.record(theirs, words, *prompts, limit=1)
+    for name, our, their in zip(CASES, observed, expected, strict=True):
+        visual = [part for part in their.parts if part.startswith("visual.")]
         assert len(visual) == (0 if name == "text" else taps + 1)
-        assert one.parts.keys() == other.parts.keys() and LOGITS in one.parts
-        for part, array in other.parts.items():
-            close(f"{name}: {part}", one.parts[part], array)
+        assert our.parts.keys() == their.parts.keys() and LOGITS in our.parts
+        for part, array in their.parts.items():
+            assert_close(f"{name}: {part}", our.parts[part], array)
 
 
-def test_64_greedy_tokens_agree(theirs, asked, answers):
+def test_64_greedy_tokens_agree(theirs: Any, prompts: Prompts, answers: list[list[int]]):
     lengths = []
-    for name, layout, rows, answer in zip(CASES, *asked, answers, strict=True):
-        [written] = their_answers(theirs, their_inputs([layout], [rows]))
-        assert answer == written, name
+    for name, layout, rows, answer in zip(CASES, *prompts, answers, strict=True):
+        [expected] = their_answers(theirs, their_inputs([layout], [rows]))
+        assert answer == expected, name
         lengths.append(len(answer))
-        print(f"{name}: {lengths[-1]} tokens, {len(set(answer))} of them different")
+        print(f"{name}: {lengths[-1]} tokens, {len(set(answer))} distinct")
     assert sum(length == ANSWER for length in lengths) >= len(CASES) - 2
     assert len(set(map(tuple, answers))) == len(CASES)
 
 
-def test_64_greedy_tokens_of_a_padded_batch_agree(theirs, asked, answers):
-    assert answers == their_answers(theirs, their_inputs(*asked, side="left"))
+def test_64_greedy_tokens_of_a_padded_batch_agree(
+    theirs: Any, prompts: Prompts, answers: list[list[int]]
+):
+    assert answers == their_answers(theirs, their_inputs(*prompts, side="left"))

@@ -1,7 +1,11 @@
-"""The processor of an exported folder lays videos and images out as our pipeline does.
+"""The processor of an exported folder lays out videos and images as the ivx pipeline does.
 
-Runs where torchvision is installed besides torch and transformers, and is skipped elsewhere.
+Skipped without torch, torchvision and transformers.
 """
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,21 +15,21 @@ from data_pipelines.media import ImageRef
 from data_pipelines.sources import Sample
 from data_pipelines.video import decode
 from ivx.evaluation.runner import as_prompt
-from ivx.hf import processor, torchvision_shim, write
+from ivx.hf import peer, processor, write
 from ivx.models.definition import ModelDefinition
 from ivx.text import chat_template, compact_tokenizer
 from tests.conftest import small_spec
 from tests.parity import images
 
 pytest.importorskip("torch")
-torchvision_shim.declare()
+peer.declare_torchvision_operators()
 pytest.importorskip("torchvision")
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory, rule):
-    """What `AutoProcessor` makes of a folder with the rules of our pipeline."""
+def theirs(tmp_path_factory: pytest.TempPathFactory, rule: layout.LayoutRule) -> Iterator[Any]:
+    """The `AutoProcessor` of a folder with the rules of the ivx pipeline."""
     definition = ModelDefinition(small_spec("gqa"))
     frames, budget, images = rule.frame_rule, rule.budget, rule.image_budget
     rules = processor.FrameRules(
@@ -44,76 +48,84 @@ def theirs(tmp_path_factory, rule):
         yield transformers.AutoProcessor.from_pretrained(folder)
 
 
-def as_items(messages) -> list[dict]:
-    """Our messages in their form: a video is an item instead of a placeholder."""
-    written = []
+def as_items(messages: Sequence[dict]) -> list[dict]:
+    """Messages in the format of transformers: an item for each video instead of a placeholder."""
+    converted = []
     for message in messages:
         items = []
         texts = chat_template.message_text(message, 0).split(chat_template.VIDEO_PLACEHOLDER)
-        for number, text in enumerate(texts):
-            items += [{"type": "video"}] * (number > 0) + [{"type": "text", "text": text}]
-        written.append({"role": message["role"], "content": items})
-    return written
+        for index, text in enumerate(texts):
+            items += [{"type": "video"}] * (index > 0) + [{"type": "text", "text": text}]
+        converted.append({"role": message["role"], "content": items})
+    return converted
 
 
-def whole_video(clip: layout.Clip) -> tuple[np.ndarray, dict]:
-    """All frames of a file, and what is known of it; their processor samples by itself."""
+def full_video(clip: layout.Clip) -> tuple[np.ndarray, dict]:
+    """All frames of a file and its metadata; the processor samples them itself."""
     count, rate = clip.info.num_frames, float(clip.info.rate)
     frames = decode.read_frames(clip.path, clip.info, np.arange(count), lambda frame: frame)
-    facts = {"total_num_frames": count, "fps": rate, "duration": count / rate}
-    return np.stack(frames), facts
+    metadata = {"total_num_frames": count, "fps": rate, "duration": count / rate}
+    return np.stack(frames), metadata
 
 
-def test_tokens_are_the_same_and_pixels_within_rounding(theirs, samples, rule):
-    """Frames, times, sizes, template, tokens and the order of patches, over all kinds of clips."""
-    seen = 0
+def test_video_tokens_are_equal_and_pixels_within_rounding(
+    theirs: Any, samples: list[Sample], rule: layout.LayoutRule
+):
+    """Frames, times, sizes, template, tokens and patch order, over all kinds of clips."""
+    compared = 0
     for sample in samples:
-        asked = as_prompt(sample)
-        ours = rule(asked, generate=True)
+        prompt = as_prompt(sample)
+        ours = rule.lay_out(prompt, generate=True)
         if len(ours.clips) != 1:
             continue
         [clip] = ours.clips
-        frames, facts = whole_video(clip)
+        frames, metadata = full_video(clip)
         text = theirs.apply_chat_template(
-            as_items(asked.messages), add_generation_prompt=True, tokenize=False
+            as_items(prompt.messages), add_generation_prompt=True, tokenize=False
         )
-        found = theirs(text=[text], videos=[frames], video_metadata=[facts], return_tensors="pt")
-        assert found["input_ids"][0].tolist() == ours.tokens.tolist()
-        assert found["video_grid_thw"].tolist() == [[len(clip.times), *clip.patch_shape]]
+        inputs = theirs(
+            text=[text], videos=[frames], video_metadata=[metadata], return_tensors="pt"
+        )
+        assert inputs["input_ids"][0].tolist() == ours.tokens.tolist()
+        assert inputs["video_grid_thw"].tolist() == [[len(clip.times), *clip.patch_shape]]
         rows = np.concatenate(ours.read_patches()[0]).astype(np.float32) / 127.5 - 1
-        # Two implementations of one resampling round differently: one step of 255.
-        assert np.abs(rows - found["pixel_values_videos"].numpy()).max() < 1.01 / 127.5
-        seen += 1
-    assert seen > 5
+        # Two implementations of the same resampling may round differently, by one level of 255.
+        assert np.abs(rows - inputs["pixel_values_videos"].numpy()).max() < 1.01 / 127.5
+        compared += 1
+    assert compared > 5
 
 
-def test_images_of_a_message_are_the_same_within_rounding(theirs, rule, tmp_path):
-    """All the image files in one message, opened by them and by us, a word after each.
+def test_image_tokens_are_equal_and_pixels_within_rounding(
+    theirs: Any, rule: layout.LayoutRule, tmp_path: pathlib.Path
+):
+    """All image files in one message, each followed by a word, opened by transformers and by ivx.
 
-    They open them by PIL: the decoders of torchvision are not there beside torch without CUDA.
+    transformers uses PIL: without CUDA in torch, torchvision has no decoders.
     """
     paths = [str(path) for path in images.write(tmp_path)]
-    words = [f"{number}, " for number in range(len(paths))]
-    asked = {"role": "user", "content": "".join(images.IMAGE + word for word in words)}
+    words = [f"{index}, " for index in range(len(paths))]
+    message = {"role": "user", "content": "".join(images.IMAGE + word for word in words)}
     from transformers.image_utils import load_image
 
-    sample = Sample("x", (asked,), (), images=tuple(ImageRef(path, None) for path in paths))
-    ours = rule(sample, generate=True)
+    sample = Sample("x", (message,), (), images=tuple(ImageRef(path, None) for path in paths))
+    ours = rule.lay_out(sample, generate=True)
     items = [
         part
         for path, word in zip(paths, words, strict=True)
         for part in ({"type": "image", "image": load_image(path)}, {"type": "text", "text": word})
     ]
-    found = theirs.apply_chat_template(
+    inputs = theirs.apply_chat_template(
         [{"role": "user", "content": items}],
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
     )
-    assert found["input_ids"][0].tolist() == ours.tokens.tolist()
-    assert found["image_grid_thw"].tolist() == [[1, *clip.patch_shape] for clip in ours.clips]
+    assert inputs["input_ids"][0].tolist() == ours.tokens.tolist()
+    assert inputs["image_grid_thw"].tolist() == [[1, *clip.patch_shape] for clip in ours.clips]
     rows = np.concatenate(ours.read_patches()[0]).astype(np.float32) / 127.5 - 1
-    away = np.abs(rows - found["pixel_values"].numpy()) * 127.5
-    print(f"pixels differ by {away.max():.2f} of 255 at most, {away.mean():.5f} in the mean")
-    assert away.max() < 2.01 and away.mean() < 0.01
+    difference = np.abs(rows - inputs["pixel_values"].numpy()) * 127.5
+    print(
+        f"pixels differ by up to {difference.max():.2f} of 255, {difference.mean():.5f} on average"
+    )
+    assert difference.max() < 2.01 and difference.mean() < 0.01

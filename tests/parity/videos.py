@@ -1,7 +1,8 @@
-"""A table of videos, by their facts alone, for comparing which frames are seen and how large."""
+"""A table of videos, given by metadata, to compare frame sampling and sizes."""
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.resize import PixelBudget
 from ivx.hf.processor import FrameRules
 
-# As shipped with Qwen3-VL, as in InternVideo3's training, and as our small experiments.
+# Qwen3-VL, the training of InternVideo3, and the small experiments of ivx.
 QWEN3_VL = FrameRule(2.0, 4, 768), PixelBudget(4096, 25165824)
 LONG = FrameRule(2.0, 4, 2048), PixelBudget(16384, 32768 * 4 * 32 * 32)
 TINY = FrameRule(1.0, 2, 16), PixelBudget(4096, 65536)
@@ -29,7 +30,7 @@ _SIZES = (
     (40, 4000),
     (24, 16),
 )
-# (frames, frames a second)
+# (frames, frames per second)
 _LENGTHS = (
     (1, 24.0),
     (2, 24.0),
@@ -46,7 +47,7 @@ _LENGTHS = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One row: a video, and how it is looked at."""
+    """One row: a video and the rules of its sampling."""
 
     info: VideoInfo
     frames: FrameRule
@@ -54,7 +55,7 @@ class Case:
 
     @property
     def rules(self) -> FrameRules:
-        """The same, in the form of a folder."""
+        """The rules in the format of a Hugging Face folder."""
         frames, budget = self.frames, self.budget
         return FrameRules(
             frames.fps, frames.min_frames, frames.max_frames, budget.min_pixels, budget.max_pixels
@@ -64,22 +65,28 @@ class Case:
 def table() -> list[Case]:
     """Each length at several sizes under each rule."""
     cases = []
-    for which, (frames, budget) in enumerate(RULES):
+    for rule, (frames, budget) in enumerate(RULES):
         for row, (count, rate) in enumerate(_LENGTHS):
             for step in range(3):
-                width, height = _SIZES[(row + 3 * step + which) % len(_SIZES)]
+                width, height = _SIZES[(row + 3 * step + rule) % len(_SIZES)]
                 cases.append(Case(VideoInfo(count, rate, width, height), frames, budget))
     return cases
 
 
-def row(indices, times, grid, tokens, positions) -> dict:
-    """What is compared of a video and a question about it.
+def row(
+    indices: Sequence[int],
+    times: Sequence[float],
+    grid: Sequence[int],
+    tokens: np.ndarray,
+    positions: np.ndarray,
+) -> dict:
+    """The compared values of a video and a question about it.
 
     Args:
-      indices: [F_] frames seen, the last repeated to fill its slice.
+      indices: [F_] sampled frames, the last repeated to fill its slice.
       times: [F_ / 2] seconds.
       grid: slices, rows and columns of patches.
-      tokens: [T] ids of the prompt, by the compact tokenizer.
+      tokens: [T] ids of the prompt, from the compact tokenizer.
       positions: [3, T].
     """
     return {
@@ -89,6 +96,6 @@ def row(indices, times, grid, tokens, positions) -> dict:
     }
 
 
-def digest(array) -> str:
-    """Enough of a hash to tell arrays of numbers apart, whatever their types."""
+def digest(array: Sequence | np.ndarray) -> str:
+    """A short hash of an array's values, independent of its dtype."""
     return hashlib.sha256(np.asarray(array, np.float64).tobytes()).hexdigest()[:8]

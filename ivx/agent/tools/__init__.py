@@ -1,1 +1,1 @@
-"""The tools of the agent, a file each."""
+"""The tools of the agent, one per file."""

@@ -1,94 +1,79 @@
-"""`ivx compile --search`: which mesh, micro-batches and remat policy fit, and which is fastest.
+"""`ivx compile --search`: finds meshes, micro-batches and remat policies that fit, and ranks them.
 
-Arithmetic (`ivx/aot/arithmetic.py`) orders what divides evenly and leaves out what cannot fit; the
-first of these are compiled, and ranked by the time that is modelled from what the compiler said.
+Arithmetic (`ivx/aot/arithmetic.py`) orders the settings that divide evenly and drops those that
+cannot fit. The first ones are compiled, and ranked by their estimated time.
 """
 
 import dataclasses
 
+import ml_collections
+
+from ivx.aot.arithmetic import Setting
+from ivx.aot.options import CompileOptions
 from ivx.errors import UserError
 
 _GIB = 2**30
-# What is to stay free for a run's other programs and for fragments.
+# The rest of the memory stays free for a run's other programs and for fragmentation.
 SHARE = 0.9
 
 
-def run(config, place: str, tries: int, asking) -> dict:
-    """Compiles the likeliest settings and prints them, the best first."""
+def run(
+    config: ml_collections.ConfigDict, topology: str, tries: int, options: CompileOptions
+) -> dict:
+    """Compiles the most likely settings and prints them, the best first.
+
+    Raises:
+      UserError: no setting can fit.
+    """
     from ivx.commands.compile import step
 
-    found = likely(config, place, asking)
-    if not found:
+    candidates = likely(config, topology, options)
+    if not candidates:
         raise UserError(
-            f"no mesh, micro-batches and remat policy of {config.model.preset} fit on {place} by"
-            " arithmetic; take a larger slice, or a chip with more memory"
+            f"no mesh, micro-batches and remat policy of {config.model.preset} can fit on"
+            f" {topology}; take a larger slice, or a chip with more memory"
         )
     rows = []
-    for setting in found[:tries]:
-        tried = applied(config, setting)
-        result = step.ask(tried, place, asking)
+    for setting in candidates[:tries]:
+        result = step.compile_step(applied(config, setting), topology, options)
         rows.append({"setting": dataclasses.asdict(setting)} | result)
         print(line(rows[-1]), flush=True)
     ranked = sorted(rows, key=rank)
     print("\nthe best first:")
     for row in ranked:
         print(line(row))
-    return {"ok": fits(ranked[0]), "topology": place, "likely": len(found), "rows": ranked}
+    return {"ok": fits(ranked[0]), "topology": topology, "likely": len(candidates), "rows": ranked}
 
 
-def likely(config, place: str, asking) -> list:
-    """Settings that may fit, by arithmetic the fastest first."""
-    from ivx.aot import arithmetic, topology
-
-    chip, _ = topology.parse(place)
-    return arithmetic.likely(work(config, asking), chip, topology.size(place), SHARE)
-
-
-def work(config, asking):
-    """What a step has to do, as `ivx.aot.arithmetic.Work`."""
+def likely(
+    config: ml_collections.ConfigDict, topology: str, options: CompileOptions
+) -> list[Setting]:
+    """Settings that may fit, by estimated time."""
+    from ivx import from_config
     from ivx.aot import arithmetic
-    from ivx.commands.compile import step
+    from ivx.aot import topology as topologies
 
-    data = config.data
-    sizes, teacher = step.shapes(config, asking.teacher)
-    return arithmetic.Work(
-        spec=sizes,
-        parameters=_parameters(sizes),
-        packs=data.batch_packs,
-        tokens=data.pack_tokens,
-        patches=data.pack_patches,
-        flops=step.load(config, asking)["flops"],
-        trains=config.stage.name != "convert",
-        teacher=teacher,
-        teacher_parameters=_parameters(teacher) if teacher else 0,
-    )
+    chip, _ = topologies.parse(topology)
+    work = from_config.step_load.work(config, options)
+    return arithmetic.likely(work, chip, topologies.size(topology), SHARE)
 
 
-def _parameters(sizes) -> int:
-    """How many a model of these sizes has."""
-    import jax
-
-    from ivx.models.definition import ModelDefinition
-
-    return sum(leaf.size for leaf in jax.tree.leaves(ModelDefinition(sizes).abstract_params))
-
-
-def applied(config, setting):
-    """The config with a setting."""
-    found = config.copy_and_resolve_references()
-    found.mesh.update(replica=1, **setting.mesh)
-    found.optim.accumulation = setting.accumulation
-    found.model.remat = setting.remat
-    return found
+def applied(config: ml_collections.ConfigDict, setting: Setting) -> ml_collections.ConfigDict:
+    """A copy of the config with a setting."""
+    changed = config.copy_and_resolve_references()
+    changed.mesh.update(replica=1, **setting.mesh)
+    changed.optim.accumulation = setting.accumulation
+    changed.model.remat = setting.remat
+    return changed
 
 
 def fits(row: dict) -> bool:
-    """Whether a step compiles and leaves a tenth of the memory."""
+    """Whether a step compiles and leaves a tenth of the memory free."""
     return row["ok"] and row["memory"]["peak"] <= SHARE * row["capacity"]
 
 
-def rank(row: dict) -> tuple:
-    """Sorts what fits first, then by the mean of the bounds of its time."""
+def rank(row: dict) -> tuple[bool, float]:
+    """Sort key: settings that fit first, then by the mean of the two time bounds."""
     time = row.get("estimate")
     return not fits(row), time["hidden"] + time["exposed"] if time else float("inf")
 
@@ -99,13 +84,13 @@ def line(row: dict) -> str:
     axes = " ".join(f"{axis}:{setting[axis]}" for axis in ("fsdp", "tensor", "context"))
     head = f"{axes} accumulation {setting['accumulation']} remat {setting['remat']:13s}"
     if row["refusal"]:
-        return f"{head} refused: {row['refusal']}"
+        return f"{head} does not compile: {row['refusal']}"
     peak, capacity, time = row["memory"]["peak"], row["capacity"], row.get("estimate")
-    modelled = (
+    estimate = (
         f"{time['hidden']:.2f} to {time['exposed']:.2f} s, MFU {time['mfu_hidden']:.2f} to"
         f" {time['mfu_exposed']:.2f}"
         if time
         else "time unknown"
     )
-    filled = f"{peak / _GIB:5.1f} of {capacity / _GIB:.1f} GiB ({peak / capacity:.0%})"
-    return f"{head} {filled} {modelled}"
+    memory = f"{peak / _GIB:5.1f} of {capacity / _GIB:.1f} GiB ({peak / capacity:.0%})"
+    return f"{head} {memory} {estimate}"

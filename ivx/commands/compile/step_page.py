@@ -1,4 +1,4 @@
-"""What `ivx compile --config` prints of a step: memory, exchanges, kernels, a modelled time."""
+"""The printed report of `ivx compile`: memory, exchanges, kernels, estimated time."""
 
 from collections.abc import Iterable
 
@@ -6,53 +6,53 @@ from ivx.aot.frames import PASSES
 
 _GIB = 2**30
 # Functions that are listed.
-_PLACES = 12
+_FUNCTIONS = 12
 
 
 def lines(result: dict) -> list[str]:
-    """The result for reading."""
+    """The result as lines of text."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in result.get("mesh", {}).items())
     lines = [f"{result['topology']}, {result['devices']} devices, mesh {mesh}"]
     if "bytes" in result:
-        held = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in result["bytes"].items())
-        lines.append(f"{result['parameters']:,} parameters; GiB a device: {held}")
+        sizes = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in result["bytes"].items())
+        lines.append(f"{result['parameters']:,} parameters; GiB per device: {sizes}")
     if result["refusal"]:
-        lines += [f"does not compile: {result['refusal']}"]
-        lines += ["largest buffers:", *(f"  {one}" for one in result["largest"])] * bool(
-            result["largest"]
-        )
-        return [*lines, "what would make it smaller, the cheapest first:",
-                *(f"  {one}" for one in result["knobs"])]  # fmt: skip
+        lines.append(f"does not compile: {result['refusal']}")
+        if result["largest"]:
+            lines += ["largest buffers:", *(f"  {buffer}" for buffer in result["largest"])]
+        lines.append("changes that make it smaller, the cheapest first:")
+        return [*lines, *(f"  {change}" for change in result["knobs"])]
     memory, capacity = result["memory"], result["capacity"]
     lines.append(
-        f"memory a device: arguments {memory['arguments'] / _GIB:.2f}, temporaries"
+        f"memory per device: arguments {memory['arguments'] / _GIB:.2f}, temporaries"
         f" {memory['temporaries'] / _GIB:.2f}, peak {memory['peak'] / _GIB:.2f} GiB"
         f" of {capacity / _GIB:.2f} ({memory['peak'] / capacity:.0%})"
     )
-    lines.append(f"lowered in {result['lower_seconds']:.0f} s, compiled in"
-                 f" {result['compile_seconds']:.0f} s")  # fmt: skip
+    lines.append(
+        f"lowered in {result['lower_seconds']:.0f} s, compiled in {result['compile_seconds']:.0f} s"
+    )
     lines += _program_lines(result["program"])
     if not result["flops"]:
         return lines
     total = sum(result["flops"].values())
-    lines.append(f"useful FLOPs of a step: {total / 1e15:.2f} P")
+    lines.append(f"useful FLOPs per step: {total / 1e15:.2f} P")
     lines += [
         f"  {part:30s} {flops / total:6.1%}"
-        for part, flops in sorted(result["flops"].items(), key=lambda one: -one[1])
+        for part, flops in sorted(result["flops"].items(), key=lambda item: -item[1])
     ]
-    return lines + _estimate_lines(result.get("estimate")) + _place_lines(result)
+    return lines + _estimate_lines(result.get("estimate")) + _function_lines(result)
 
 
-def _place_lines(result: dict) -> list[str]:
-    """Where the estimated cycles are spent: the functions that spend most."""
+def _function_lines(result: dict) -> list[str]:
+    """The functions that take most of the estimated cycles."""
     places = (result["program"] or {}).get("places")
     if not places or not result.get("estimate"):
         return []
     clock = result["program"]["cycles"] / result["estimate"]["cycles"]
-    ordered = sorted(places.items(), key=lambda one: -sum(one[1].values()))
+    ordered = sorted(places.items(), key=lambda item: -sum(item[1].values()))
     lines = [f"{'estimated seconds outside Pallas kernels, by function':60s}" + _row(PASSES)]
-    for place, spent in ordered[:_PLACES]:
-        lines.append(f"  {place:58s}" + _row(f"{spent.get(one, 0) / clock:.3f}" for one in PASSES))
+    for place, cycles in ordered[:_FUNCTIONS]:
+        lines.append(f"  {place:58s}" + _row(f"{cycles.get(p, 0) / clock:.3f}" for p in PASSES))
     return lines
 
 
@@ -60,33 +60,33 @@ def _row(cells: Iterable[str]) -> str:
     return "".join(f"{cell:>10s}" for cell in cells)
 
 
-def _program_lines(found: dict | None) -> list[str]:
-    if not found:
-        return ["the compiled program could not be printed: collectives and time are unknown"]
-    lines = ["exchanges of a device and step:"]
-    for one in found["collectives"]:
+def _program_lines(program: dict | None) -> list[str]:
+    if not program:
+        return ["libtpu could not print the compiled program: collectives and time are unknown"]
+    lines = ["exchanges per device and step:"]
+    for collective in program["collectives"]:
         lines.append(
-            f"  {one['kind']:20s} {one['axes']:16s} {one['times']:6,d} times"
-            f" {one['bytes'] / _GIB:9.3f} GiB"
+            f"  {collective['kind']:20s} {collective['axes']:16s} {collective['times']:6,d} times"
+            f" {collective['bytes'] / _GIB:9.3f} GiB"
         )
-    names = ", ".join(f"{name} x{n}" for name, n in found["kernels"].items())
+    names = ", ".join(f"{name} x{n}" for name, n in program["kernels"].items())
     lines.append(f"Pallas kernels: {names or 'none'}")
-    if found["unknown_loops"]:
-        lines.append(f"loops of unknown length, counted once: {found['unknown_loops']}")
+    if program["unknown_loops"]:
+        lines.append(f"loops of unknown length, counted once: {program['unknown_loops']}")
     return lines
 
 
-def _estimate_lines(found: dict | None) -> list[str]:
-    if not found:
+def _estimate_lines(time: dict | None) -> list[str]:
+    if not time:
         return []
-    exchange = ", ".join(f"{axes} {s:.2f}" for axes, s in found["exchange"].items() if s >= 0.005)
+    exchange = ", ".join(f"{axes} {s:.2f}" for axes, s in time["exchange"].items() if s >= 0.005)
     return [
-        f"modelled step: {found['hidden']:.2f} s with every exchange hidden, MFU"
-        f" {found['mfu_hidden']:.2f}; {found['exposed']:.2f} s with none, MFU"
-        f" {found['mfu_exposed']:.2f}",
-        f"  XLA's estimated cycles {found['cycles']:.2f} s, kernels at"
-        f" {found['kernel_pace']:.0%} of the pace of their schedules {found['kernels']:.2f} s,"
+        f"estimated step: {time['hidden']:.2f} s if all exchanges overlap, MFU"
+        f" {time['mfu_hidden']:.2f}; {time['exposed']:.2f} s if none does, MFU"
+        f" {time['mfu_exposed']:.2f}",
+        f"  XLA's estimated cycles {time['cycles']:.2f} s, kernels at"
+        f" {time['kernel_pace']:.0%} of the pace of their schedules {time['kernels']:.2f} s,"
         f" exchange {exchange or 'none'} s",
-        "  assumed: published peaks and links, a ring of two links for every choice of axes, full"
+        "  assumed: published peaks and links, a ring of two links for every set of axes, full"
         " packs of one sample; nothing was timed on a TPU",
     ]

@@ -1,84 +1,88 @@
-"""The agent's stage: its answers to questions about long videos, beside those of a single pass."""
+"""The agent stage of a recipe: scores on questions about long videos, against a single pass."""
 
 import math
 import pathlib
+from typing import Any
+
+import ml_collections
 
 from ivx.errors import UserError
 
 
-def examine(model, asked, folder: pathlib.Path) -> dict:
-    """Asks both the same questions, with as many frames in the context.
+def examine(model: Any, options: ml_collections.ConfigDict, folder: pathlib.Path) -> dict:
+    """Asks the agent and a single pass the same questions, with as many frames in the context.
 
-    The labels that the agent searches come from a look at every shot by itself, which the single
-    pass does not have: the frames of that are reported beside.
+    The agent searches labels that it makes by looking at every shot. The single pass does not have
+    these, so the number of frames behind them is reported.
 
     Args:
-      model: an `ivx.build.stored.StoredModel`; its config names the mixture.
-      asked: `split`, `questions` (0: all), `frames`, and `max_new_tokens` of a turn.
-      folder: for traces, pages and predictions.
+      model: an `ivx.from_config.stored_model.StoredModel`; its config names the mixture.
+      options: `split`, `questions` (0: all), `frames`, and `max_new_tokens` of a turn.
+      folder: folder of traces, pages and predictions.
 
     Returns:
       mean scores `agent` and `single_pass`, `questions`, `frames`, `frames_labelled` (mean over
       questions) and the `page` of one trace.
 
     Raises:
-      UserError: the agent could answer no question.
+      UserError: the agent could not answer any question.
     """
-    from data_pipelines.views import Footage, Looks
-    from ivx import build
-    from ivx.agent import exam, trace
-    from ivx.agent.asker import ModelAsker
+    from data_pipelines.views import VideoFile, ViewConfig
+    from ivx import from_config
+    from ivx.agent import evaluate, trace
     from ivx.agent.budget import Budget
+    from ivx.agent.chat_model import SampledChatModel
     from ivx.evaluation import runner, scoring, store
-    from ivx.parallel import start
+    from ivx.parallel import devices
     from ivx.reporting import trace_page
     from ivx.training.progress import note
 
     config = model.config
-    start.start(config.mesh.cpu_devices)
-    config.data.max_frames = asked.frames
-    [(_, samples)] = build.samples(config, (asked.split,))
-    samples = samples[: asked.questions or None]
-    rule, (sampler, _) = build.layout_rule(config), build.sampler(model, build.mesh(config))
-    # Scores must not depend on how busy the machine is.
-    budget, looks = Budget(frames=asked.frames, seconds=math.inf), Looks()
+    devices.configure_devices(config.mesh.cpu_devices)
+    config.data.max_frames = options.frames
+    [(_, samples)] = from_config.data.samples(config, (options.split,))
+    samples = samples[: options.questions or None]
+    rule = from_config.data.layout_rule(config)
+    sampler, _ = from_config.inference.sampler(model, from_config.mesh.make(config))
+    # Scores must not depend on the load of the machine.
+    budget, view_config = Budget(frames=options.frames, seconds=math.inf), ViewConfig()
 
-    def place(number: int) -> pathlib.Path:
+    def trace_folder(number: int) -> pathlib.Path:
         return pathlib.Path("traces") / f"{number:04d}"
 
-    shown = []
+    traced = []
 
-    def keep(number: int, episode) -> None:
-        shown.append(number)
-        (folder / place(number)).mkdir(parents=True, exist_ok=True)
-        trace.write(folder / place(number) / trace.FILE, episode)
-        trace_page.write(folder / place(number), episode)
+    def keep(number: int, episode: Any) -> None:
+        traced.append(number)
+        (folder / trace_folder(number)).mkdir(parents=True, exist_ok=True)
+        trace.write(folder / trace_folder(number) / trace.FILE, episode)
+        trace_page.write(folder / trace_folder(number), episode)
 
     askers = {}
 
-    def asker_at(root: pathlib.Path) -> ModelAsker:
+    def asker_at(root: pathlib.Path) -> SampledChatModel:
         if root not in askers:
-            askers[root] = ModelAsker(rule, sampler, root, asked.max_new_tokens, batch=32)
+            askers[root] = SampledChatModel(rule, sampler, root, options.max_new_tokens, batch=32)
         return askers[root]
 
-    found, skipped = exam.take(asker_at, samples, budget, looks, keep)
+    predictions, skipped = evaluate.run(asker_at, samples, budget, view_config, keep)
     for sentence in skipped:
         note(f"skipped {sentence}")
     if len(skipped) == len(samples):
-        raise UserError(f"the agent could answer no question; the first: {skipped[0]}")
-    alone = runner.run(sampler, rule, samples, asked.max_new_tokens, 32).predictions
-    tables = {"agent": scoring.table(found), "single_pass": scoring.table(alone)}
-    for name, predictions in (("agent", found), ("single_pass", alone)):
-        store.save(folder, name, predictions, tables[name], ())
-    print(scoring.render(tables["agent"], tables["single_pass"], beside_name="single pass"))
-    points = [scoring.score(prediction) for prediction in found]
-    best = max(shown, key=lambda number: points[number])
-    shots = [Footage("", one.videos[0].resolved()).shots(looks) for one in samples]
+        raise UserError(f"the agent could not answer any question; the first: {skipped[0]}")
+    single = runner.run(sampler, rule, samples, options.max_new_tokens, 32).predictions
+    tables = {"agent": scoring.table(predictions), "single_pass": scoring.table(single)}
+    for name, answers in (("agent", predictions), ("single_pass", single)):
+        store.save(folder, name, answers, tables[name], ())
+    print(scoring.render(tables["agent"], tables["single_pass"], baseline_name="single pass"))
+    scores = [scoring.score(prediction) for prediction in predictions]
+    best = max(traced, key=lambda number: scores[number])
+    shots = [VideoFile("", sample.videos[0].resolved()).shots(view_config) for sample in samples]
     return {
-        "agent": sum(points) / len(samples),
-        "single_pass": sum(scoring.score(prediction) for prediction in alone) / len(samples),
+        "agent": sum(scores) / len(samples),
+        "single_pass": sum(scoring.score(prediction) for prediction in single) / len(samples),
         "questions": len(samples),
-        "frames": asked.frames,
-        "frames_labelled": looks.shot_frames * sum(map(len, shots)) / len(samples),
-        "page": str(place(best) / trace_page.FILE),
+        "frames": options.frames,
+        "frames_labelled": view_config.shot_frames * sum(map(len, shots)) / len(samples),
+        "page": str(trace_folder(best) / trace_page.FILE),
     }

@@ -1,166 +1,202 @@
-"""Runs the stages of a recipe in one process, each by the code of the command of its name.
+"""Runs the stages of a recipe in one process, each with the code of its command.
 
-    DIR/data                    synthetic data sets, where the recipe writes them
-    DIR/{stage}                 the stage's workdir, with stage.json once it is whole
-    DIR/teacher                 the teacher, scored like the others
-    DIR/report.html             the table, drawn
+    DIR/data                    synthetic data sets, if the recipe writes them
+    DIR/{stage}                 workdir of a stage, with stage.json once it is complete
+    DIR/teacher                 the teacher, scored like the stages
+    DIR/report.html             the page
 
-A stage that has its stage.json is not run again. One that was cut off goes on if it trains, and
-begins anew if it takes but moments.
+A stage with a stage.json is not run again. An interrupted stage resumes if it trains, and starts
+over if it is short.
 """
 
+import itertools
 import pathlib
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
+from ivx import bundled
 from ivx import config as configs
-from ivx.commands import config_flag, convert, evaluate, export_hf, import_hf, report, train
-from ivx.commands.recipe import agent, outcome, progress
-from ivx.commands.recipe.progress import Done
+from ivx import workdir as workdirs
+from ivx.commands import config_flag, convert, evaluate, import_hf, report, train
+from ivx.commands.recipe import agent
 from ivx.errors import UserError
+from ivx.reporting.recipe import aims, record
+from ivx.reporting.recipe.aims import Aim
+from ivx.reporting.recipe.record import StageRecord
 
-# The stage whose parameters each stage starts from.
-START = {
-    "convert": "base",
-    "cpt": "convert",
-    "sft_short": "cpt",
-    "sft_long": "sft_short",
-    "rl_gspo": "sft_long",
-    "opd": "rl_gspo",
+# The purpose of each stage, announced at its start. A stage trains or converts the model of the
+# stage before it.
+PURPOSE = {
+    "base": "import the small stand-in for Qwen3-VL: grouped attention, Hugging Face format",
+    "convert": "convert grouped attention to latent attention (M2LA): half the cache",
+    "cpt": "continued pretraining: recover what the conversion lost",
+    "sft_short": "supervised fine-tuning on short videos: questions, times, tool calls",
+    "sft_long": "supervised fine-tuning on long videos and agent traces",
+    "rl_gspo": "reinforcement learning with rule-based rewards (GSPO)",
+    "teacher": "import the teacher of the distillation",
+    "opd": "on-policy distillation: the teacher corrects the student's own answers",
+    "agent": "let the agent search long videos, next to a single pass with as many frames",
+    "export": "write a Hugging Face folder that transformers loads",
 }
-MODELS = ("base", *START)
-_ENDS = ("agent", "export")
+TRAINED = ("convert", "cpt", "sft_short", "sft_long", "rl_gspo", "opd")
+MODELS = ("base", *TRAINED)
+ORDER = (*MODELS, "agent", "export")
 
 
 class Recipe:
     """One recipe in one folder.
 
     Args:
-      config: of experiments/recipe.py.
+      config: a config of experiments/recipe.py.
       experiments: folder of the stages' experiments.
-      workdir: where everything goes.
+      workdir: folder of all outputs.
     """
 
     def __init__(
         self, config: ml_collections.ConfigDict, experiments: pathlib.Path, workdir: pathlib.Path
-    ):
+    ) -> None:
         self._config, self._experiments, self._workdir = config, experiments, workdir
-        written = workdir / "data" / "data.json" if config.synthesize else config.mixture
-        self._mixture = str(pathlib.Path(written).resolve())
-        self._names = [n for n in config.stages if n != "opd" or config.teacher]
+        mixture = workdir / "data" / "data.json" if config.synthesize else config.mixture
+        self._mixture = str(pathlib.Path(mixture).resolve())
+        self._names = [name for name in config.stages if name != "opd" or config.teacher]
 
     def check(self) -> None:
-        """Finds out before any work whether the stages can follow each other.
+        """Checks before any work whether the stages can follow each other.
 
         Raises:
-          UserError: they cannot; lists what is wrong.
+          UserError: lists all errors.
         """
         from data_pipelines.synthetic import presets
 
         config, names = self._config, self._names
-        wrong = [f"there is no stage {name}" for name in names if name not in (*MODELS, *_ENDS)]
-        wrong += [
-            f"{name} needs {START[name]} before it"
-            for place, name in enumerate(names)
-            if name in START and START[name] not in names[:place]
+        errors = [f"there is no stage {name}" for name in names if name not in ORDER]
+        errors += [
+            f"{name} comes before {previous}; the order is {', '.join(ORDER)}"
+            for previous, name in itertools.pairwise(names)
+            if {name, previous} <= set(ORDER) and ORDER.index(name) < ORDER.index(previous)
         ]
-        if "base" not in names:
-            wrong.append("the stages do not begin with base")
+        if names[:1] != ["base"]:
+            errors.append("the stages do not begin with base")
+        if len(set(names)) < len(names):
+            errors.append("a stage is named twice")
+        if names[1:2] != ["convert"] and set(names) & set(TRAINED):
+            errors.append("training begins with convert: base has grouped attention")
         if config.synthesize and config.synthesize not in presets.PRESETS:
-            wrong.append(f"synthesize = {config.synthesize!r} is no preset of synthetic data")
+            errors.append(f"synthesize = {config.synthesize!r} is not a preset of synthetic data")
         if not config.synthesize and not pathlib.Path(config.mixture).is_file():
-            wrong.append(f"mixture = {config.mixture!r} is no file; name the mixture of your data")
+            errors.append(f"mixture = {config.mixture!r} is not a file; name your mixture file")
         folders = {} if config.from_scratch else {"base": config.base}
         folders |= {"teacher": config.teacher} if "opd" in names else {}
         for key, folder in folders.items():
-            if not folder or not (pathlib.Path(folder) / "config.json").is_file():
-                wrong.append(
-                    f"{key} = {folder!r} is no Hugging Face folder; give one as --config.{key}"
+            if not folder or not (bundled.find(folder) / "config.json").is_file():
+                errors.append(
+                    f"{key} = {folder!r} is not a Hugging Face folder; give one as --config.{key}"
                 )
         if config.evaluate.batch < 1 or config.evaluate.max_new_tokens < 1:
-            wrong.append("evaluate.batch and evaluate.max_new_tokens must be at least 1")
-        if wrong:
-            raise UserError(f"the recipe cannot be run: {'; '.join(wrong)}")
+            errors.append("evaluate.batch and evaluate.max_new_tokens must be at least 1")
+        if errors:
+            raise UserError(f"the recipe cannot be run: {'; '.join(errors)}")
         for name in names:
-            if name in START:
+            if name in TRAINED:
                 self._experiment(name)
 
-    def run(self, say: Callable[[str], None]) -> tuple[list[Done], list[outcome.Aim], Done | None]:
-        """Runs what has not been run; returns all stages, the aims and the teacher.
+    def run(
+        self, announce: Callable[[str], None]
+    ) -> tuple[list[StageRecord], list[Aim], StageRecord | None]:
+        """Runs the stages that are not complete; returns all stages, the aims and the teacher.
 
         Args:
-          say: told what begins.
+          announce: called with the title of each stage before it starts.
 
         Raises:
-          UserError: a stage cannot use what the one before it made.
+          UserError: a stage cannot use the output of the one before it.
         """
-        from ivx.parallel import start
+        from ivx.parallel import devices
 
         # Before any stage makes JAX look for devices.
-        start.start(self._experiment("cpt").mesh.cpu_devices)
+        devices.configure_devices(self._experiment("cpt").mesh.cpu_devices)
         if self._config.synthesize and not pathlib.Path(self._mixture).is_file():
-            say("data")
+            announce("data: write synthetic videos with questions")
             _write_data(self._workdir / "data", self._config.synthesize, self._config.seed)
         names = list(self._names)
         if "opd" in names:
             names.insert(names.index("opd"), "teacher")
-        done, origin = {}, ""
+        records, origin = {}, ""
         for number, name in enumerate(names, 1):
-            say(f"{number}/{len(names)} {name}")
-            here = progress.digest("" if name == "teacher" else origin, *self._what(name))
-            done[name] = self._finished(name, here) or self._stage(name, here)
-            origin = origin if name == "teacher" else here
-        teacher = done.pop("teacher", None)
+            purpose = PURPOSE[name]
+            if name == "agent" and "sft_long" not in names:
+                purpose += (
+                    " (without the stage that trains tool calls: read the trace, not the score)"
+                )
+            announce(f"{number}/{len(names)} {name}: {purpose}")
+            digest = record.digest("" if name == "teacher" else origin, *self._inputs(name))
+            records[name] = self._finished(name, digest) or self._run_stage(name, digest)
+            origin = origin if name == "teacher" else records[name].origin
+        teacher = records.pop("teacher", None)
         splits = list(self._config.evaluate.splits)
-        return list(done.values()), outcome.aims(done, teacher, splits), teacher
+        return list(records.values()), aims.aims(records, teacher, splits), teacher
 
-    def _what(self, name: str) -> list[str]:
-        """What decides the outcome of a stage, besides the stages before it."""
-        if name in START or (name == "base" and self._config.from_scratch):
+    def _inputs(self, name: str) -> list[str]:
+        """Inputs of a stage other than the stages before it, for its digest."""
+        if name in TRAINED or (name == "base" and self._config.from_scratch):
             return [name, configs.snapshot(self._experiment(name))]
         if name in ("base", "teacher"):
-            files = sorted(pathlib.Path(self._config[name]).glob("*.safetensors"))
+            files = sorted(bundled.find(self._config[name]).glob("*.safetensors"))
             return [name, *[f"{path.name} {path.stat().st_size}" for path in files]]
         return [name, str(self._config.agent)]
 
-    def _finished(self, name: str, origin: str) -> Done | None:
-        """The record of a stage that is done; refuses one that was made otherwise."""
-        done = progress.read(self._workdir / name)
-        if done and done.origin != origin:
+    def _finished(self, name: str, origin: str) -> StageRecord | None:
+        """The record of a complete stage; rejects one with other inputs."""
+        stage = record.read(self._workdir / name)
+        if stage and stage.origin != origin and not self._is_of_earlier_version(name, stage):
             raise UserError(
                 f"{self._workdir / name} was made from another start or config;"
                 " take another workdir, or remove it and the stages after it"
             )
-        return done
+        return stage
 
-    def _stage(self, name: str, origin: str) -> Done:
-        """Runs one stage, scores what it made and marks it as done."""
-        folder, begun = self._workdir / name, time.monotonic()
-        resumed = progress.begin(self._workdir, name)
+    def _is_of_earlier_version(self, name: str, stage: StageRecord) -> bool:
+        """Whether only config keys were added or renamed since a stage was completed.
+
+        Digests are of today's snapshot; the config in the stage's workdir says whether it differs.
+        """
+        if name not in TRAINED:
+            return False
+        try:
+            differing = workdirs.check(self._workdir / name, self._experiment(name))
+        except UserError:
+            return False
+        return not differing
+
+    def _run_stage(self, name: str, origin: str) -> StageRecord:
+        """Runs one stage, scores its model and writes its record."""
+        folder, start = self._workdir / name, time.monotonic()
+        resumed = record.begin(self._workdir, name)
         facts = self._make(name, folder)
         trained = facts.pop("trained", {"steps": 0, "tokens": 0})
         loss, rows = self._score(folder) if name in (*MODELS, "teacher") else (None, {})
         if trained["steps"]:
-            report.report(folder, configs.load_workdir(folder))
-        done = Done(
-            name,
-            origin,
-            time.monotonic() - begun,
-            resumed,
-            trained["steps"],
-            trained["tokens"],
-            facts,
-            loss,
-            rows,
+            report.report(folder, workdirs.load(folder))
+        stage = StageRecord(
+            name=name,
+            origin=origin,
+            seconds=time.monotonic() - start,
+            resumed=resumed,
+            steps=trained["steps"],
+            tokens=trained["tokens"],
+            facts=facts,
+            loss=loss,
+            rows=rows,
         )
-        progress.write(folder, done)
-        return done
+        record.write(folder, stage)
+        return stage
 
     def _make(self, name: str, folder: pathlib.Path) -> dict:
-        """The work of a stage; what it reports."""
+        """The work of a stage; returns its facts."""
         if name == "base" and self._config.from_scratch:
             data = self._workdir / "base_data"
             if not (data / "data.json").is_file():
@@ -168,42 +204,50 @@ class Recipe:
             return self._train(name, folder)
         if name in ("base", "teacher"):
             if not (folder / "config.json").is_file():
-                import_hf.import_model(pathlib.Path(self._config[name]), folder)
+                import_hf.import_model(bundled.find(self._config[name]), folder)
             return {}
         if name == "convert":
             result = convert.convert(self._experiment(name), folder)
-            trained = {name: result[convert.MATCHED][name] for name in ("steps", "tokens")}
             return {
                 "losses": result["losses"],
                 "calibration_tokens": result["tokens"],
-                "trained": trained,
+                "trained": {key: result[convert.MATCHED][key] for key in ("steps", "tokens")},
             }
         if name == "agent":
             return agent.examine(self._open(self._last(), "sft_long"), self._config.agent, folder)
         if name == "export":
-            out = folder / "model"
-            shutil.rmtree(out, ignore_errors=True)
-            model = self._open(self._last(), "sft_long")
-            return {"files": list(export_hf.export_model(model, out, "bfloat16", 5.0)["files"])}
+            return self._export(folder / "model")
         return self._train(name, folder)
+
+    def _export(self, out: pathlib.Path) -> dict:
+        from ivx import from_config
+
+        shutil.rmtree(out, ignore_errors=True)
+        model = self._open(self._last(), "sft_long")
+        return {
+            "files": list(from_config.export.export_model(model, out, "bfloat16", 5.0)["files"])
+        }
 
     def _train(self, name: str, folder: pathlib.Path) -> dict:
         result = train.train(self._experiment(name), folder)
         return {"trained": {"steps": result["steps"], "tokens": result["tokens"]}}
 
     def _experiment(self, name: str) -> ml_collections.ConfigDict:
-        """The checked config of a stage, as this recipe changes it."""
+        """The checked config of a stage, with the changes of this recipe."""
         config = config_flag.load(self._experiments / f"{name}.py", self._config.preset)
         config.data.mixture = self._mixture
         config.run.seed = self._config.seed
         if name == "base":
             config.data.mixture = str(self._workdir / "base_data" / "data.json")
         else:
-            config.run.start = str(self._workdir / START[name])
+            config.run.start = str(self._workdir / self._previous(name))
         steps = self._config.steps.get(name, 0)
         if steps:
-            every = max(1, steps // 2 // config.stage.minibatches) * config.stage.minibatches
+            unit = config.stage.get("minibatches", 1)
+            every = max(1, steps // 2 // unit) * unit
             config.run.update(steps=steps, save_every=every, validate_every=every, log_every=1)
+        if self._config.validate_packs:
+            config.run.validate_packs = self._config.validate_packs
         if name == "convert" and self._config.calibration_packs:
             config.stage.calibration_packs = self._config.calibration_packs
         if name == "opd":
@@ -211,36 +255,41 @@ class Recipe:
         return config_flag.check(config)
 
     def _score(self, folder: pathlib.Path) -> tuple[float | None, dict]:
-        """Held-out loss and rows of a model, always of the same packs, questions and frames."""
-        asked = self._config.evaluate
+        """Held-out loss and rows of a model, on the same packs, questions and frames each time."""
+        options = self._config.evaluate
         loss = evaluate.held_out_loss(self._open(folder, "cpt"), self._experiment("cpt"))
         rows = {}
-        for split, rule in asked.splits.items():
-            found = evaluate.evaluate(
-                self._open(folder, rule),
+        for split, experiment in options.splits.items():
+            result = evaluate.evaluate(
+                self._open(folder, experiment),
                 split,
                 folder,
-                asked.questions,
-                asked.batch,
-                asked.max_new_tokens,
+                options.questions,
+                options.batch,
+                options.max_new_tokens,
             )
-            if found["skipped"]:
+            if result["skipped"]:
                 raise UserError(
-                    f"{found['skipped']} questions of {split} could not be put, as said above;"
-                    " stages can be compared on the same questions only: mend or remove those"
+                    f"{result['skipped']} questions of {split} were skipped for the reasons above;"
+                    " stages must answer the same questions: repair or remove those samples"
                 )
-            rows[split] = found["rows"]
+            rows[split] = result["rows"]
         return loss, rows
 
-    def _open(self, folder: pathlib.Path, rule: str):
-        """A stage's model, which sees videos as the experiment `rule` does."""
-        from ivx.build import stored
+    def _open(self, folder: pathlib.Path, experiment: str) -> Any:
+        """The stored model of a stage, with the data and mesh keys of an experiment."""
+        from ivx import from_config
 
-        model = stored.open_model(folder)
-        other = self._experiment(rule)
+        model = from_config.stored_model.open_model(folder)
+        other = self._experiment(experiment)
         model.config.data.update(other.data)
         model.config.mesh.update(other.mesh)
         return model
+
+    def _previous(self, name: str) -> str:
+        """The stage whose model a stage starts from: the last before it that makes one."""
+        names = self._names if name in self._names else MODELS
+        return [before for before in names[: names.index(name)] if before in MODELS][-1]
 
     def _last(self) -> pathlib.Path:
         """Folder of the last stage that makes a model."""

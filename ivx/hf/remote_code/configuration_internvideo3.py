@@ -1,6 +1,6 @@
-"""Configuration of InternVideo3: Qwen3-VL's, under a name of its own.
+"""Configuration of InternVideo3: that of Qwen3-VL with another model type.
 
-The sizes of the latent attention are plain attributes of `text_config`.
+The sizes of the latent attention are attributes of `text_config`.
 """
 
 from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLConfig

@@ -1,4 +1,4 @@
-"""What the tokens' scores are, with logits whole: to read, and to test against in any precision."""
+"""Reference token scores with the full logits, for tests in any precision."""
 
 import jax
 import jax.numpy as jnp

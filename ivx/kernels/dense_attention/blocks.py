@@ -1,6 +1,6 @@
-"""What the kernels of dense attention share: sizes of blocks, and what is done with one.
+"""Block sizes and block operations that the forward and the backward kernel share.
 
-Shapes: of one head; keys are rows and queries columns of scores [S, T].
+Shapes: of one head; in scores [S, T], keys are rows and queries are columns.
 """
 
 import functools
@@ -12,75 +12,75 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from ivx.kernels.dense_attention import schedule
+from ivx.kernels.dense_attention import packed_visits
 
-# Queries and keys of one visit; forward, twice as many queries where the sequence allows it, since
-# looking up the next visit and checking maxima cost the same for any number.
+# Queries and keys per visit. The forward kernel takes twice as many queries where the length allows
+# it, since decoding a visit and checking maxima have a fixed cost.
 BLOCK = 1024
-# Queries whose scores are made in one go, forward: several operands for each matrix unit.
+# Queries per score product, forward: enough operands for all matrix units.
 TILE = 1024
-# Queries, or keys, whose slopes are made in one go, backward.
+# Queries or keys per product, backward.
 BACKWARD_TILE = 256
-# Rows of scores that are folded side by side.
+# Rows of scores that are reduced in parallel.
 STRIP = 64
-# How far, as a power of 2, maxima may rise within a visit whose weights were held against earlier
-# ones; float32 and bfloat16 end at 127.
+# Largest allowed rise of a row maximum within a visit, as a power of 2, if the weights of the visit
+# use the earlier maximum. The exponents of float32 and bfloat16 end at 127.
 HEADROOM = 64.0
-# Softmax in base 2, the base of the hardware.
+# The softmax uses base 2, which the hardware supports directly.
 LOG2E = 1.4426950408889634
 VMEM_LIMIT = 48 * 2**20
 
 
 def constraint(q_bkgth: Array, k_bksh: Array, v_bksv: Array) -> str:
-    """What of these shapes the kernels do not take; empty where they take them."""
+    """The constraint of the kernels that these shapes violate, or an empty string."""
     batch, _, _, length, width = q_bkgth.shape
     values = v_bksv.shape[-1]
     if width % 128 or values % 128:
-        return f"widths of keys {width} and of values {values} must be multiples of 128"
-    if batch > schedule.MOST_BATCH:
-        return f"a batch of {batch} on a device is more than {schedule.MOST_BATCH}"
-    if max(length, k_bksh.shape[2]) > BLOCK * schedule.MOST_BLOCKS:
-        return f"more than {BLOCK * schedule.MOST_BLOCKS} tokens"
+        return f"key width {width} and value width {values} must be multiples of 128"
+    if batch > packed_visits.MOST_BATCH:
+        return f"batch size {batch} per device exceeds {packed_visits.MOST_BATCH}"
+    if max(length, k_bksh.shape[2]) > BLOCK * packed_visits.MOST_BLOCKS:
+        return f"length exceeds {BLOCK * packed_visits.MOST_BLOCKS} tokens"
     return ""
 
 
 def block_for(length: int) -> int:
-    """BLOCK, or less for a short sequence."""
+    """BLOCK, or a smaller multiple of 128 for a short sequence."""
     return min(BLOCK, -(-length // 128) * 128)
 
 
 def forward_block(length: int) -> int:
-    """Queries of a visit of the forward kernel; `length` is a multiple of `block_for` of it."""
+    """Queries per visit of the forward kernel; `length` is a multiple of its `block_for`."""
     block = block_for(length)
     return block if length % (2 * block) else 2 * block
 
 
-def scaled(q: Array, scale: float) -> Array:
-    """Queries whose products with keys are scores in base 2, once for all keys that they meet."""
+def scale_queries(q: Array, scale: float) -> Array:
+    """Scales queries once, so that their products with keys are base-2 scores."""
     return (q.astype(jnp.float32) * (scale * LOG2E)).astype(q.dtype)
 
 
 def visible(first_1t: Array, last_1t: Array, key_begin: Array | int, keys: int) -> Array:
-    """Whether key_begin + s is seen by query t, bool [S, T]."""
+    """Whether query t attends to key key_begin + s, bool [S, T]."""
     shape = (keys, first_1t.shape[1])
     key = key_begin + jax.lax.broadcasted_iota(jnp.int32, shape, 0)
     return (key >= first_1t) & (key <= last_1t)
 
 
 def tiles(size: int, most: int) -> list[pl.Slice]:
-    """A block of this many tokens in parts of at most `most`, which do not wait for each other."""
+    """Splits a block of `size` tokens into independent tiles of at most `most`."""
     tile = math.gcd(most, size)
     return [pl.ds(begin, tile) for begin in range(0, size, tile)]
 
 
 def product(a: Array, b: Array, contract: tuple[int, int]) -> Array:
-    """a b over these axes, accumulated in float32."""
+    """Contracts these axes of a and b, accumulating in float32."""
     return jax.lax.dot_general(
         a, b, (((contract[0],), (contract[1],)), ((), ())), preferred_element_type=jnp.float32
     )
 
 
-def strips(fold: Callable[[Array, Array], Array], rows: Array) -> Array:
-    """Folds rows into a strip of STRIP rows: one long chain of dependent operations would wait."""
+def reduce_strips(reduce: Callable[[Array, Array], Array], rows: Array) -> Array:
+    """Reduces rows to STRIP rows. A single chain of dependent operations would stall."""
     parts = [rows[begin : begin + STRIP] for begin in range(0, rows.shape[0], STRIP)]
-    return functools.reduce(fold, parts)
+    return functools.reduce(reduce, parts)

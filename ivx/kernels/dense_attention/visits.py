@@ -1,12 +1,13 @@
-"""What each query sees, and which pairs of blocks hold something that is seen.
+"""The keys that each query attends to, and the pairs of blocks that a kernel visits.
 
-A query sees an interval of keys, `first` to `last`: in a pack, from the beginning of its sample to
-itself. Blocks of queries then see intervals of blocks of keys, and whatever lies outside is never
-visited. With two samples, three blocks a side, s visited and masked, S visited and seen whole:
+A query attends to a range of keys, `first` to `last`. In a pack, the range starts at the beginning
+of the query's sample and ends at the query. Blocks of queries then attend to ranges of key blocks,
+and pairs of blocks outside these ranges are never visited. With two samples and three blocks per
+side, where s is visited with a mask and S without:
 
-            keys        Made on the device from B T numbers; the map of block pairs, B T S / block^2
-    queries s . .       entries, is the largest array, and the list holds only what is visited.
-            s s .
+            keys        The list is computed on the device from B T ranges. Its largest intermediate
+    queries s . .       is the map of block pairs, B T S / block^2 entries. The list contains only
+            s s .       visited pairs.
             . s s
 """
 
@@ -17,25 +18,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 
-class Seen(NamedTuple):
-    """The keys that each query sees, int32 [B, T] both; none where last < first."""
+class KeyRange(NamedTuple):
+    """First and last key that each query attends to, both int32 [B, T]; empty if last < first."""
 
     first: Array
     last: Array
 
 
 class Visits(NamedTuple):
-    """Pairs of blocks in the order in which they are visited; entries from `count` on are idle.
+    """Pairs of blocks in visiting order; entries from `count` on are unused.
+
+    One side of a pair is stationary while the other iterates: the query block by default, the key
+    block with `by_key`.
 
     Attributes:
       batch: int32 [V].
-      query: block of queries, int32 [V].
-      key: block of keys, int32 [V].
-      masked: whether some query of the block does not see some key of the block, bool [V].
-      opens: whether the block that stays (queries, or keys if `by_key`) is new, bool [V].
-      closes: whether it will not be visited again, bool [V].
-      empty: whether nothing is seen, and the visit is there to make 0 of the block, bool [V].
-      count: int32 [].
+      query: index of the query block, int32 [V].
+      key: index of the key block, int32 [V].
+      masked: whether a query of the block does not attend to some key of the block, bool [V].
+      opens: whether this is the first visit of the stationary block, bool [V].
+      closes: whether this is the last visit of the stationary block, bool [V].
+      empty: whether no query attends to any key; the visit only writes zeros, bool [V].
+      count: number of visits, int32 [].
     """
 
     batch: Int[Array, " v"]
@@ -48,47 +52,50 @@ class Visits(NamedTuple):
     count: Int[Array, ""]
 
 
-def earlier_in_sample(segments_bt: Int[Array, "b t"]) -> Seen:
-    """Of the tokens of a pack, each sees its sample up to itself; padding, numbered 0, nothing.
+def causal_key_range(segments_bt: Int[Array, "b t"]) -> KeyRange:
+    """The range from the start of each token's sample to the token; empty for padding (0).
 
-    A sample is a run of equal numbers.
+    A sample is a run of equal ids.
     """
     position = jax.lax.broadcasted_iota(jnp.int32, segments_bt.shape, 1)
     begins = jnp.diff(segments_bt, axis=1, prepend=segments_bt[:, :1] - 1) != 0
     first = jax.lax.cummax(jnp.where(begins, position, 0), axis=1)
-    return Seen(first, jnp.where(segments_bt > 0, position, -1))
+    return KeyRange(first, jnp.where(segments_bt > 0, position, -1))
 
 
-def pad(seen: Seen, length: int) -> Seen:
-    """With queries that see nothing, up to `length`."""
-    room = ((0, 0), (0, length - seen.first.shape[1]))
-    return Seen(jnp.pad(seen.first, room), jnp.pad(seen.last, room, constant_values=-1))
+def pad(key_range: KeyRange, length: int) -> KeyRange:
+    """Appends queries with empty ranges up to `length`."""
+    padding = ((0, 0), (0, length - key_range.first.shape[1]))
+    return KeyRange(
+        jnp.pad(key_range.first, padding), jnp.pad(key_range.last, padding, constant_values=-1)
+    )
 
 
-def visits(
-    seen: Seen, keys: int, query_block: int, key_block: int, *, by_key: bool = False
+def list_visits(
+    key_range: KeyRange, keys: int, query_block: int, key_block: int, *, by_key: bool = False
 ) -> Visits:
-    """The pairs of blocks with something seen.
+    """The pairs of blocks in which some query attends to some key.
 
     Args:
-      seen: by each query; T is a multiple of `query_block`.
+      key_range: range of each query; T is a multiple of `query_block`.
       keys: S, a multiple of `key_block`.
-      query_block: queries a block.
-      key_block: keys a block.
-      by_key: visit all queries of a block of keys in a row, instead of all keys of a block of
-        queries; a block of keys that nothing sees is visited once, so that something is made of it.
+      query_block: queries per block.
+      key_block: keys per block.
+      by_key: visit all query blocks of a key block in sequence instead of all key blocks of a query
+        block. A key block that no query attends to is visited once, so that its gradient is
+        written.
     """
-    batch, length = seen.first.shape
+    batch, length = key_range.first.shape
     rows, columns = length // query_block, keys // key_block
     blocks = (batch, rows, query_block)
-    real = (seen.last >= seen.first).reshape(blocks)
-    first, last = seen.first.reshape(blocks), seen.last.reshape(blocks)
+    real = (key_range.last >= key_range.first).reshape(blocks)
+    first, last = key_range.first.reshape(blocks), key_range.last.reshape(blocks)
     earliest = jnp.where(real, first, keys).min(-1)[..., None]
     latest = jnp.where(real, last, -1).max(-1)[..., None]
     begin = jnp.arange(columns, dtype=jnp.int32) * key_block
     end = begin + key_block - 1
     visited = (end >= earliest) & (begin <= latest)
-    whole = (
+    full = (
         real.all(-1)[..., None]
         & (begin >= first.max(-1)[..., None])
         & (end <= last.min(-1)[..., None])
@@ -96,18 +103,18 @@ def visits(
     empty = jnp.zeros_like(visited)
     if by_key:
         empty = empty.swapaxes(1, 2)
-        visited, whole = visited.swapaxes(1, 2), whole.swapaxes(1, 2)
+        visited, full = visited.swapaxes(1, 2), full.swapaxes(1, 2)
         empty = empty.at[..., 0].set(~visited.any(-1))
         visited = visited | empty
     sizes = visited.shape
-    [place] = jnp.nonzero(visited.ravel(), size=visited.size, fill_value=0)
-    stays, moves = place // sizes[2], place % sizes[2]
+    [index] = jnp.nonzero(visited.ravel(), size=visited.size, fill_value=0)
+    stationary, moving = index // sizes[2], index % sizes[2]
     count = visited.sum(dtype=jnp.int32)
-    number = jnp.arange(place.size)
-    opens = (number == 0) | (stays != jnp.roll(stays, 1))
-    closes = (number == count - 1) | (stays != jnp.roll(stays, -1))
-    one, other = (stays % sizes[1]).astype(jnp.int32), moves.astype(jnp.int32)
-    query, key = (other, one) if by_key else (one, other)
-    row = (stays // sizes[1]).astype(jnp.int32)
-    masked, empty = ~whole.ravel()[place], empty.ravel()[place]
+    visit = jnp.arange(index.size)
+    opens = (visit == 0) | (stationary != jnp.roll(stationary, 1))
+    closes = (visit == count - 1) | (stationary != jnp.roll(stationary, -1))
+    outer, inner = (stationary % sizes[1]).astype(jnp.int32), moving.astype(jnp.int32)
+    query, key = (inner, outer) if by_key else (outer, inner)
+    row = (stationary // sizes[1]).astype(jnp.int32)
+    masked, empty = ~full.ravel()[index], empty.ravel()[index]
     return Visits(row, query, key, masked, opens, closes, empty, count)

@@ -1,14 +1,23 @@
-"""Latent attention written out, for tests: no blocks, any float dtype, softmax in that dtype."""
+"""Reference latent attention, for tests: no blocks, any float dtype, softmax in that dtype."""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from ivx.kernels.dense_attention import reference
 
 
 def latent_attention(
-    q_nope_btnh, q_rope_btnp, latent_btr, k_rope_btp, w_up_rnk, segments_bt, key_norm=None
-):
-    """As the op of this folder; scores [B, N, T, T] are whole in memory."""
+    q_nope_btnh: Float[Array, "b t n h"],
+    q_rope_btnp: Float[Array, "b t n p"],
+    latent_btr: Float[Array, "b t r"],
+    k_rope_btp: Float[Array, "b t p"],
+    w_up_rnk: Float[Array, "r n k"],
+    segments_bt: Int[Array, "b t"],
+    key_norm: Callable[[Array], Array] | None = None,
+) -> Float[Array, "b t n h"]:
+    """Same contract as the public op; materializes scores [B, N, T, T]."""
     nope = q_nope_btnh.shape[-1]
     real_bt1 = (segments_bt > 0)[..., None]
     latent, k_rope = (jnp.where(real_bt1, a, 0) for a in (latent_btr, k_rope_btp))

@@ -1,29 +1,31 @@
-"""Decoding at the sizes of the release, as it is compiled ahead of time: 32 heads, 896 + 128."""
+"""Benchmark cases of latent decoding at the released sizes: 32 heads, entries of 896 + 128."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from ivx.kernels.case import KernelCase
 
 _HEADS, _RANK, _WIDTH, _SCALE = 32, 896, 1024, 1 / 16
-_ROWS, _ROOM = 8, 32768
+_ROWS, _CAPACITY = 8, 32768
 
 
 def cases(chip: str) -> list[KernelCase]:
-    """A batch of eight sequences of 32K tokens: plain, of one byte, in pages, several tokens."""
+    """Eight sequences of 32K tokens: bfloat16, one-byte, paged, and several tokens per step."""
     bf16, int8, fp8 = jnp.bfloat16, jnp.int8, jnp.float8_e4m3fn
-    # Decoding needs bandwidth: both cores of a v5p have to ask for it.
+    # Decoding is bandwidth-bound, so both cores of a v5p must issue requests.
     make = functools.partial(
         _case,
         splits=2 if chip == "v5p" else 1,
         multiplied=fp8 if chip == "tpu7x" else int8,
     )
     return [
-        make("bf16", bf16, wanted={"of_hbm": 0.75}),
-        make("int8", int8, wanted={"of_hbm": 1.1} if chip == "v6e" else {}),
+        make("bf16", bf16, target={"of_hbm": 0.75}),
+        make("int8", int8, target={"of_hbm": 1.1} if chip == "v6e" else {}),
         make("fp8", fp8),
         make("bf16-pages128", bf16, page=128),
         make("int8-pages256", int8, page=256),
@@ -33,56 +35,57 @@ def cases(chip: str) -> list[KernelCase]:
 
 def _case(
     name: str,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     splits: int,
-    multiplied: jnp.dtype,
+    multiplied: DTypeLike,
     count: int = 1,
     page: int | None = None,
-    **more,
+    target: Mapping[str, float] | None = None,
 ) -> KernelCase:
     from ivx.kernels.latent_decode.tpu import BLOCK
 
     size = jnp.dtype(dtype).itemsize
-    one = _WIDTH * size + (4 if size == 1 else 0)
+    entry_bytes = _WIDTH * size + (4 if size == 1 else 0)
     flops = 2 * _HEADS * count * (_WIDTH + _RANK)
     shape = jax.ShapeDtypeStruct
-    pages = _ROWS * _ROOM // page if page else None
+    pages = _ROWS * _CAPACITY // page if page else None
     arguments = {
         "q_btne": shape((_ROWS, count, _HEADS, _WIDTH), jnp.bfloat16),
         "lengths_b": shape((_ROWS,), jnp.int32),
-        "entries": shape((pages, page, _WIDTH) if page else (_ROWS, _ROOM, _WIDTH), dtype),
+        "entries": shape((pages, page, _WIDTH) if page else (_ROWS, _CAPACITY, _WIDTH), dtype),
     }
     if size == 1:
-        lines = (pages, 1, page) if page else (_ROWS, 1, _ROOM)
-        arguments["scales"] = shape(lines, jnp.float32)
+        scales = (pages, 1, page) if page else (_ROWS, 1, _CAPACITY)
+        arguments["scales"] = shape(scales, jnp.float32)
     if page:
-        arguments["table"] = shape((_ROWS, _ROOM // page), jnp.int32)
+        arguments["table"] = shape((_ROWS, _CAPACITY // page), jnp.int32)
     return KernelCase(
-        name=f"latent_decode-{name}-rows{_ROWS}-{_ROOM}",
+        name=f"latent_decode-{name}-rows{_ROWS}-{_CAPACITY}",
         op="latent_decode",
         build=functools.partial(_build, tuple(arguments), splits, multiplied),
         arguments=tuple(arguments.values()),
-        flops=float(flops * _ROWS * _ROOM),
-        hbm_bytes=float(one * _ROWS * _ROOM),
+        flops=float(flops * _ROWS * _CAPACITY),
+        hbm_bytes=float(entry_bytes * _ROWS * _CAPACITY),
         per_block=f"{BLOCK} latents x {_HEADS * count} queries",
         block_flops=float(flops * BLOCK),
-        block_bytes=float(one * BLOCK),
-        **more,
+        block_bytes=float(entry_bytes * BLOCK),
+        wanted=target or {},
     )
 
 
-def _build(names: tuple[str, ...], splits: int, multiplied: jnp.dtype) -> Callable:
+def _build(names: tuple[str, ...], splits: int, multiplied: DTypeLike) -> Callable:
     from ivx.kernels.latent_decode import tpu
+    from ivx.kernels.latent_decode.attention_output import AttentionOutput
     from ivx.kernels.latent_decode.cache import LatentCache, PagedCache
 
-    def attend(*arrays):
-        given = dict(zip(names, arrays, strict=True))
-        entries, scales = given["entries"], given.get("scales")
-        if "table" in given:
-            cache = PagedCache(entries, given["table"], scales)
+    def attend(*arrays: Array) -> AttentionOutput:
+        named = dict(zip(names, arrays, strict=True))
+        entries, scales = named["entries"], named.get("scales")
+        if "table" in named:
+            cache = PagedCache(entries, named["table"], scales)
         else:
             cache = LatentCache(entries, scales)
-        arguments = given["q_btne"], cache, given["lengths_b"], _RANK, _SCALE
+        arguments = named["q_btne"], cache, named["lengths_b"], _RANK, _SCALE
         return tpu.attend(*arguments, splits=splits, multiplied=multiplied)
 
     return attend

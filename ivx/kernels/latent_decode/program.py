@@ -1,45 +1,47 @@
-"""One program of the TPU kernel: some query tokens of a sequence over the blocks that they see.
+"""One program of the TPU kernel: some query tokens of a sequence over their visible blocks.
 
-While the MXU makes the scores of block j + 1, the softmax of block j runs on the VPU, and the MXU
-goes on with its weights and latents: within a step neither waits for the other.
+While the MXU computes the scores of block j + 1, the softmax of block j runs on the VPU, and the
+MXU continues with its weights and latents. Within a step neither unit waits for the other.
 
-Entries of a byte are multiplied as they are where the MXU does so, with queries and weights in
-`digits`; else they are converted to the dtype of the queries.
+If the MXU multiplies the dtype of one-byte entries, they are used as stored, with queries and
+weights split into terms (`split_precision`). Otherwise they are converted to the dtype of the
+queries.
 
-Shapes: rows (m) are tokens x heads; scores_mb of a block of b entries, float32, in powers of two.
+Shapes: rows (m) are tokens x heads; scores_mb of a block of b entries, float32, in base 2.
 """
 
 import dataclasses
 import math
 import types
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.typing import DTypeLike
 
 from ivx.kernels import masking
-from ivx.kernels.latent_decode import digits
-from ivx.kernels.latent_decode.blocks import SLOTS, Blocks
+from ivx.kernels.latent_decode import split_precision
+from ivx.kernels.latent_decode.blocks import SLOTS, CacheBlocks, Scalar
 
 LOG2_E = math.log2(math.e)
-# Entries whose scores are one product.
+# Entries per score product.
 PIECE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a program knows when it is compiled.
+    """Static sizes of a program.
 
     Attributes:
       rank: R.
-      scale: of scores.
-      count: T, query tokens of a sequence.
-      tokens: of them in one program.
-      programs: of a sequence, count / tokens rounded up.
-      splits: parts that the blocks of a sequence are visited in.
-      room: S.
+      scale: scale of the scores.
+      count: T, query tokens per sequence.
+      tokens: query tokens per program.
+      programs: programs per sequence, count / tokens rounded up.
+      splits: number of parts into which the blocks of a sequence are split.
+      capacity: S.
     """
 
     rank: int
@@ -48,13 +50,13 @@ class Plan:
     tokens: int
     programs: int
     splits: int
-    room: int
+    capacity: int
 
 
-class _Span(NamedTuple):
-    """The blocks of one program: `first` to `last` of sequence `row`, whose entries stop at `end`.
+class _BlockSpan(NamedTuple):
+    """Blocks `first` to `last` of sequence `row`, whose entries end at `end`.
 
-    There is always one; in an empty span it is all zeros and fetches nothing.
+    A span has at least one block. In an empty span that block is all zeros and fetches nothing.
     """
 
     row: jax.Array
@@ -63,76 +65,77 @@ class _Span(NamedTuple):
     last: jax.Array
 
 
-def program(*references, names: tuple[str, ...], plan: Plan, page: int) -> None:
-    """The kernel's body.
+def program(*references: Any, names: tuple[str, ...], plan: Plan, page: int) -> None:
+    """The kernel body.
 
     Args:
-      references: of arguments, results and scratch, in the order of `names`.
+      *references: refs of arguments, results and scratch, in the order of `names`.
       names: lengths, [table], queries, [query_scales], [token], entries, [scales]; context, lse;
-        entry_slots, [scale_slots], arrived, slot, scores, top, total, sum.
-      plan: sizes.
-      page: entries that are copied together near the end of a sequence.
+        entry_slots, [scale_slots], semaphores, slot, scores, top, total, sum.
+      plan: static sizes.
+      page: entries per copy near the end of a sequence.
     """
     ref = types.SimpleNamespace(**dict(zip(names, references, strict=True)))
     optional = lambda name: getattr(ref, name, None)  # noqa: E731
-    blocks = Blocks(
+    blocks = CacheBlocks(
         ref.entries,
         optional("scales"),
         optional("table"),
         ref.entry_slots,
         optional("scale_slots"),
-        ref.arrived,
+        ref.semaphores,
         page,
     )
-    number, programs = pl.program_id(1), pl.num_programs(1)
-    span = _span(ref.lengths, number, plan, blocks.block)
-    following = _span(ref.lengths, jnp.minimum(number + 1, programs - 1), plan, blocks.block)
-    products = (_Bytes if optional("query_scales") is not None else _Floats)(ref, plan)
-    limit = _limit(ref, optional("token"), number, span, plan)
+    index, programs = pl.program_id(1), pl.num_programs(1)
+    span = _block_span(ref.lengths, index, plan, blocks.block)
+    next_span = _block_span(ref.lengths, jnp.minimum(index + 1, programs - 1), plan, blocks.block)
+    split = optional("query_scales") is not None
+    products = (_SplitProducts if split else _FloatProducts)(ref, plan)
+    limit = _visible_end(ref, optional("token"), index, span, plan)
 
-    def fetch_after(block, slot) -> None:
-        """Starts what comes after `block`: the next one, or the first of the next program."""
+    def prefetch_after(block: Scalar, slot: Scalar) -> None:
+        """Starts to fetch the block after `block`, or the first block of the next program."""
         more = block + 1 < span.last
 
-        @pl.when(more | (number + 1 < programs))
-        def _():
+        @pl.when(more | (index + 1 < programs))
+        def _() -> None:
             blocks.start(
-                jnp.where(more, span.row, following.row),
-                jnp.where(more, block + 1, following.first),
-                _next(slot),
-                jnp.where(more, span.end, following.end),
+                jnp.where(more, span.row, next_span.row),
+                jnp.where(more, block + 1, next_span.first),
+                _next_slot(slot),
+                jnp.where(more, span.end, next_span.end),
             )
 
-    def score(block, slot) -> list[jax.Array]:
-        """Scores of each piece of a block, masked."""
+    def compute_scores(block: Scalar, slot: Scalar) -> list[jax.Array]:
+        """Masked scores of each piece of a block."""
         pieces = []
         for first, count in _pieces(blocks.block):
             scores = products.scores(slot, first, count)
-            place = block * blocks.block + first
-            place += lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-            pieces.append(jnp.where(place < limit, scores, masking.MASKED))
+            entry = block * blocks.block + first
+            entry += lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+            pieces.append(jnp.where(entry < limit, scores, masking.MASKED))
         return pieces
 
-    def keep(pieces: list[jax.Array]) -> None:
+    def store_scores(pieces: list[jax.Array]) -> None:
         for (first, count), piece in zip(_pieces(blocks.block), pieces, strict=True):
             ref.scores[:, first : first + count] = piece
 
-    def softmax():
-        """The highest score so far, weights of this block, their total, what the old ones fade."""
+    def softmax() -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """The new maximum, this block's weights, their total, and the decay of earlier weights."""
         scores, top = ref.scores[...], ref.top[:, :1]
-        higher = jnp.maximum(top, scores.max(1, keepdims=True))
-        weights, fade = jnp.exp2(scores - higher), jnp.exp2(top - higher)
-        return higher, weights, fade * ref.total[:, :1] + weights.sum(1, keepdims=True), fade
+        new_top = jnp.maximum(top, scores.max(1, keepdims=True))
+        weights, decay = jnp.exp2(scores - new_top), jnp.exp2(top - new_top)
+        return new_top, weights, decay * ref.total[:, :1] + weights.sum(1, keepdims=True), decay
 
-    def weigh(slot, weights, fade) -> jax.Array:
-        """The sum of weighted latents, this block's added."""
-        found = ref.sum[...] * fade
+    def add_context(slot: Scalar, weights: jax.Array, decay: jax.Array) -> jax.Array:
+        """The weighted sum of latents with this block added."""
+        context = ref.sum[...] * decay
         for first, count in _pieces(blocks.block):
-            found += products.weighted(slot, first, count, weights[:, first : first + count])
-        return found
+            context += products.weighted(slot, first, count, weights[:, first : first + count])
+        return context
 
-    @pl.when(number == 0)
-    def _():
+    @pl.when(index == 0)
+    def _() -> None:
         ref.slot[0] = 0
         blocks.start(span.row, span.first, 0, span.end)
 
@@ -140,112 +143,114 @@ def program(*references, names: tuple[str, ...], plan: Plan, page: int) -> None:
     ref.total[...] = jnp.zeros_like(ref.total)
     ref.sum[...] = jnp.zeros_like(ref.sum)
     slot = ref.slot[0]
-    fetch_after(span.first, slot)
+    prefetch_after(span.first, slot)
     blocks.wait(span.row, span.first, slot, span.end)
-    keep(score(span.first, slot))
+    store_scores(compute_scores(span.first, slot))
 
-    def step(block, slot):
-        after = _next(slot)
-        fetch_after(block + 1, after)
-        blocks.wait(span.row, block + 1, after, span.end)
-        # Nothing is written before everything is read, so that all of it may overlap.
-        higher, weights, total, fade = softmax()
-        pieces = score(block + 1, after)
-        found = weigh(slot, weights, fade)
-        keep(pieces)
-        ref.sum[...] = found
+    def step(block: jax.Array, slot: jax.Array) -> jax.Array:
+        next_slot = _next_slot(slot)
+        prefetch_after(block + 1, next_slot)
+        blocks.wait(span.row, block + 1, next_slot, span.end)
+        # All reads precede all writes, so that everything may overlap.
+        new_top, weights, total, decay = softmax()
+        pieces = compute_scores(block + 1, next_slot)
+        context = add_context(slot, weights, decay)
+        store_scores(pieces)
+        ref.sum[...] = context
         ref.total[...] = jnp.broadcast_to(total, ref.total.shape)
-        ref.top[...] = jnp.broadcast_to(higher, ref.top.shape)
-        return after
+        ref.top[...] = jnp.broadcast_to(new_top, ref.top.shape)
+        return next_slot
 
     slot = lax.fori_loop(span.first, span.last - 1, step, slot)
-    higher, weights, total, fade = softmax()
-    found = weigh(slot, weights, fade)
-    ref.slot[0] = _next(slot)
-    # Where nothing was seen every entry had the same weight.
-    seen = higher > masking.MASKED / 2
-    ref.context[0, 0, 0] = jnp.where(seen, found / total, 0).astype(ref.context.dtype)
-    lse = jnp.where(seen, (higher + jnp.log2(total)) / LOG2_E, masking.MASKED)
+    new_top, weights, total, decay = softmax()
+    context = add_context(slot, weights, decay)
+    ref.slot[0] = _next_slot(slot)
+    # If no entry is visible, all entries have the same weight.
+    visible = new_top > masking.MASKED / 2
+    ref.context[0, 0, 0] = jnp.where(visible, context / total, 0).astype(ref.context.dtype)
+    lse = jnp.where(visible, (new_top + jnp.log2(total)) / LOG2_E, masking.MASKED)
     ref.lse[0, 0, 0] = jnp.broadcast_to(lse, ref.lse.shape[3:])
 
 
-class _Floats:
-    """Products in the dtype of the queries; the scale of an entry multiplies what is made of it."""
+class _FloatProducts:
+    """Products in the dtype of the queries; scales of entries multiply scores and weights."""
 
-    def __init__(self, ref, plan: Plan):
+    def __init__(self, ref: Any, plan: Plan) -> None:
         self.ref, self.plan = ref, plan
         self.scaled = hasattr(ref, "scale_slots")
 
-    def scores(self, slot, first: int, count: int) -> jax.Array:
+    def scores(self, slot: Scalar, first: int, count: int) -> jax.Array:
         queries = self.ref.queries[0, 0]
         entries = self.ref.entry_slots[slot, first : first + count].astype(queries.dtype)
         scores = _dot(queries, entries, 1, jnp.float32) * (self.plan.scale * LOG2_E)
         return scores * self._scales(slot, first, count) if self.scaled else scores
 
-    def weighted(self, slot, first: int, count: int, weights: jax.Array) -> jax.Array:
+    def weighted(self, slot: Scalar, first: int, count: int, weights: jax.Array) -> jax.Array:
         dtype = self.ref.queries.dtype
         latents = self.ref.entry_slots[slot, first : first + count, : self.plan.rank].astype(dtype)
         if self.scaled:
             weights *= self._scales(slot, first, count)
         return _dot(weights.astype(dtype), latents, 0, jnp.float32)
 
-    def _scales(self, slot, first: int, count: int) -> jax.Array:
+    def _scales(self, slot: Scalar, first: int, count: int) -> jax.Array:
         return self.ref.scale_slots[slot, :, first : first + count]
 
 
-class _Bytes(_Floats):
-    """Products of entries as they are stored, with queries and weights in digits like them.
+class _SplitProducts(_FloatProducts):
+    """Products of entries as stored, with queries and weights split into terms of that dtype.
 
-    Weights are counted in units of the largest scale of the block.
+    Weights are relative to the largest scale of the block.
     """
 
-    def __init__(self, ref, plan: Plan):
+    def __init__(self, ref: Any, plan: Plan) -> None:
         super().__init__(ref, plan)
-        self.kind = digits.KINDS[jnp.dtype(ref.entry_slots.dtype)]
+        self.format = split_precision.FORMATS[jnp.dtype(ref.entry_slots.dtype)]
 
-    def scores(self, slot, first: int, count: int) -> jax.Array:
+    def scores(self, slot: Scalar, first: int, count: int) -> jax.Array:
+        fmt = self.format
         entries = self.ref.entry_slots[slot, first : first + count]
-        sums = _dot(self.ref.queries[0, 0], entries, 1, self.kind.sums)
+        term_scores = _dot(self.ref.queries[0, 0], entries, 1, fmt.accumulator)
         scales = self.ref.query_scales[0, 0, :, :1] * (self.plan.scale * LOG2_E)
-        scores = digits.join(sums, self.kind, self.kind.queries)
+        scores = split_precision.combine(term_scores, fmt, fmt.query_terms)
         return scores * scales * self._scales(slot, first, count)
 
-    def weighted(self, slot, first: int, count: int, weights: jax.Array) -> jax.Array:
+    def weighted(self, slot: Scalar, first: int, count: int, weights: jax.Array) -> jax.Array:
+        fmt = self.format
         latents = self.ref.entry_slots[slot, first : first + count, : self.plan.rank]
         scales = self._scales(slot, first, count)
         largest = jnp.maximum(scales.max(1, keepdims=True), jnp.finfo(jnp.float32).tiny)
-        weights *= scales * (self.kind.unit / largest)
-        sums = _dot(digits.split(weights, self.kind, self.kind.weights), latents, 0, self.kind.sums)
-        return digits.join(sums, self.kind, self.kind.weights) * (largest / self.kind.unit)
+        weights *= scales * (fmt.max_abs / largest)
+        terms = split_precision.split(weights, fmt, fmt.weight_terms)
+        sums = _dot(terms, latents, 0, fmt.accumulator)
+        return split_precision.combine(sums, fmt, fmt.weight_terms) * (largest / fmt.max_abs)
 
 
-def _dot(rows, entries, axis: int, dtype) -> jax.Array:
-    """rows . entries over this axis of the entries and the last of the rows."""
+def _dot(rows: jax.Array, entries: jax.Array, axis: int, dtype: DTypeLike) -> jax.Array:
+    """Contracts the last axis of the rows with this axis of the entries."""
     return lax.dot_general(rows, entries, (((1,), (axis,)), ((), ())), preferred_element_type=dtype)
 
 
-def _span(lengths, number, plan: Plan, block: int) -> _Span:
-    """The blocks that program `number` visits in this split."""
-    row, part = lax.div(number, plan.programs), lax.rem(number, plan.programs)
-    seen = jnp.minimum((part + 1) * plan.tokens, plan.count)
-    end = jnp.clip(lengths[row] + seen, 0, plan.room)
+def _block_span(lengths: Any, index: Scalar, plan: Plan, block: int) -> _BlockSpan:
+    """The blocks that program `index` visits in this split."""
+    row, part = lax.div(index, plan.programs), lax.rem(index, plan.programs)
+    tokens = jnp.minimum((part + 1) * plan.tokens, plan.count)
+    end = jnp.clip(lengths[row] + tokens, 0, plan.capacity)
     blocks = lax.div(end + block - 1, block)
     share = lax.div(blocks + plan.splits - 1, plan.splits)
     first = pl.program_id(0) * share
-    return _Span(row, end, first, jnp.maximum(jnp.minimum(first + share, blocks), first + 1))
+    return _BlockSpan(row, end, first, jnp.maximum(jnp.minimum(first + share, blocks), first + 1))
 
 
-def _limit(ref, token, number, span: _Span, plan: Plan):
-    """The entry at which what a row sees ends, of all rows or [m, 1]."""
+def _visible_end(ref: Any, token: Any, index: Scalar, span: _BlockSpan, plan: Plan) -> jax.Array:
+    """End of the visible entries, for all rows or [m, 1]."""
     if token is None:
         return span.end
-    part = lax.rem(number, plan.programs)
-    seen = ref.lengths[span.row] + part * plan.tokens + token[:, :1] + 1
-    return jnp.minimum(seen, span.end)
+    part = lax.rem(index, plan.programs)
+    visible = ref.lengths[span.row] + part * plan.tokens + token[:, :1] + 1
+    return jnp.minimum(visible, span.end)
 
 
-def _next(slot):
-    """The slot after this one."""
+def _next_slot(slot: Scalar) -> jax.Array:
     return jnp.where(slot == SLOTS - 1, 0, slot + 1)
 
 

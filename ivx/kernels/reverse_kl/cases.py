@@ -1,7 +1,10 @@
-"""What is compiled of reverse KL: XLA's version, for peak memory and estimated cycles."""
+"""Benchmark cases of the reverse KL: the XLA version, for peak memory and estimated cycles."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ivx.kernels import vocabulary
 from ivx.kernels.case import KernelCase
@@ -9,12 +12,12 @@ from ivx.kernels.cross_entropy.cases import TOKENS, VOCAB, WIDTH
 
 
 def cases(chip: str) -> list[KernelCase]:
-    """A training step's use of it, student and teacher of one width."""
+    """The loss with its gradients as in a training step; student and teacher have one width."""
     del chip
     rows, columns = vocabulary.chunk_sizes(TOKENS, VOCAB)
     shape = jax.ShapeDtypeStruct
     hidden, head = shape((TOKENS, WIDTH), jnp.bfloat16), shape((WIDTH, VOCAB), jnp.bfloat16)
-    # Logits of both models twice, then the gradients of the student's factors.
+    # The logits of both models twice, then the gradients of the student's factors.
     products = 6
     return [
         KernelCase(
@@ -31,11 +34,13 @@ def cases(chip: str) -> list[KernelCase]:
     ]
 
 
-def _gradients():
+def _gradients() -> Callable:
     from ivx.kernels.reverse_kl import reverse_kl
 
-    def run(student, student_head, teacher, teacher_head):
-        loss = lambda *own: reverse_kl(*own, teacher, teacher_head).sum()  # noqa: E731
+    def run(
+        student: Array, student_head: Array, teacher: Array, teacher_head: Array
+    ) -> tuple[Array, tuple[Array, Array]]:
+        loss = lambda *a: reverse_kl(*a, teacher, teacher_head).sum()  # noqa: E731
         return jax.value_and_grad(loss, (0, 1))(student, student_head)
 
     return run

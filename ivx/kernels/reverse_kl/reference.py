@@ -1,4 +1,4 @@
-"""Reverse KL with logits whole: to read, and to test against in any precision."""
+"""Reference reverse KL with the full logits, for tests in any precision."""
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +11,12 @@ def reverse_kl(
     teacher_te: Float[Array, "*t e"],
     teacher_ev: Float[Array, "e v"],
 ) -> Float[Array, "*t"]:
-    """KL(student || teacher) at each token; the gradient flows into the student alone."""
+    """KL(student || teacher) at each token; the gradient flows into the student only."""
 
-    def logps(hidden, head):
+    def log_softmax(hidden: Array, head: Array) -> Array:
         exact = jnp.promote_types(jnp.float32, hidden.dtype)
         return jax.nn.log_softmax(hidden.astype(exact) @ head.astype(exact))
 
-    own = logps(student_td, student_dv)
-    other = jax.lax.stop_gradient(logps(teacher_te, teacher_ev))
-    return (jnp.exp(own) * (own - other)).sum(-1)
+    student_logps = log_softmax(student_td, student_dv)
+    teacher_logps = jax.lax.stop_gradient(log_softmax(teacher_te, teacher_ev))
+    return (jnp.exp(student_logps) * (student_logps - teacher_logps)).sum(-1)

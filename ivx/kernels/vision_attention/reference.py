@@ -1,4 +1,4 @@
-"""Attention within slices with every score made: to read, and to test against in any precision."""
+"""Reference attention within slices with all scores, for tests in any precision."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def vision_attention(
     v_bxnh: Float[Array, "b x n h"],
     slices_bx: Int[Array, "b x"],
 ) -> Float[Array, "b x n h"]:
-    """Non-causal attention of patches of equal slice number; 0 for those of slice 0, padding."""
+    """Bidirectional attention among patches with the same slice id; padding (slice 0) yields 0."""
     scores = jnp.einsum("bxnh,bynh->bnxy", q_bxnh, k_bxnh) * q_bxnh.shape[-1] ** -0.5
     same = (slices_bx[:, None, :, None] == slices_bx[:, None, None, :]) & (slices_bx > 0)[
         :, None, None

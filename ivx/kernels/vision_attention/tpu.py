@@ -1,26 +1,28 @@
-"""Attention within slices as Pallas kernels for TPU: forward here, backward in `tpu_backward.py`.
+"""Attention within slices on a TPU: the forward kernel; the backward is in `tpu_backward.py`.
 
-A grid step is one visit: a tile of queries (`own`) meets a tile of keys (`other`) for a group of
-heads; the list of visits (`visits.py`) is prefetched, and the grid is as long as there are visits,
-so that tiles that share no slice cost nothing. Scores are made transposed, keys down and queries
-across, so that maxima and sums of the softmax run over sublanes and its statistics are rows:
+A grid step is one visit: a tile of queries (`own`) and a tile of keys (`other`) for a group of
+heads. The list of visits (`visits.py`) is prefetched and determines the length of the grid, so
+tiles that share no slice cost nothing. Scores are transposed, keys down and queries across, so that
+maxima and sums of the softmax reduce over sublanes and its statistics are rows:
 
     s^T = k q^T      [y, x]  float32              p^T = 2^(c s^T - m)     c = log2(e) / sqrt(H)
     o^T += v^T p^T   [h, x]  float32              l  += sum_y p^T
 
-Heads are 72 wide, and rows are lanes: so nothing is padded to 128, and products before and after
-give and take arrays as XLA lays them. Keys are turned in the core, once a visit.
+Heads are 72 wide, and arrays are stored row-minor (lanes are rows). So nothing is padded to 128,
+and the products before and after use the layouts that XLA prefers. Keys are transposed in the core
+once per visit.
 
-    grid       (N / heads, visits)
-    blocks     q^T, k^T, v^T, o^T [heads, H, TILE]; slices [1, TILE]; lse [heads, TILE]
-    VMEM       16 heads of bf16, two buffers each: 4.5 MiB, o^T in float32 1.1 MiB
-    FLOPs      4 TILE^2 H a head and visit
+Grid: (N / heads, visits).
+Blocks: q^T, k^T, v^T, o^T [heads, H, TILE]; slices [1, TILE]; lse [heads, TILE].
+VMEM: 16 heads in bf16, double-buffered: 4.5 MiB; o^T in float32: 1.1 MiB.
+FLOPs: 4 TILE^2 H per head and visit.
 
-Shapes: q_nhr, k_nhr, v_nhr, out_nhr with R = B X rows, padded to whole tiles; x queries, y keys.
+Shapes: q_nhr, k_nhr, v_nhr, out_nhr with R = B X rows, padded to full tiles; x queries, y keys.
 """
 
 import functools
 import math
+from typing import Any
 
 import einops
 import jax
@@ -34,8 +36,8 @@ from ivx.kernels.masking import MASKED
 from ivx.kernels.vision_attention import tpu_backward, tpu_tiles, visits
 from ivx.kernels.vision_attention.tpu_tiles import (
     Steps,
-    borders,
     contract,
+    first_and_last,
     one_ahead,
     same_slice,
     scores,
@@ -43,16 +45,18 @@ from ivx.kernels.vision_attention.tpu_tiles import (
 from ivx.parallel import remat
 
 _LOG2E = math.log2(math.e)
+# Queries, keys, values, slice ids, visits, output, log-sum-exp.
+_Residuals = tuple[Array, Array, Array, Array, visits.Visits, Array, Array]
 
 
-def constraint(q_bxnh: Float[Array, "b x n h"], block: int) -> str:
-    """What of these queries the kernels do not take; empty if they take them."""
+def constraint(q_bxnh: Array | jax.ShapeDtypeStruct, block: int) -> str:
+    """The constraint of the kernels that these queries violate, or an empty string."""
     if q_bxnh.dtype not in (jnp.float32, jnp.bfloat16):
-        return f"{q_bxnh.dtype} is neither float32 nor bfloat16"
+        return f"dtype {q_bxnh.dtype} is neither float32 nor bfloat16"
     rows, width = q_bxnh.shape[1], q_bxnh.shape[3]
     if width % 8 or width > 128:
-        return f"heads {width} wide, not 8, 16, ... 128"
-    pairs = visits.room(rows, tpu_tiles.TILE, block)
+        return f"head width {width} is not a multiple of 8 up to 128"
+    pairs = visits.max_pairs(rows, tpu_tiles.TILE, block)
     if pairs > visits.MOST_PAIRS or rows > visits.MOST_TILES * tpu_tiles.TILE:
         return f"{rows} rows in blocks of {block} may need {pairs} visits of tiles"
     return ""
@@ -65,32 +69,46 @@ def vision_attention(
     slices_bx: Int[Array, "b x"],
     block: int,
 ) -> Float[Array, "b x n h"]:
-    """As the public function; what rows of slice 0 give is undefined."""
+    """Same contract as the public function; rows of slice 0 are undefined."""
     packs, rows, _, _ = q_bxnh.shape
-    together = visits.room(packs * rows, tpu_tiles.TILE, block) <= visits.MOST_PAIRS
-    if packs > 1 and not (together and packs * rows <= visits.MOST_TILES * tpu_tiles.TILE):
-        one = lambda pack: vision_attention(*(a[None] for a in pack), block)[0]  # noqa: E731
-        return jax.lax.map(one, (q_bxnh, k_bxnh, v_bxnh, slices_bx))
-    slices_r = visits.number(slices_bx)
+    fits = visits.max_pairs(packs * rows, tpu_tiles.TILE, block) <= visits.MOST_PAIRS
+    if packs > 1 and not (fits and packs * rows <= visits.MOST_TILES * tpu_tiles.TILE):
+        attend = lambda pack: vision_attention(*(a[None] for a in pack), block)[0]  # noqa: E731
+        return jax.lax.map(attend, (q_bxnh, k_bxnh, v_bxnh, slices_bx))
+    slices_r = visits.global_ids(slices_bx)
     padding = -len(slices_r) % tpu_tiles.TILE
     slices_r = jnp.pad(slices_r, (0, padding))
     q, k, v = (
         jnp.pad(einops.rearrange(a, "b x n h -> n h (b x)"), ((0, 0), (0, 0), (0, padding)))
         for a in (q_bxnh, k_bxnh, v_bxnh)
     )
-    pairs = visits.visits(slices_r, tpu_tiles.TILE, block)
-    # Numbers below 2^24 are exact in float32, which turns from a row into a column.
+    pairs = visits.list_visits(slices_r, tpu_tiles.TILE, block)
+    # Ids below 2^24 are exact in float32, in which the kernel can transpose them.
     slices = slices_r.astype(jnp.float32).reshape(-1, 1, tpu_tiles.TILE)
     out_nhr = _attend(q, k, v, slices, pairs, choice.interpret())
     return einops.rearrange(out_nhr[..., : packs * rows], "n h (b x) -> b x n h", b=packs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
-def _attend(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
+def _attend(
+    q_nhr: Array,
+    k_nhr: Array,
+    v_nhr: Array,
+    slices: Array,
+    pairs: visits.Visits,
+    interpret: choice.Interpret,
+) -> Array:
     return _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret)[0]
 
 
-def _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
+def _forward(
+    q_nhr: Array,
+    k_nhr: Array,
+    v_nhr: Array,
+    slices: Array,
+    pairs: visits.Visits,
+    interpret: choice.Interpret,
+) -> tuple[Array, _Residuals]:
     steps = Steps(*q_nhr.shape, interpret)
     out_nhr, lse_nr = steps.run(
         functools.partial(_kernel, heads=steps.heads, scale=_LOG2E * q_nhr.shape[1] ** -0.5),
@@ -103,7 +121,7 @@ def _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
             steps.slices("own", slices),
             steps.slices("other", slices),
         ],
-        [steps.patches_out(q_nhr.dtype), steps.numbers_out()],
+        [steps.patches_out(q_nhr.dtype), steps.rows_out()],
         [
             pltpu.VMEM((steps.heads, tpu_tiles.TILE), jnp.float32),
             pltpu.VMEM((steps.heads, tpu_tiles.TILE), jnp.float32),
@@ -114,36 +132,53 @@ def _forward(q_nhr, k_nhr, v_nhr, slices, pairs, interpret):
     return out_nhr, (q_nhr, k_nhr, v_nhr, slices, pairs, out_nhr, lse_nr)
 
 
-def _kernel(pairs, q, k, v, mine, theirs, out, lse, top, total, sums, *, heads, scale):
-    begins, ends = borders(pairs)
+def _kernel(
+    pairs: Any,
+    q: Any,
+    k: Any,
+    v: Any,
+    q_slices: Any,
+    k_slices: Any,
+    out: Any,
+    lse: Any,
+    top: Any,
+    total: Any,
+    acc: Any,
+    *,
+    heads: int,
+    scale: float,
+) -> None:
+    first, last = first_and_last(pairs)
 
-    @pl.when(begins)
-    def _():
+    @pl.when(first)
+    def _() -> None:
         top[...] = jnp.full_like(top, MASKED)
         total[...] = jnp.zeros_like(total)
-        sums[...] = jnp.zeros_like(sums)
+        acc[...] = jnp.zeros_like(acc)
 
-    bias = jnp.where(same_slice(mine, theirs), 0.0, MASKED)
+    bias = jnp.where(same_slice(q_slices, k_slices), 0.0, MASKED)
     for head, product in one_ahead(heads, lambda head: scores(k[head], q[head])):
         row = slice(head, head + 1)
         s = product * scale + bias
-        old = top[row]
-        new = jnp.maximum(old, s.max(0, keepdims=True))
-        p, kept = jnp.exp2(s - new), jnp.exp2(old - new)
-        top[row] = new
-        total[row] = kept * total[row] + p.sum(0, keepdims=True)
-        sums[head] = kept * sums[head] + contract(v[head], p.astype(v.dtype))
+        old_top = top[row]
+        new_top = jnp.maximum(old_top, s.max(0, keepdims=True))
+        p, decay = jnp.exp2(s - new_top), jnp.exp2(old_top - new_top)
+        top[row] = new_top
+        total[row] = decay * total[row] + p.sum(0, keepdims=True)
+        acc[head] = decay * acc[head] + contract(v[head], p.astype(v.dtype))
 
-    @pl.when(ends)
-    def _():
+    @pl.when(last)
+    def _() -> None:
         for head in range(heads):
             row = slice(head, head + 1)
-            out[head] = (sums[head] / total[row]).astype(out.dtype)
+            out[head] = (acc[head] / total[row]).astype(out.dtype)
             lse[row] = top[row] + jnp.log2(total[row])
 
 
-def _backward(interpret, kept, d_out_nhr):
-    gradients = tpu_backward.gradients(*kept, d_out_nhr, interpret)
+def _backward(
+    interpret: choice.Interpret, residuals: _Residuals, d_out_nhr: Array
+) -> tuple[Array | None, ...]:
+    gradients = tpu_backward.gradients(*residuals, d_out_nhr, interpret)
     return (*gradients, None, None)
 
 

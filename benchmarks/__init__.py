@@ -1,0 +1,1 @@
+"""Benchmarks of ivx, run from a checkout by `python -m benchmarks NAME`."""

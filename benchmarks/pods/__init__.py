@@ -1,0 +1,1 @@
+"""Every stage of 8b, compiled for pods."""

@@ -1,0 +1,1 @@
+"""Static schedules of the Pallas kernels."""

@@ -1,0 +1,1 @@
+"""Judging answers: one parser for evaluation and rewards."""

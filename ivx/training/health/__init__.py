@@ -1,0 +1,1 @@
+"""Monitoring of a run: hangs, bad steps, host failures, preemption, profiles."""
