@@ -15,6 +15,7 @@ MODULES = {
     "schedules": "benchmarks.schedules.compile_kernels",
     "pods": "benchmarks.pods.compile_pods",
     "support": "benchmarks.support.matrix",
+    "real_size": "benchmarks.real_size.measure",
 }
 
 

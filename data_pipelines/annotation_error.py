@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from ivx.text.printable import quoted
+
 # Causes, in the order in which a reader meets them.
 NOT_TEXT = "not UTF-8"
 CUT = "cut off"
@@ -29,7 +31,7 @@ class AnnotationError(ValueError):
     """
 
     def __init__(self, message: str, cause: str = VALUE) -> None:
-        super().__init__(message)
+        super().__init__(quoted(message))
         self.cause = cause
 
 
@@ -40,9 +42,17 @@ class Fault:
     Attributes:
       where: file:line of the annotation.
       cause: one of the constants above.
-      sentence: the full message.
+      sentence: the full message, printable.
     """
 
     where: str
     cause: str
     sentence: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sentence", quoted(self.sentence))
+
+    @classmethod
+    def from_error(cls, where: str, error: AnnotationError) -> "Fault":
+        """The fault of the annotation at `where`."""
+        return cls(where, error.cause, str(error))

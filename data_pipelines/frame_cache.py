@@ -39,7 +39,10 @@ class FrameCache:
           MediaError: a file cannot be decoded.
         """
         key = tuple(
-            (clip.path, clip.still, clip.height, clip.width, clip.indices.tobytes())
+            (
+                (clip.path, clip.info, clip.still, clip.on_show, clip.height, clip.width),
+                clip.indices.tobytes(),
+            )
             for clip in layout.clips
         )
         entry = self._entries.get(key)

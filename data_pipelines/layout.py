@@ -36,12 +36,15 @@ class Clip:
     Attributes:
       path: a file, or any other address that `media` reads.
       info: size, rate and length that the file is expected to have.
-      indices: int64 [F_], display indices of the frames to read.
+      indices: int64 [F_], display indices of the frames to read, see `on_show`.
       times: float64 [F_ / 2], seconds at the middle of each slice; 0 for an image, and meaningless
         if `info` is not timed.
       height: pixels after resizing, a multiple of 32.
       width: pixels after resizing, a multiple of 32.
       still: whether it is an image.
+      on_show: whether the indices count frames at the constant rate of `info`, so that the frames
+        on show at these times are read, see `video.frames`. Otherwise they count frames of the
+        file, to which an annotation refers one by one.
     """
 
     path: str
@@ -51,6 +54,7 @@ class Clip:
     height: int
     width: int
     still: bool = False
+    on_show: bool = False
 
     @property
     def patch_shape(self) -> tuple[int, int]:
@@ -61,6 +65,11 @@ class Clip:
     def token_shape(self) -> tuple[int, int]:
         """Rows and columns of merged tokens in a slice."""
         return self.height // resize.FACTOR, self.width // resize.FACTOR
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of its patches, which are in memory together."""
+        return int(np.prod(self.patch_shape)) * len(self.times) * patches.ROW
 
     @property
     def text(self) -> str:
@@ -105,8 +114,8 @@ class Clip:
         """
         meter = meter or Meter(USUAL_LIMITS)
         if self.still:
-            picture = media.read_image(self.path, self.info, meter.limits)
-            picture = resize.resize_frame(picture, self.height, self.width)
+            shape = self.height, self.width
+            picture = media.read_image(self.path, self.info, meter.limits, shape)
             return [picture] * len(self.indices)
         return media.read_video(
             self.path,
@@ -114,6 +123,7 @@ class Clip:
             self.indices,
             lambda frame: resize.resize_frame(frame, self.height, self.width),
             meter,
+            self.on_show,
         )
 
 
@@ -252,7 +262,8 @@ class LayoutRule:
             )
         else:
             times = frames.slice_times(np.asarray(video.times)[indices], 1.0)
-        return Clip(video.path, info, indices, times, height, width)
+        on_show = not video.times and not video.processed_fps
+        return Clip(video.path, info, indices, times, height, width, on_show=on_show)
 
     def image_clip(self, image: ImageRef) -> Clip:
         """Chooses the size of an image.
@@ -283,11 +294,21 @@ class LayoutRule:
           TemplateError: the messages cannot be rendered.
         """
         if sample.overrides is not None:
-            rule = self.with_overrides(sample.overrides)
+            try:
+                rule = self.with_overrides(sample.overrides)
+            except ValueError as error:
+                raise MediaError(str(error)) from error
             sample = dataclasses.replace(sample, overrides=None)
             return rule.lay_out(sample, generate, enable_thinking)
         videos = [self.video_clip(video) for video in sample.videos]
         images = [self.image_clip(image) for image in sample.images]
+        gib = sum(clip.held_bytes for clip in videos + images) / 2**30
+        if gib > self.limits.held_gib:
+            raise MediaError(
+                f"its {len(videos + images)} videos and images take {gib:.1f} GiB after resizing;"
+                f" at most {self.limits.held_gib:g} are allowed",
+                "byte limit",
+            )
         pieces = chat_template.render(
             sample.messages,
             self._texts(videos, "Video"),
@@ -304,7 +325,10 @@ class LayoutRule:
         clips = tuple(next(clips_by_placeholder[placeholder]) for placeholder in order)
         tokens, trained = [], []
         for piece in pieces:
-            ids = self.tokenizer.encode(piece.text)
+            try:
+                ids = self.tokenizer.encode(piece.text, piece.plain)
+            except ValueError as error:
+                raise chat_template.TemplateError(f"a text of {error}") from error
             tokens += ids
             trained += [piece.trained] * len(ids)
         tokens = np.asarray(tokens, np.int32)

@@ -13,7 +13,7 @@ from typing import IO
 
 from etils import epath
 
-from data_pipelines import tfds_records
+from data_pipelines import disk_full, media_files, tfds_records
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import shards
 
@@ -51,16 +51,26 @@ def local(path: str) -> Iterator[str]:
         try:
             yield copy.name
         except MediaError as error:
-            raise MediaError(str(error).replace(copy.name, path)) from error
+            raise MediaError(str(error).replace(copy.name, path), error.cause) from error
 
 
 def exists(path: str) -> bool:
-    """Whether the file exists; for a record, whether the file of records does."""
+    """Whether the file exists; for a record, whether the file of records does.
+
+    Raises:
+      MediaError: it is empty, or cannot be reached.
+    """
     if tfds_records.is_address(path):
         return True
     path = shards.file_of(path)
     if not is_remote(path):
-        return pathlib.Path(path).is_file()
+        try:
+            media_files.check(path)
+        except MediaError as error:
+            if error.cause == "missing":
+                return False
+            raise
+        return True
     with remote_errors(path):
         return epath.Path(path).is_file()
 
@@ -95,6 +105,8 @@ def remote_errors(path: str) -> Iterator[None]:
             "unreadable",
         ) from error
     except Exception as error:  # every client has its own errors
+        if disk_full.is_full(error):  # the disk of the copy
+            raise
         raise MediaError(
             f"{path}: cannot be read ({type(error).__name__}: {error})", "unreadable"
         ) from error

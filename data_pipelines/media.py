@@ -16,6 +16,7 @@ import numpy as np
 from data_pipelines import local_copy
 from data_pipelines.image import decode as image_decode
 from data_pipelines.local_copy import REMOTE, is_remote
+from data_pipelines.media_files import read_errors
 from data_pipelines.video import decode as video_decode
 from data_pipelines.video import folder
 from data_pipelines.video.info import VideoInfo
@@ -55,6 +56,10 @@ class VideoRef:
         """
         if self.info:
             return self.info
+        with read_errors(self.path):
+            return self._probe(limits)
+
+    def _probe(self, limits: Limits) -> VideoInfo:
         if folder.is_folder(self.path):
             info = folder.probe(self.path, limits)
             if self.folder_fps:
@@ -83,7 +88,7 @@ class ImageRef:
         """The info of the annotation, or else that of the file, as in `VideoRef.resolved`."""
         if self.info:
             return self.info
-        with local_copy.local(self.path) as path:
+        with read_errors(self.path), local_copy.local(self.path) as path:
             return image_decode.probe(path, limits)
 
 
@@ -93,20 +98,26 @@ def read_video(
     indices: np.ndarray,
     convert: Callable[[np.ndarray], Any],
     meter: Meter,
+    on_show: bool = False,
 ) -> list:
-    """`video.decode.read_frames` for any kind of address."""
-    if folder.is_folder(path):
-        return folder.read_frames(path, info, indices, convert, meter)
-    with local_copy.local(path) as file:
-        return video_decode.read_frames(file, info, indices, convert, meter)
+    """`video.decode.read_frames` for any kind of address; a folder of frames has no times."""
+    with read_errors(path):
+        if folder.is_folder(path):
+            return folder.read_frames(path, info, indices, convert, meter)
+        with local_copy.local(path) as file:
+            return video_decode.read_frames(file, info, indices, convert, meter, on_show)
 
 
-def read_image(path: str, info: VideoInfo, limits: Limits) -> np.ndarray:
+def read_image(path: str, info: VideoInfo, limits: Limits, shape: tuple[int, int]) -> np.ndarray:
     """`image.decode.read` for any kind of address."""
-    with local_copy.local(path) as file:
-        return image_decode.read(file, info, limits)
+    with read_errors(path), local_copy.local(path) as file:
+        return image_decode.read(file, info, limits, shape)
 
 
 def exists(path: str) -> bool:
-    """Whether a video or an image exists; reads none of it."""
+    """Whether a video or an image exists; reads none of it.
+
+    Raises:
+      MediaError: it is empty, or cannot be reached.
+    """
     return folder.is_folder(path) or local_copy.exists(path)

@@ -1,5 +1,7 @@
 """Unusable videos and images: the error, and the message about the sample that is skipped."""
 
+from ivx.text.printable import quoted
+
 
 class MediaError(ValueError):
     """A video or an image that cannot be used. The message names the file and the cause.
@@ -9,7 +11,7 @@ class MediaError(ValueError):
     """
 
     def __init__(self, message: str, cause: str = "unusable") -> None:
-        super().__init__(message)
+        super().__init__(quoted(message))
         self.cause = cause
 
 
@@ -25,6 +27,6 @@ class SkippedSample(str):
     @classmethod
     def from_error(cls, error: MediaError, sample_id: str) -> "SkippedSample":
         """The message about the sample that raised `error`."""
-        message = cls(f"sample {sample_id}: {error}")
+        message = cls(quoted(f"sample {sample_id}: {error}"))
         message.cause = error.cause
         return message

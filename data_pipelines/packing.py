@@ -102,7 +102,7 @@ def misfit(size: Size, shape: PackShape) -> str | None:
         return f"{size.tokens} tokens in a pack of {shape.tokens}"
     largest = max((patches for patches, _ in size.runs), default=0)
     if largest > shape.slice_block:
-        return f"a slice of {largest} patches in blocks of {shape.slice_block}"
+        return f"a slice of {largest} patches in blocks of {shape.slice_block} (data.slice_block)"
     rows = rows_after(size.runs, 0, shape.slice_block)
     return f"{rows} patches in a pack of {shape.patches}" if rows > shape.patches else None
 

@@ -20,6 +20,7 @@ from data_pipelines import bin_packing, packing, sources
 from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from ivx.text.chat_template import TemplateError
+from ivx.text.printable import quoted
 
 _SHUFFLE, _LEVEL = 1, 2
 
@@ -56,12 +57,12 @@ def measure(
             sample = dataclasses.replace(sample, videos=videos, images=images)
             layout = rule.lay_out(sample)
         except (MediaError, TemplateError, ValueError) as error:
-            dropped.append(f"sample {sample.id}: {error}")
+            dropped.append(quoted(f"sample {sample.id}: {error}"))
             continue
         size = packing.size_of(layout)
         reason = packing.misfit(size, shape)
         if reason or not layout.trained.any():
-            dropped.append(f"sample {sample.id}: {reason or 'no text to train on'}")
+            dropped.append(quoted(f"sample {sample.id}: {reason or 'no text to train on'}"))
             dropped_tokens += size.tokens
             continue
         kept.append(sample)
@@ -147,7 +148,7 @@ def make_plan(
     """
     if not any(len(member.measured.sizes) for member in members):
         raise sources.AnnotationError(
-            "no sample of the training data fits into a pack; see the reasons above"
+            "no sample of the training data can be used; the reasons are above, one for each sample"
         )
     if not any(len(_epoch_indices(member)) for member in members):
         raise sources.AnnotationError(

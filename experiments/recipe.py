@@ -19,6 +19,7 @@ Distillation is skipped if no teacher is named. Rerun the same command to resume
 import ml_collections
 
 from ivx.errors import UserError
+from ivx.suggestion import did_you_mean
 
 PRESETS = ("demo", "tiny", "quick", "8b")
 STAGES = ("base", "convert", "cpt", "sft_short", "sft_long", "rl_gspo", "opd", "agent", "export")
@@ -31,7 +32,10 @@ def get_config(preset: str = "8b") -> ml_collections.ConfigDict:
       UserError: there is no such preset.
     """
     if preset not in PRESETS:
-        raise UserError(f"recipe has no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+        raise UserError(
+            f"recipe has no preset {preset!r}; there are {', '.join(PRESETS)}"
+            f"{did_you_mean(preset, PRESETS)}"
+        )
     config = ml_collections.ConfigDict()
     config.preset = "8b" if preset == "8b" else "tiny"  # preset of each stage's experiment
     config.seed = 0

@@ -8,6 +8,7 @@ from data_pipelines.layout import Layout, LayoutRule
 from data_pipelines.media import ImageRef, VideoRef
 from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
+from ivx import local_files, progress
 from ivx.errors import UserError
 from ivx.sampling.sampler import Sampler
 from ivx.text.chat_template import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, TemplateError
@@ -19,7 +20,13 @@ File = str | pathlib.Path
 
 
 def question(prompt: str, video: File | None, images: Sequence[File]) -> Sample:
-    """A user turn: the images first, then the video, then the text."""
+    """A user turn: the images first, then the video, then the text.
+
+    Raises:
+      UserError: a file is an address on the network.
+    """
+    for file in [*images, *([video] if video else [])]:
+        local_files.check(str(file))
     videos = [video] if video else []
     placeholders = IMAGE_PLACEHOLDER * len(images) + VIDEO_PLACEHOLDER * len(videos)
     return Sample(
@@ -86,5 +93,6 @@ class Assistant:
             pixels = self._cache.read(layout)
         except MediaError as error:
             raise UserError(str(error)) from error
-        [tokens] = self._sampler.generate([layout], [pixels], max_new_tokens)
+        with progress.waiting("answering"):
+            [tokens] = self._sampler.generate([layout], [pixels], max_new_tokens)
         return self._rule.tokenizer.decode(tokens)

@@ -5,7 +5,6 @@ every key. Experiments change values of `base()` and never add keys, so a misspe
 wherever it is written.
 """
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 
@@ -13,6 +12,7 @@ import ml_collections
 
 from ivx import config_keys
 from ivx.errors import UserError
+from ivx.suggestion import did_you_mean
 
 
 def base(stage: str = "sft") -> ml_collections.ConfigDict:
@@ -81,7 +81,8 @@ def from_preset(
     """
     if preset not in presets:
         raise UserError(
-            f"{experiment} has no preset {preset!r}; there are {', '.join(presets)}{hint}"
+            f"{experiment} has no preset {preset!r}; there are {', '.join(presets)}"
+            f"{did_you_mean(preset, presets)}{hint}"
         )
     return presets[preset]()
 
@@ -99,21 +100,13 @@ def flatten(config: ml_collections.ConfigDict | dict) -> dict[str, object]:
         if isinstance(value, dict):
             flat |= {f"{key}.{inner}": v for inner, v in flatten(value).items()}
         else:
-            flat[key] = _plain(value)
+            flat[key] = as_lists(value)
     return flat
 
 
-def _plain(value: object) -> object:
+def as_lists(value: object) -> object:
     """Tuples as lists, at every depth."""
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def nearest(key: str, known: list[str]) -> str:
-    """A hint for a misspelt key."""
-    close = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
-        key.split(".")[-1], known, 1, 0.3
-    )
-    return f"; did you mean {close[0]}?" if close else f"; known keys are {', '.join(known)}"
+    return [as_lists(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def snapshot(config: ml_collections.ConfigDict) -> str:

@@ -40,7 +40,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     keys = config_keys.of(config.stage.name)
     for name, key in keys.items():
         value = _get(config, name)
-        if not key.test(value):
+        if not _passes(key, value):
             bad.add(name)
             errors.append(f"{name} = {value!r}: expected {key.allowed}")
     for left, right, test, wrong in _RELATIONS:
@@ -61,6 +61,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         )
     if errors:
         raise UserError("the config cannot be used: " + "; ".join(errors))
+
+
+def _passes(key: config_keys.Key, value: object) -> bool:
+    """Whether a value is allowed; one of another type is not."""
+    try:
+        return key.test(value)
+    except (TypeError, ValueError, IndexError, AttributeError):
+        return False
 
 
 def _get(config: ml_collections.ConfigDict, key: str) -> object:

@@ -154,6 +154,9 @@ SECTIONS: dict[str, dict[str, Key]] = {
         "limit_hours": _positive(24.0, "Longest video, in hours."),
         "limit_decode_gib": _positive(4096.0, "GiB of pictures decoded to read one sample."),
         "limit_decode_seconds": _positive(600.0, "Processor seconds to read one sample."),
+        "limit_held_gib": _positive(
+            4.0, "GiB of resized pictures of one sample; larger samples are skipped."
+        ),
     },
     "optim": {
         "schedule": _choice(

@@ -15,6 +15,7 @@ import tests.typecheck  # noqa: F401  (named below)
 install_import_hook(["ivx", "data_pipelines"], "tests.typecheck.check")
 
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -32,6 +33,8 @@ from tests.small import small_spec
 
 devices.configure_devices(cpu_devices=0)
 flags.FLAGS.mark_as_parsed()
+# A script that runs pytest with `&` has it ignore Ctrl-C, and so would the commands under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -12,10 +12,10 @@ import pathlib
 import subprocess
 import sys
 
+from ivx.conversion import memory
 from ivx.models import spec as specs
 
 GB = 1e9
-BATCH_SUMS = "sums of a batch, float32"
 ROOT = pathlib.Path(__file__).parents[1]
 
 PROGRAM = """
@@ -81,31 +81,11 @@ def scaled() -> specs.ModelSpec:
     return dataclasses.replace(tiny, text=text)
 
 
-def estimate(text: specs.TextSpec) -> dict[str, float]:
-    """Bytes held at the same time, by name, excluding the source and activations."""
-    wide, narrow = text.heads * text.head_dim, text.kv_heads * text.head_dim
-    inputs, compressed = text.width + 1, (2 * text.kv_heads - 1) * text.head_dim
-    moments = inputs**2 + inputs * (wide + 2 * narrow) + 4 * narrow**2 + wide * text.head_dim
-    cached = text.kv_rank + text.head_dim
-    attention = inputs * (2 * wide + cached) + text.kv_rank * 2 * wide
-    # q, k, v, o twice (as read, and by heads), the queries and keys of the result, square roots.
-    layer = (
-        2 * inputs * 2 * (wide + narrow) + attention + 6 * compressed**2 + 3 * inputs * compressed
-    )
-    return {
-        "sums, float64": 8 * text.depth * moments,
-        BATCH_SUMS: 4 * text.depth * moments,
-        "fitted queries and keys, float64": 8 * text.depth * inputs * (wide + narrow),
-        "new attention, float32": 4 * text.depth * attention,
-        "one layer in conversion, float64": 8 * layer,
-    }
-
-
 def peaks(sizes: dict[str, float]) -> dict[str, float]:
     """Peak memory of the pass and of the algebra."""
     return {
-        "pass": sizes["sums, float64"] + sizes[BATCH_SUMS],
-        "algebra": sum(size for name, size in sizes.items() if name != BATCH_SUMS),
+        "pass": sizes[memory.SUMS] + sizes[memory.BATCH_SUMS],
+        "algebra": sum(size for name, size in sizes.items() if name != memory.BATCH_SUMS),
     }
 
 
@@ -113,7 +93,7 @@ def main() -> None:
     source = (2 * 8.19e9 + 4 * 0.576e9) / GB
     print("8B, GB")
     print(f"  {'source, decoder in bfloat16':36s} {source:6.1f}")
-    sizes = {name: size / GB for name, size in estimate(specs.base_8b("gqa").text).items()}
+    sizes = {name: size / GB for name, size in memory.sizes(specs.base_8b("gqa").text).items()}
     for name, size in sizes.items():
         print(f"  {name:36s} {size:6.1f}")
     print(f"  {'reading, all in float32':36s} {4 * 8.767:6.1f}")
@@ -124,7 +104,7 @@ def main() -> None:
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     measured = json.loads(output.splitlines()[-1])
-    expected = peaks({name: size / 1e6 for name, size in estimate(scaled().text).items()})
+    expected = peaks({name: size / 1e6 for name, size in memory.sizes(scaled().text).items()})
     print("smaller model, MB above the source: expected, measured")
     for name, size in expected.items():
         print(f"  {name:36s} {size:6.0f} {measured[name] / 1e6:6.0f}")

@@ -33,7 +33,11 @@ DEFAULTS = {
 
 
 def make_flags(**values) -> types.SimpleNamespace:
-    return types.SimpleNamespace(**{"video": "", "question": "", "out": ""} | DEFAULTS | values)
+    return types.SimpleNamespace(
+        **{"video": "", "question": "", "out": "", "ignore_memory_forecast": False}
+        | DEFAULTS
+        | values
+    )
 
 
 @pytest.fixture(scope="module")

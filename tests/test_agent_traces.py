@@ -121,5 +121,13 @@ def test_trace_page_shows_frames_and_escapes_scripts(film, tmp_path):
     assert text.count("data:image/jpeg;base64,") == 6
     assert "<script>" not in text and "&lt;script&gt;alert(1)" in text
     assert "prefers-color-scheme: dark" in text and "http" not in text
+    assert "failed" not in text and "verdict none" not in text
+    wrong = trace_page.write(tmp_path, episode, trace_page.Verdict("blue", 0.0)).read_text()
+    assert "✗ failed: wrong answer" in wrong and "verdict none" in wrong
+    assert "truth: <b>blue</b>" in wrong
+    right = trace_page.write(tmp_path, episode, trace_page.Verdict("red", 1.0)).read_text()
+    assert "✓ right" in right and "truth: <b>red</b>" in right and "failed" not in right
+    silent = loop.run(Script("", ""), FILM, "What?", budget=loop.Budget(steps=1), video=str(film))
+    assert "failed: no answer" in trace_page.write(tmp_path, silent).read_text()
     gone = loop.run(Replay(episode), FILM, "What?", video="gone.mp4")
     assert "can no longer be read" in trace_page.write(tmp_path, gone).read_text()

@@ -1,15 +1,19 @@
 """Unusable annotations become faults with a line and a cause; all others are read."""
 
 import contextlib
+import datetime
 import json
 
 import numpy as np
 import pytest
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from data_pipelines import annotation_error, sources
 from data_pipelines.media_error import MediaError
 from tests.annotations import ANSWER, TEXT_RECORD, data_set, video_messages
 
+TRUTH = {"family": "when", "format": "open", "answer": "1 to 2", "values": []}
+DEEP = json.loads("[" * 300 + "]" * 300)
 INFO = {"image_wh": [64, 32], "origin_video_length": 10, "origin_fps": 1.0}
 
 
@@ -27,7 +31,7 @@ INFO = {"image_wh": [64, 32], "origin_video_length": 10, "origin_fps": 1.0}
         ({"messages": [{**ANSWER, "surprise": 1}]}, annotation_error.UNKNOWN),
         ({**TEXT_RECORD, "id": [1]}, annotation_error.TYPE),
         ({"messages": [{"role": "user", "content": 5}]}, annotation_error.TYPE),
-        ({"messages": [{"role": "boss", "content": "Hi"}]}, annotation_error.TEMPLATE),
+        ({"messages": [{"role": "boss", "content": "Hi"}]}, annotation_error.VALUE),
         ({"messages": video_messages("no place for it")}, annotation_error.TEMPLATE),
         ({"messages": video_messages(surprise=1)}, annotation_error.UNKNOWN),
         ({"messages": video_messages(url=None)}, annotation_error.TYPE),
@@ -38,15 +42,38 @@ INFO = {"image_wh": [64, 32], "origin_video_length": 10, "origin_fps": 1.0}
         ({"messages": video_messages(**INFO, frames_timestamp=[1.0])}, annotation_error.VALUE),
         ({"messages": video_messages(**INFO, span=[12, 13])}, annotation_error.SPAN),
         (
-            {"messages": video_messages(**INFO), "truths": [{"span": [8.0, 14.0]}]},
+            {"messages": video_messages(**INFO), "truths": [TRUTH | {"span": [8.0, 14.0]}]},
             annotation_error.SPAN,
         ),
-        ({"messages": video_messages(), "truths": [{"span": [8.0, 4.0]}]}, annotation_error.SPAN),
+        (
+            {"messages": video_messages(), "truths": [TRUTH | {"span": [8.0, 4.0]}]},
+            annotation_error.SPAN,
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
             annotation_error.MISSING,
         ),
         ({"id": "one", **TEXT_RECORD}, annotation_error.REPEATED),
+        (TEXT_RECORD | {"id": "a\0"}, annotation_error.VALUE),
+        (TEXT_RECORD | {"id": "\ud800"}, annotation_error.NOT_TEXT),
+        ({"messages": [{"role": "user", "content": "half \udc80"}]}, annotation_error.NOT_TEXT),
+        ({"messages": [ANSWER | {"meta": {"\ud800": 1}}]}, annotation_error.NOT_TEXT),
+        ({"messages": [ANSWER | {"meta": DEEP}]}, annotation_error.VALUE),
+        (b'{"id": ' + b"9" * 5000 + b"}", annotation_error.NOT_JSON),
+        (b'{"id": 7, "messages": [], "messages": []}', annotation_error.VALUE),
+        (b'{"id": 7, "messages": [{"role": "user", "role": "user"}]}', annotation_error.VALUE),
+        (b" " * (2**26 + 5), annotation_error.VALUE),
+        ({"messages": video_messages(url="a\0.mp4")}, annotation_error.VALUE),
+        ({"messages": video_messages(span=[0, 1e308])}, annotation_error.VALUE),
+        ({"messages": video_messages(fps=1e308)}, annotation_error.TYPE),
+        ({"messages": video_messages(fps=1e-310)}, annotation_error.TYPE),
+        ({"messages": video_messages(origin_fps="24")}, annotation_error.TYPE),
+        ({"messages": video_messages(**INFO | {"origin_fps": 1e-310})}, annotation_error.TYPE),
+        ({"messages": video_messages(**INFO | {"image_wh": [1e308, 1]})}, annotation_error.TYPE),
+        ({"messages": video_messages(origin_video_length=10**400)}, annotation_error.TYPE),
+        ({"messages": video_messages(origin_video_length=True)}, annotation_error.TYPE),
+        ({"messages": video_messages(frames_timestamp=[1e308])}, annotation_error.TYPE),
+        ({**TEXT_RECORD, "overrides": {"fps": 1e300}}, annotation_error.VALUE),
     ],
 )
 def test_fault_has_line_and_cause_and_other_lines_are_read(tmp_path, line, cause):
@@ -58,6 +85,70 @@ def test_fault_has_line_and_cause_and_other_lines_are_read(tmp_path, line, cause
     assert fault.sentence.startswith(fault.where) and len(fault.sentence) < 600
     with pytest.raises(sources.AnnotationError, match=r"x\.jsonl:2"):
         sources.read_samples(member)
+
+
+def test_table_row_may_hold_values_that_json_lacks(tmp_path):
+    """Ignored columns of Parquet files, such as dates, are not written as JSON."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    message = ANSWER | {"meta": {"date": datetime.date(2026, 1, 1)}}
+    table = pyarrow.Table.from_pylist([{"id": "one", "messages": [message]}])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    result = sources.read(data_set(tmp_path, annotations=(tmp_path / "a.parquet",)))
+    assert [sample.id for sample in result.samples] == ["one"] and not result.faults
+
+
+def test_table_row_that_is_not_utf8_is_a_fault(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [json.dumps(TEXT_RECORD["messages"]).encode(), b"\xff"]
+    messages = pyarrow.array([rows[0], rows[1], rows[0]], pyarrow.binary()).view(pyarrow.string())
+    table = pyarrow.table({"id": ["one", "bad", "two"], "messages": messages})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    result = sources.read(data_set(tmp_path, annotations=(tmp_path / "a.parquet",)))
+    assert [sample.id for sample in result.samples] == ["one", "two"]
+    [fault] = result.faults
+    assert fault.cause == annotation_error.NOT_TEXT and fault.where.endswith("a.parquet:2")
+
+
+def test_json_key_with_half_a_character_is_a_fault(tmp_path):
+    (tmp_path / "a.json").write_text('{"\\ud800": {"duration": 9}, "b": {"duration": 9}}')
+    member = data_set(tmp_path, annotations=(tmp_path / "a.json",), format="timelens")
+    faults = sources.read(member).faults
+    assert [fault.cause for fault in faults] == [
+        annotation_error.NOT_TEXT,
+        annotation_error.MISSING,
+    ]
+    assert all(fault.sentence.isprintable() for fault in faults)
+
+
+def test_lines_of_a_file_that_is_read_over_a_network_are_separated(monkeypatch, tmp_path):
+    """Its `readline`, unlike that of a local file, takes no size."""
+    content = json.dumps(TEXT_RECORD).encode() + b"\n" + b"x" * 2**26 + b"\n{}"
+
+    class RemoteFile(AbstractBufferedFile):
+        def _fetch_range(self, start: int, end: int) -> bytes:
+            return content[start:end]
+
+    member = data_set(tmp_path, TEXT_RECORD)
+    remote = RemoteFile(AbstractFileSystem(), "x", size=len(content))
+    monkeypatch.setattr(type(member.annotations[0]), "open", lambda *_: remote)
+    result = sources.read(member)
+    assert len(result.samples) == 1
+    assert [fault.where.rpartition(":")[2] for fault in result.faults] == ["2", "3"]
+
+
+def test_repeated_key_of_a_document_is_a_fault(tmp_path):
+    """Otherwise the first of two videos with the same name would be lost without a word."""
+    entry = '{"duration": 9, "timestamps": [[1, 2]], "sentences": ["He %s."]}'
+    text = ", ".join(f'"{key}": {entry % verb}' for key, verb in ["aa", "bb", "ac"])
+    (tmp_path / "a.json").write_text("{" + text + "}")
+    result = sources.read(data_set(tmp_path, annotations=(tmp_path / "a.json",), format="charades"))
+    assert len(result.samples) == 2
+    [fault] = result.faults
+    assert fault.where.endswith("a.json:a") and "occurs more than once" in fault.sentence
 
 
 def test_incomplete_last_line_has_its_own_cause(tmp_path):
@@ -138,7 +229,7 @@ def test_corrupted_annotation_is_a_sample_or_a_fault(tmp_path, rule):
             {"role": "tool", "content": [image, {"type": "text", "text": "<IMG_CONTEXT>"}]},
             {"role": "assistant", "content": "Yes", "thinking": "Hm"},
         ],
-        "truths": [{"span": [1, 2]}],
+        "truths": [TRUTH | {"span": [1, 2]}],
         "tools": [tool],
     }
     assert sources.read(data_set(tmp_path, good)).faults == []

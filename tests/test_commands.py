@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 import ivx as ivx_package
-from ivx import config
+from ivx import cli, config
 from ivx import workdir as workdirs
-from ivx.commands import table
+from ivx.commands import chat, table
+from ivx.errors import UserError
 from ivx.evaluation import scoring, store
 from ivx.reporting import page
 from tests import test_image
@@ -71,7 +72,25 @@ def trained(tmp_path_factory, data_folder) -> pathlib.Path:
         (["data", "prepare", "--out=/tmp", "--mixture=docs"], "no mixture file at docs"),
         (["data", "inspect", "--out=x"], "no --config was given"),
         (["chat", "--video=x.mp4", "--colour=red"], "no flag --colour"),
-        (["chat", "--workdir=x"], "no --video and no --image was given"),
+        (["chat", "--video=a.mp4", "--video=b.mp4"], "--video was given twice"),
+        (["train", "--config=cpt:tiny", "--config=base"], "--config was given twice"),
+        (["chat", "--video=https://a.b/c.mp4"], "ivx downloads nothing"),
+        (["chat", "--video", "http://a.b/c.mp4"], "ivx downloads nothing"),
+        (["chat", "--workdir=Qwen/Qwen3-VL-8B"], "`hf download Qwen/Qwen3-VL-8B"),
+        (["import-hf", "--source=Qwen/Qwen3-VL-8B", "--workdir=x"], "`hf download Qwen/Qwen3"),
+        (["chat", "--quesion=a"], "no flag --quesion; did you mean --question?"),
+        (["configs", "--config=cpt"], "--show=NAME:PRESET prints a config"),
+        (["data", "check", "--out=x", "--mixture=a"], "data check does not use --out"),
+        (["data", "synthesize", "--out=x", "--preset=tset"], "did you mean test?"),
+        (["data", "chek"], "did you mean check?"),
+        (["recipe", "--config=recipe:quik", "--workdir=x"], "did you mean quick?"),
+        (["recipe", "--config=cpt:tiny", "--workdir=x"], "--config=cpt:tiny is not a recipe"),
+        (["train", "--config=recipe:tiny"], "--config=recipe:tiny is a recipe, which `ivx recipe`"),
+        (["train", "--config="], "--config= names no experiment; there are base, convert"),
+        (["train", "--config=cpt:tiny", "--config.lr=1"], "did you mean optim.learning_rate?"),
+        (["train", "--config=cpt:tiny", "--config.stage.ridge=1"], "stage.ridge; it belongs to"),
+        (["train", "--config=cpt:tiny", "--config.run.steps=1.5"], "expected a whole number"),
+        (["train", "--config=cpt:tiny", "--config.run.start=a/b"], "`hf download a/b"),
     ],
 )
 def test_bad_input_is_rejected_in_one_sentence(arguments, sentence):
@@ -154,7 +173,7 @@ def test_train_leaves_workdir_of_another_config_unchanged(trained, data_folder):
         f"--config.data.mixture={data_folder / 'data.json'}",
         "--config.run.steps=3",
     )
-    assert "run.steps (2 there, 3 here)" in refused(result)
+    assert "data.batch_packs (2 there, 12 here)" in refused(result)
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
@@ -216,3 +235,20 @@ def test_overview_has_one_line_for_every_command():
 def test_version_is_that_of_the_package():
     result = fresh("--version")
     assert result.returncode == 0 and result.stdout == f"ivx {ivx_package.__version__}\n"
+
+
+def test_argument_that_is_not_utf8_is_rejected_in_one_sentence(monkeypatch, capsys):
+    """The shell passes on any bytes, which can be neither tokenized nor written."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main("ivx", "", {"chat": "ivx.commands.chat"}, ["ivx", "chat", "--question=a\udcff"])
+    assert ended.value.code == 2
+    assert r"the argument '--question=a\udcff' is not UTF-8" in capsys.readouterr().err
+
+
+def test_question_typed_in_another_encoding_is_rejected(monkeypatch):
+    def typed(prompt: str) -> str:
+        return b"\xff".decode()
+
+    monkeypatch.setattr("builtins.input", typed)
+    with pytest.raises(UserError, match="the question is not UTF-8"):
+        next(chat._typed_questions())

@@ -9,7 +9,7 @@ import pytest
 from ivx import from_config
 from ivx.aot import child, chips, estimate, program
 from ivx.aot.options import CompileOptions
-from ivx.commands import config_flag
+from ivx.commands import experiments
 from ivx.models import flop_counts, spec
 from ivx.models.definition import ModelDefinition
 from tests.command import ivx, refused
@@ -137,7 +137,7 @@ def test_paces_match_stored_schedules():
 
 
 def a_config(name: str = "cpt"):
-    return config_flag.load(ROOT / "experiments" / f"{name}.py", "8b")
+    return experiments.load(ROOT / "experiments" / f"{name}.py", "8b")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_bad_input_is_rejected_in_one_sentence(arguments, sentence):
 @pytest.mark.parametrize("name", ["cpt", "rl_gspo", "opd", "convert"])
 def test_program_of_stage_traces_with_its_arguments(name):
     """Every stage is traced on eight devices from shapes alone."""
-    config = config_flag.load(ROOT / "experiments" / f"{name}.py", "tiny")
+    config = experiments.load(ROOT / "experiments" / f"{name}.py", "tiny")
     # The statistics pass sums over full packs, so it cannot use the context axis.
     context = 1 if name == "convert" else 2
     config.mesh.update(replica=1, fsdp=8 // context, context=context, cpu_devices=0)
@@ -170,7 +170,7 @@ def test_program_of_stage_traces_with_its_arguments(name):
 
 @pytest.mark.skipif(not libtpu(), reason="compiling for TPUs needs libtpu: make libtpu")
 def test_tiny_step_compiles_for_four_chips():
-    config = config_flag.load(ROOT / "experiments" / "cpt.py", "tiny")
+    config = experiments.load(ROOT / "experiments" / "cpt.py", "tiny")
     config.mesh.update(replica=1, fsdp=2, tensor=2)
     config.data.update(batch_packs=4, pack_tokens=128, pack_patches=48)
     question = {"config": config.to_dict(), "topology": "v5e:2x2", "teacher": "small", "part": ""}

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from experiments import base, convert, cpt, opd, recipe, rl_gspo, sft_long, sft_short, teacher
-from ivx import config, config_checks, from_config
+from ivx import config, config_checks, config_synonyms, from_config
 from ivx import workdir as workdirs
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
@@ -117,8 +117,8 @@ def test_unknown_preset_lists_existing_ones():
 
 def test_misspelled_key_suggests_nearest():
     known = config.keys(config.base())
-    assert "optim.learning_rate" in config.nearest("optim.learning_rat", known)
-    assert "run.steps" in config.nearest("steps", known)
+    assert "optim.learning_rate?" in config_synonyms.nearest("optim.learning_rat", known)
+    assert "run.steps?" in config_synonyms.nearest("steps", known)
 
 
 def test_recipe_resumes_in_its_workdir(tmp_path):

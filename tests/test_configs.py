@@ -38,6 +38,7 @@ def test_key_is_explained(capsys):
     for field in ("meaning", "allowed"):
         assert entry[field] in printed
     assert configs.explain("learning_rate")["keys"] == [entry]
+    assert entry["experiments"]["sft_short:tiny"] == 6e-4 and "sft_short:tiny: 0.0006" in printed
 
 
 def test_key_of_several_stages_names_them():
@@ -56,6 +57,8 @@ def test_unknown_key_suggests_nearest():
         UserError, match=r"'optim.lerning_rate'; did you mean optim.learning_rate\?"
     ):
         configs.explain("optim.lerning_rate")
+    with pytest.raises(UserError, match=r"'lr'; did you mean optim.learning_rate\?"):
+        configs.explain("lr")
     assert "no key 'dance'" in refused(ivx("configs", "--explain=dance"))
 
 
@@ -81,7 +84,7 @@ def test_recipe_is_printed_without_meanings(capsys):
         (["--show=sft_short:huge"], "no preset 'huge'"),
         (["--show=sft"], "no experiment 'sft'"),
         (["--show=cpt", "--explain=data.fps"], "exclude each other"),
-        (["cpt"], "does not understand 'cpt'"),
+        (["cpt"], "'cpt'; --show=cpt prints a config"),
     ],
 )
 def test_bad_input_is_rejected_in_one_sentence(arguments, sentence):

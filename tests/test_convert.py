@@ -156,6 +156,18 @@ def test_interrupted_pass_resumes_to_bitwise_equal_sums(
         grouped_model, params, lambda first: open_batches(*batches)(first), mesh, checkpoints
     )
     np.testing.assert_array_equal(repeated.inputs, expected.inputs)
+    told = []
+    others = partial_sums.PartialSums(tmp_path / "sums", 0.0, origin="other data", tell=told.append)
+    assert others.load() is None and "data or the model have changed" in told[0]
+    for path in sorted((tmp_path / "sums" / "000004").iterdir()):
+        good = path.read_bytes()
+        middle = len(good) // 2
+        for bad in (b"", b"null", good[:middle], good[:middle] + bytes(len(good) - middle)):
+            path.write_bytes(bad)
+            again = partial_sums.PartialSums(tmp_path / "sums", 0.0, tell=told.append)
+            assert again.load() is None and "is damaged" in told.pop()
+        path.write_bytes(good)
+    assert checkpoints.load().batches == 4
     checkpoints.remove()
     assert checkpoints.load() is None
 

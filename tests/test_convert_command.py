@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from experiments import base
 from experiments import convert as convert_experiment
 from ivx import config, from_config
 from ivx import workdir as workdirs
+from ivx.commands import convert, convert_summary
 from ivx.hf import ranks
 from ivx.training.checkpoints import checkpoint
 from tests.command import ivx, refused
@@ -60,7 +62,11 @@ def test_command_converts_once_and_its_result_is_usable(
     first = ivx(*arguments)
     assert first.returncode == 0, first.stderr
     assert "grouped attention" in first.stdout and "rope energy" in first.stdout
-    result = json.loads(first.stdout.splitlines()[-1])
+    *_, converted, following, last = first.stdout.splitlines()
+    assert converted == f"converted model: {tmp_path / 'm2la'}"
+    assert f"ivx train --config=cpt:tiny --workdir={tmp_path / 'm2la'}-cpt" in following
+    assert f"--config.run.start={tmp_path / 'm2la'}" in following
+    result = json.loads(last)
     assert list(result["losses"]) == ["base", "qk_norm", "rope", "latent", "matched"]
     assert result["matched"]["steps"] == 6 and result["matched"]["tokens"] > 0
     assert all(np.isfinite(loss) for loss in result["losses"].values())
@@ -83,6 +89,36 @@ def test_command_converts_once_and_its_result_is_usable(
     # Training preserves the padding of smaller latents, so an export recovers the ranks.
     exported = ranks.layer_ranks(definition, params)
     assert exported == tuple(64 if width == max(widths) else width for width in widths)
+
+
+def test_conversion_without_validation_makes_no_intermediate_model():
+    """The models after each step are made on demand; at 8B each is 9 GB."""
+
+    def made() -> Iterator[None]:
+        raise AssertionError("a model was made that nothing measures")
+        yield
+
+    mesh = from_config.mesh.make(config.base("convert"))
+    assert convert._losses(config.base("convert"), made(), [], mesh) == {}
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, "--config=cpt:8b"),
+        ({"preset": "2b"}, "--config=cpt:8b --config.model.preset=2b"),
+        ({"attention": "m2la_exact"}, "--config=cpt:8b --config.model.attention=m2la_exact"),
+    ],
+)
+def testnext_command_keeps_the_sizes_of_the_converted_model(changes, expected):
+    experiment = convert_experiment.get_config("8b")
+    experiment.data.mixture = "/data/my data.json"
+    experiment.model.update(changes)
+    command = convert_summary.next_command(experiment, pathlib.Path("/runs/m2la"))
+    rest = " --config.run.start=/runs/m2la '--config.data.mixture=/data/my data.json'"
+    start, *changed = expected.split(maxsplit=1)
+    middle = "".join(f" {word}" for word in changed)
+    assert command == f"ivx train {start} --workdir=/runs/m2la-cpt{middle}{rest}"
 
 
 def test_latent_model_is_rejected(data_folder: pathlib.Path, tmp_path: pathlib.Path):

@@ -1,5 +1,6 @@
 """Damaged checkpoints are detected and reported, and the previous one is restored."""
 
+import errno
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from ivx.errors import UserError
 from ivx.training.checkpoints import checkpoint, restore
@@ -40,8 +42,9 @@ def saved(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
-    """Retries without waiting."""
+    """Retries without waiting, and without collecting the garbage of all other tests."""
     monkeypatch.setattr(restore, "_PAUSES", (0.0,))
+    monkeypatch.setattr(restore.gc, "collect", lambda: 0)
 
 
 def test_temporary_read_error_is_retried(workdir, monkeypatch, capfd):
@@ -101,6 +104,22 @@ DAMAGE = {
     "a file gone": lambda w: largest(w, 6).unlink(),
     "no position": lambda w: shutil.rmtree(w / "checkpoints/6/data"),
     "another position": lambda w: change_position(w, lambda data: data | {"next_batch": 5}),
+    "position of another type": lambda w: change_position(w, lambda data: None),
+    "checksums of another type": lambda w: change_position(
+        w, lambda data: {"next_batch": 6, "fingerprints": [1, 2]}
+    ),
+    "an array listed under another name": lambda w: [
+        path.write_text(path.read_text().replace("kernel", "kernal"))
+        for path in [w / "checkpoints/6/state/_METADATA"]
+    ],
+    "an empty folder": lambda w: (
+        shutil.rmtree(w / "checkpoints/6"),
+        (w / "checkpoints/6").mkdir(),
+    ),
+    "a folder for a file": lambda w: [
+        change(w / "checkpoints/6/state/manifest.ocdbt")
+        for change in (pathlib.Path.unlink, pathlib.Path.mkdir)
+    ],
     "another checkpoint's arrays": lambda w: (
         shutil.rmtree(w / "checkpoints/6/state"),
         shutil.copytree(w / "checkpoints/3/state", w / "checkpoints/6/state"),
@@ -145,6 +164,127 @@ def test_flipped_bit_in_any_file_is_detected_or_harmless(saved, tmp_path):
         detected += restored.next_batch == 3
         assert same(restored.state, state_of(restored.next_batch))
     assert detected
+
+
+def damages(size: int, rng: np.random.Generator):
+    """Kinds of damage, each a name and a function of the bytes; None where no bytes remain."""
+    third = max(1, size // 3)
+    yield "cut in half", lambda data: data[: size // 2]
+    yield "emptied", lambda data: b""
+    yield "zeroed", lambda data: bytes(size)
+    yield "garbage", lambda data: rng.bytes(size)
+    yield "grown", lambda data: data + rng.bytes(9)
+    for text in (b"null", b"[]", b"{}"):
+        yield text.decode(), lambda data, text=text: text
+    for start in range(0, size, third):
+        end = min(start + third, size)
+        yield (
+            f"bytes {start}-{end} zeroed",
+            lambda data, a=start, b=end: data[:a] + bytes(b - a) + data[b:],
+        )
+        bit = int(rng.integers(start, end))
+        yield (
+            f"bit of byte {bit} flipped",
+            lambda data, i=bit: data[:i] + bytes([data[i] ^ 16]) + data[i + 1 :],
+        )
+    yield "gone", None
+    yield "a folder", None
+
+
+def test_damage_of_every_file_falls_back_or_is_harmless(saved, tmp_path, capsys):
+    """Every file of a checkpoint, several ranges of each: wrong values are never restored."""
+    rng, fell_back, abstract = np.random.default_rng(0), set(), jax.eval_shape(lambda: state_of(0))
+    newest = saved / checkpoint.FOLDER / "6"
+    workdir = shutil.copytree(saved, tmp_path / "run")
+    for path in sorted(path for path in newest.rglob("*") if path.is_file()):
+        data, damaged = path.read_bytes(), workdir / path.relative_to(saved)
+        for name, change in damages(len(data), rng):
+            damaged.unlink()
+            if change:
+                damaged.write_bytes(change(data))
+            elif name == "a folder":
+                damaged.mkdir()
+            # As a run reads it, without its moving the damaged one.
+            locations = [
+                restore.Location(epath.Path(workdir / checkpoint.FOLDER), step) for step in (6, 3)
+            ]
+            stored = {"params": abstract.params, "opt_state": abstract.opt_state}
+            intact = restore.read_newest_intact(locations, stored)
+            step = intact.location.step
+            assert same(intact.state["params"], state_of(step).params), (path, name)
+            output = capsys.readouterr().err
+            assert ("DAMAGED CHECKPOINT" in output) == (step == 3), (path, name)
+            assert "Traceback" not in output
+            fell_back |= {path.relative_to(newest).parts[0]} if step == 3 else set()
+            if damaged.is_dir():
+                damaged.rmdir()
+            damaged.write_bytes(data)
+    assert {"data", "state"} <= fell_back
+
+
+@pytest.mark.parametrize("content", [b"null", b"[]", b'"text"', bytes(99), b'{"metrics": 3}'])
+def test_damaged_times_of_checkpoints_do_not_end_run(workdir, content):
+    """Orbax keeps the time of a save beside each checkpoint; ivx does not use it."""
+    for step in STEPS:
+        (workdir / f"checkpoints/{step}/_CHECKPOINT_METADATA").write_bytes(content)
+    flip(largest(workdir, 6))
+    checkpoints = checkpoint.Checkpoints(workdir, 2, "{}")
+    assert checkpoints.restore(jax.eval_shape(lambda: state_of(0))).next_batch == 3
+    for step in (6, 9):
+        checkpoints.save(state_of(step), step)
+    checkpoints.close()
+    assert restore_newest(workdir).next_batch == 9
+    assert not (workdir / "checkpoints/3").exists()
+
+
+class BareError(Exception):
+    """Tensorstore raises plain exceptions for some kinds of damage."""
+
+
+@pytest.mark.parametrize("error", [BareError("DATA_LOSS: at byte 0"), RuntimeError("INTERNAL: x")])
+def test_error_of_any_type_falls_back(workdir, monkeypatch, capfd, error):
+    fail(monkeypatch, 6, error)
+    assert restore_newest(workdir).next_batch == 3
+    assert f"{type(error).__name__}: {error}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EMFILE, "Too many open files"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        BareError("RESOURCE_EXHAUSTED: out of memory"),
+        BareError("UNAVAILABLE: 503 for gs://bucket"),
+    ],
+)
+def test_trouble_of_machine_or_storage_is_not_called_damage(workdir, monkeypatch, capfd, error):
+    fail(monkeypatch, 6, error)
+    with pytest.raises(UserError, match="no damage of the checkpoint"):
+        restore_newest(workdir)
+    assert "DAMAGED" not in capfd.readouterr().err
+    assert (workdir / "checkpoints/6").is_dir()
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")]
+)
+def test_lack_of_memory_is_raised_at_once(workdir, monkeypatch, capfd, error):
+    fail(monkeypatch, 6, error)
+    with pytest.raises(type(error)):
+        restore_newest(workdir)
+    assert "retrying" not in capfd.readouterr().err
+
+
+def fail(monkeypatch, step: int, error: Exception) -> None:
+    """Makes every read of a checkpoint raise an error."""
+    read = restore._read
+
+    def failing(location, abstract):
+        if location.step == step:
+            raise error
+        return read(location, abstract)
+
+    monkeypatch.setattr(restore, "_read", failing)
 
 
 def test_loading_parameters_detects_damage_and_changes_nothing(workdir, capsys):

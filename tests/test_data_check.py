@@ -69,11 +69,22 @@ def test_check_passes_a_good_mixture(data_folder, capsys):
     assert "no faults" in capsys.readouterr().out
 
 
+def test_check_names_samples_that_training_leaves_out(data_folder, capsys):
+    narrow = tiny_config(data_folder, slice_block=4, pack_patches=64)
+    found = data_check.check(str(data_folder / "data.json"), ("synthetic_train",), narrow)
+    train = found["data_sets"]["synthetic_train"]
+    assert found["ok"] and train["too_long"] == 0 and train["left_out"] == train["samples"] > 0
+    printed = capsys.readouterr().out
+    assert "left out, since they fit into no pack of the config: " in printed
+    assert printed.count("patches in blocks of 4 (data.slice_block)") == train["left_out"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["check"], "no --mixture was given"),
         (["check", "--mixture=/none.json"], "no mixture file at /none.json"),
+        (["check", "mine.json"], "ivx data check does not understand 'mine.json'"),
         (["tfds", "--out=/tmp/x", "--builder=coco"], "--builder is synthetic or internvideo3"),
         (["tfds", "--out=/tmp/x", "--builder=internvideo3", "--source=a"], "--media_root"),
         (["tfds"], "no --out was given"),

@@ -16,7 +16,7 @@ from tests.command import ivx, refused
 
 @pytest.fixture(scope="module")
 def page(samples, rule, shape, tmp_path_factory) -> str:
-    gone = dataclasses.replace(samples[0], id="gone")
+    gone = dataclasses.replace(samples[0], id="/nowhere/mine.jsonl:3")
     video = dataclasses.replace(gone.videos[0], path="/nowhere/<gone>.mp4")
     gone = dataclasses.replace(gone, videos=(VideoRef(video.path, video.info),))
     member = plan.Member(plan.measure([*samples, gone], rule, shape), 1.0)
@@ -44,6 +44,7 @@ def test_page_marks_only_text_that_bears_loss(page, samples):
 
 def test_page_escapes_the_name_of_an_unreadable_file(page):
     assert "&lt;gone&gt;.mp4: no such file" in page and "<gone>" not in page
+    assert "/nowhere" not in page and "mine.jsonl:3" in page
 
 
 def test_page_shortens_long_videos(rule, layouts):

@@ -101,4 +101,4 @@ def test_bad_input_is_rejected(tmp_path):
 def test_workdir_without_checkpoint_is_rejected(tmp_path):
     workdirs.claim(tmp_path, config.base())
     with pytest.raises(UserError, match="holds no complete checkpoint"):
-        doctor.run(types.SimpleNamespace(), [str(tmp_path)])
+        doctor.run(types.SimpleNamespace(ignore_memory_forecast=False), [str(tmp_path)])

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ivx.evaluation import scoring
+from ivx.errors import UserError
+from ivx.evaluation import scoring, store
 from ivx.evaluation.scoring import Prediction
 from ivx.judging import answers, metrics
 
@@ -70,6 +71,13 @@ def test_recall_includes_the_threshold():
     }
 
 
+def test_interval_of_a_mean_stays_within_scores_and_one_value_tells_nothing():
+    assert metrics.mean_interval([1.0]) == (0.0, 1.0)
+    assert metrics.mean_interval([1.0, 1.0]) == (1.0, 1.0)
+    low, high = metrics.mean_interval([0.0, 1.0, 1.0])
+    assert 0 <= low < 2 / 3 < high == 1.0
+
+
 def test_interval_equals_wilson_formula():
     """Values computed by hand for 8 of 10."""
     low, high = metrics.interval(0.8, 10)
@@ -106,3 +114,13 @@ def test_table_has_one_row_per_family_and_format():
     ]
     assert rows[0].chance == 0.25
     assert "R@0.7 1.000" in scoring.render(rows, rows)
+
+
+@pytest.mark.parametrize("file", ("predictions.jsonl", "results.json"))
+@pytest.mark.parametrize("text", ('{"a": 1}', "[]", "5", "{", "[" * 100_000))
+def test_damaged_evaluation_is_named(file, text, tmp_path):
+    folder = store.save(tmp_path, "held_out", [], [], [])
+    assert store.load(folder) == ([], [], [])
+    (folder / file).write_text(text)
+    with pytest.raises(UserError, match=r"the evaluation .*held_out is damaged"):
+        store.load(folder)

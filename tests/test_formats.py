@@ -98,6 +98,88 @@ def test_sentence_with_span_becomes_a_grounding_question(tmp_path, form, name, t
     assert scoring.table([prediction])[0].metric == "mIoU"
 
 
+@pytest.mark.parametrize("name", ["v2.mp4", "v2.MP4", "v2.webm"])
+@pytest.mark.parametrize(
+    ("form", "entry", "fields"),
+    [
+        ("timelens", {"duration": 9, "queries": ["x"], "spans": [[1, 2]]}, {}),
+        ("charades", {"duration": 9, "sentences": ["x"], "timestamps": [[1, 2]]}, {}),
+        ("qvhighlights", {"qid": 1, "query": "x", "duration": 9, "relevant_windows": [[1, 2]]}, {}),
+        ("internvideo3", {"q": "x", "a": "y"}, {"video": "vid", "question": "q", "answer": "a"}),
+    ],
+)
+def test_name_with_a_suffix_does_not_get_another(tmp_path, form, entry, fields, name):
+    result = read(tmp_path, "a.json", [{"vid": name, **entry}], form, fields=fields)
+    assert only_sample(result).videos[0].path == str(tmp_path / name)
+
+
+def test_charades_line_may_name_the_file(tmp_path):
+    sample = only_sample(read(tmp_path, "a.txt", "v2.mp4 1.0 2.0##x\n", "charades"))
+    assert sample.videos[0].path == str(tmp_path / "v2.mp4")
+
+
+@pytest.mark.parametrize(
+    ("form", "entry", "fields"),
+    [
+        (
+            "timelens",
+            {"vid": "v", "duration": 9, "queries": list("xyz"), "spans": [[1, 2], [3, 3], [4, 5]]},
+            {},
+        ),
+        (
+            "timelens",
+            {
+                "video_path": "v.mp4",
+                "duration": 9,
+                "events": [
+                    {"query": "x", "span": [[1, 2]]},
+                    {"query": "y", "span": [3, 3]},
+                    {"query": "z", "span": [4, 5]},
+                ],
+            },
+            {},
+        ),
+        (
+            "charades",
+            {
+                "vid": "v",
+                "duration": 9,
+                "sentences": list("xyz"),
+                "timestamps": [[1, 2], [3, 3], [4, 5]],
+            },
+            {},
+        ),
+        (
+            "internvideo3",
+            {"v": "v", "qa": [{"q": "x", "a": "1"}, {"q": "y"}, {"q": "z", "a": "3"}]},
+            {"video": "v", "qa": "qa", "question": "q", "answer": "a"},
+        ),
+    ],
+)
+def test_faulty_question_costs_no_other_question_of_its_entry(tmp_path, form, entry, fields):
+    result = read(tmp_path, "a.jsonl", entry, form, fields=fields)
+    assert [sample.id for sample in result.samples] == [
+        f"{result.samples[0].id[:-1]}0",
+        f"{result.samples[0].id[:-1]}2",
+    ]
+    [fault] = result.faults
+    assert fault.where.endswith("a.jsonl:1") and ":1, question 2: " in fault.sentence
+
+
+@pytest.mark.parametrize("query", [" ", 5, None, {"a": 1}, ["x"]])
+def test_query_that_is_no_text_is_a_fault(tmp_path, query):
+    entry = {"vid": "v", "duration": 9, "queries": ["x", query], "spans": [[1, 2], [3, 4]]}
+    result = read(tmp_path, "a.jsonl", entry, "timelens")
+    assert len(result.samples) == (2 if query == 5 else 1)
+
+
+def test_choice_with_more_than_ten_options_lists_all(tmp_path):
+    options = [f"{letter}. item {letter}" for letter in "ABCDEFGHIJKL"]
+    line = R1 | {"options": options, "solution": "<answer>l</answer>"}
+    sample = only_sample(read(tmp_path, "r1.jsonl", line, "video_r1"))
+    assert "L. item L" in question_of(sample) and sample.truths[0]["answer"] == "L"
+
+
 R1 = {
     "problem_id": 2,
     "problem": "What is it?",
@@ -163,7 +245,7 @@ def test_internvideo3_row_is_read_by_named_columns(tmp_path):
             "a.json",
             {"v": {"duration": 5, "queries": ["x"], "spans": ["1-2"]}},
             annotation_error.TYPE,
-            "is not .start, end.",
+            "'1-2', not a list",
         ),
         (
             "qvhighlights",
@@ -177,7 +259,7 @@ def test_internvideo3_row_is_read_by_named_columns(tmp_path):
             "a.jsonl",
             R1 | {"solution": "<answer>C</answer>"},
             annotation_error.VALUE,
-            "none of the letters of 2 options",
+            "is none of 2 options",
         ),
         ("video_r1", "a.jsonl", R1 | {"data_type": "sound"}, annotation_error.VALUE, "'sound'"),
         ("internvideo3", "a.jsonl", {"vid": "v"}, annotation_error.MISSING, "fields must name"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -100,7 +101,11 @@ def test_variants_of_the_config_are_read(
         ("vision_config", {"deepstack_visual_indexes": [0, 9]}, "must be block indices"),
         ("vision_config", {"deepstack_visual_indexes": [1, 1]}, "each at most once"),
         ("vision_config", {"deepstack_visual_indexes": []}, "a non-empty list of block indices"),
-        ("text_config", {"num_hidden_layers": "3"}, "num_hidden_layers must be a positive integer"),
+        (
+            "text_config",
+            {"num_hidden_layers": "3"},
+            "num_hidden_layers must be an integer from 1 to",
+        ),
         ("text_config", {"rope_theta": None}, "rope_theta must be a positive number"),
         ("text_config", {"rope_scaling": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
         ("text_config", {"kv_lora_rank_list": [24, 16]}, r"each of 3 layers, not \[24, 16\]"),
@@ -159,10 +164,49 @@ def test_frame_rules_survive_a_round_trip_and_default_to_qwen(tmp_path: pathlib.
         processor.read_frame_rules(tmp_path)
     picture.unlink()
     assert processor.read_frame_rules(tmp_path) == processor.FrameRules()
-    for value in ("many", -1, 2.5, float("inf"), True):
+    for value in ("many", -1, 2.5, 10**30, True):
         path.write_text(json.dumps({"max_frames": value}))
         with pytest.raises(UserError, match=r"max_frames = .*, expected a positive whole"):
             processor.read_frame_rules(tmp_path)
+
+
+@pytest.mark.parametrize("name", (processor.PICTURE_FILE, processor.VIDEO_FILE))
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_mean", [0.48, 0.46, 0.41]),
+        ("image_std", "half"),
+        ("patch_size", 14),
+        ("rescale_factor", 1.0),
+        ("do_normalize", False),
+    ],
+)
+def test_other_scaling_of_pixels_is_refused(name, key, value, tmp_path: pathlib.Path):
+    files = processor.processor_files(processor.FrameRules())
+    for file, content in files.items():
+        (tmp_path / file).write_text(json.dumps(content | {"rescale_factor": 0.00392156862745098}))
+    assert processor.read_frame_rules(tmp_path) == processor.FrameRules()
+    (tmp_path / name).write_text(json.dumps(files[name] | {key: value}))
+    with pytest.raises(UserError, match=rf"{tmp_path / name}: {key} is .*, ivx supports only"):
+        processor.read_frame_rules(tmp_path)
+
+
+def test_rules_are_read_from_the_one_file_of_transformers_5(tmp_path: pathlib.Path):
+    rules = processor.FrameRules(1.5, 2, 16, 4096, 65536, 1024, 12288)
+    files = processor.processor_files(rules)
+    both = {"processor_class": "Qwen3VLProcessor", "image_processor": files[processor.PICTURE_FILE]}
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps(both | {"video_processor": files[processor.VIDEO_FILE]}))
+    assert processor.read_frame_rules(tmp_path) == rules
+    # As in transformers 5, it has precedence over the two older files.
+    for name, content in processor.processor_files(processor.FrameRules()).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    assert processor.read_frame_rules(tmp_path) == rules
+    path.write_text(json.dumps({"processor_class": "Qwen3VLProcessor"}))  # as version 4 writes it
+    assert processor.read_frame_rules(tmp_path) == processor.FrameRules()
+    path.write_text(json.dumps({"video_processor": {"fps": -1}}))
+    with pytest.raises(UserError, match=rf"{path}: fps = -1, expected a positive number"):
+        processor.read_frame_rules(tmp_path)
 
 
 def render_exported(messages: list[dict], **variables: Any) -> str:
@@ -272,3 +316,11 @@ def test_card_has_front_matter_and_a_table(attention: str):
     assert "# kitten\n" in text
     assert "| step | 960 |\n| odd | a\\|b c |\n" in text
     assert ("trust_remote_code=True" in text) == (attention != "gqa")
+    [program] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    compile(program, "card", "exec")
+    assert "folder = 'kitten'\n" in program and "torchcodec" in text
+
+
+def test_exported_rules_leave_nothing_to_a_default_of_transformers():
+    content = processor.processor_files(processor.FrameRules())[processor.VIDEO_FILE]
+    assert content["cap_pixels_per_frame"] is False

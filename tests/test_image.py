@@ -1,7 +1,10 @@
 """Image decoding, image sizes, and errors for broken files."""
 
 import io
+import pathlib
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -145,6 +148,24 @@ def test_error_names_the_broken_file_and_its_cause(tmp_path, rule):
         assert "\n" not in str(error.value)
 
 
+def test_jpeg_of_many_scans_is_rejected_before_decoding(tmp_path):
+    """Each takes a tenth of a second at 8192 x 8192 pixels, and 99 bytes."""
+    stored = io.BytesIO()
+    Image.fromarray(gradient(64, 48)).save(
+        stored, "JPEG", progressive=True, exif=b"Exif\0\0\xff\xda"
+    )
+    data, path = stored.getvalue(), tmp_path / "x.jpg"
+    path.write_bytes(data + b"\xff\xda" * 200)  # what follows the image is not read
+    assert read(path).shape == (48, 64, 3)
+    last = data.rindex(b"\xff\xda")
+    path.write_bytes(data[:last] + data[last:-2] * 50 + data[-2:])
+    assert read(path).shape == (48, 64, 3)
+    path.write_bytes(data[:last] + data[last:-2] * 200 + data[-2:])
+    with pytest.raises(MediaError, match=r"x\.jpg: more than 100 scans") as error:
+        read(path)
+    assert error.value.cause == "too long"
+
+
 def test_image_that_differs_from_its_annotation_is_rejected(tmp_path):
     Image.fromarray(gradient(40, 30)).save(tmp_path / "x.png")
     with pytest.raises(MediaError, match="40x30 pixels, but the annotation says 30x40"):
@@ -169,3 +190,59 @@ QWEN = resize.QWEN3_VL_IMAGES
 def test_budget_limits_the_pixels_of_an_image(size, budget, expected):
     """The sizes match Qwen3-VL's processor; tests/test_image_golden.py compares many more."""
     assert resize.still_shape(*size, budget) == expected
+
+
+def write(image: Image.Image, path: pathlib.Path, orientation: int) -> infos.VideoInfo:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.save(path, exif=exif)
+    return decode.probe(path)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "I;16"])
+@pytest.mark.parametrize("shape", [None, (32, 96), (96, 32), (73, 51)])
+def test_blocks_of_rows_give_the_pixels_of_the_whole(
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    orientation: int,
+    mode: str,
+    shape: tuple[int, int] | None,
+):
+    picture = Image.fromarray(gradient(73, 51))
+    if mode == "RGBA":
+        picture.putalpha(Image.fromarray(gradient(73, 51)[..., 2]))
+    if mode == "I;16":
+        picture = Image.fromarray(gradient(73, 51)[..., 2].astype(np.uint16) * 257)
+    else:
+        picture = picture.convert(mode)
+    path = tmp_path / "x.png"
+    info = write(picture, path, orientation)
+    whole = decode.read(path, info)
+    expected = whole if shape is None else resize.resize_frame(whole, *shape)
+    for module in (decode, resize):
+        monkeypatch.setattr(module, "_BLOCK_PIXELS", 500)
+    np.testing.assert_array_equal(decode.read(path, info, shape=shape), expected)
+    if shape is not None:
+        np.testing.assert_array_equal(resize.resize_frame(whole, *shape), expected)
+
+
+def test_large_picture_is_in_memory_once(tmp_path: pathlib.Path):
+    """3000 x 3000 pixels take 34 MiB as decoded; the result has 24, and a copy as it is made."""
+    path = tmp_path / "x.png"
+    Image.new("RGBA", (3000, 3000), (9, 9, 9, 99)).save(path)
+    program = (
+        "import pathlib, re, sys\n"
+        "from data_pipelines.image import decode\n"
+        "def peak():\n"
+        "    text = pathlib.Path('/proc/self/status').read_text()\n"
+        "    return int(re.search(r'VmHWM:\\s*(\\d+)', text)[1]) >> 10\n"
+        "info = decode.probe(sys.argv[1])\n"
+        "decode._BLOCK_PIXELS = 2**16\n"
+        "before = peak() - 34  # which the probe has decoded\n"
+        "decode.read(sys.argv[1], info)\n"
+        "print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, path]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 80, result.stdout  # 172 with copies of the whole picture

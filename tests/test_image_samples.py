@@ -10,10 +10,12 @@ from PIL import Image
 from data_pipelines import loader, packing, plan, sources
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.media import ImageRef, VideoRef
+from data_pipelines.media_error import MediaError
 from data_pipelines.positions import positions_3d
 from data_pipelines.sources import Sample
 from data_pipelines.video import info as infos
 from data_pipelines.video import patches, resize
+from data_pipelines.video.limits import Limits
 from ivx.assistant import Assistant
 from ivx.errors import UserError
 from ivx.evaluation import runner, text_only
@@ -139,14 +141,14 @@ def test_cache_distinguishes_image_from_video_at_the_same_path(files, rule, tmp_
         ({}, "an image item needs"),
         ({"url": 5}, "an image item needs"),
         ({"url": "a.png", "colour": "high"}, "an image item has unknown keys colour"),
-        ({"url": "a.png", "image_wh": [0, 0]}, "image_wh does not describe .*0x0 pixels"),
-        ({"url": "a.png", "image_wh": [5]}, "image_wh does not describe"),
-        ({"url": "a.png", "image_wh": "large"}, "image_wh does not describe"),
+        ({"url": "a.png", "image_wh": [0, 0]}, r"image_wh \[0, 0\] must be \[width, height\]"),
+        ({"url": "a.png", "image_wh": [5]}, r"must be \[width, height\]"),
+        ({"url": "a.png", "image_wh": "large"}, r"must be \[width, height\]"),
         ({"url": "../secret.png"}, "leads out of the media_root"),
         ({"url": "/etc/passwd"}, "leads out of the media_root"),
         ({"url": "https://example.com/a.png"}, "copy the media under media_root"),
         ({"url": "data:image/png;base64," + "iVBO" * 5000}, "data:image.* is not a local file"),
-        ({"url": "a.png", "image_wh": [float("inf"), 5]}, "image_wh does not describe"),
+        ({"url": "a.png", "image_wh": [float("inf"), 5]}, r"must be \[width, height\]"),
     ],
 )
 def test_bad_image_item_error_names_file_and_line(tmp_path, image, complaint):
@@ -225,3 +227,14 @@ def test_assistant_answers_about_images(files, data_folder, rule, definition, pa
     assert all(isinstance(answer, str) for answer in answers)
     with pytest.raises(UserError, match="no such file"):
         assistant.generate(None, "Who?", images=[files / "none.png"])
+
+
+def test_sample_whose_pictures_exceed_the_limit_is_refused(files, rule):
+    sample = mixed(files)
+    held = sum(rows.nbytes for rows in rule.lay_out(sample).read_patches()[0])
+    limited = [
+        dataclasses.replace(rule, limits=Limits(held_gib=size / 2**30)) for size in (held, held - 1)
+    ]
+    assert limited[0].lay_out(sample).tokens.size
+    with pytest.raises(MediaError, match=r"its 2 videos and images take .* GiB after resizing"):
+        limited[1].lay_out(sample)

@@ -14,6 +14,7 @@ from ivx.hf.shards import INDEX
 from ivx.models import spec
 from ivx.models.definition import ModelDefinition
 from ivx.text import compact_tokenizer
+from ivx.training.checkpoints import checkpoint
 from tests.command import ivx, refused
 
 SHARD = "model-00002-of-00003.safetensors"
@@ -105,6 +106,35 @@ def tie_embeddings(folder: pathlib.Path) -> None:
     )
 
 
+def poison_weights(folder: pathlib.Path) -> None:
+    file = json.loads((folder / INDEX).read_text())["weight_map"][NORM]
+    tensors = load_file(folder / file)
+    tensors[NORM][:3] = [np.nan, np.inf, -np.inf]
+    save_file(tensors, folder / file)
+
+
+def add_tensors(folder: pathlib.Path) -> None:
+    ghosts = {f"ghost_{number:05d}": np.zeros(1, np.int8) for number in range(20_000)}
+    save_file(ghosts, folder / "ghosts.safetensors")
+    files = dict.fromkeys(ghosts, "ghosts.safetensors")
+    edit(folder / INDEX, lambda index: index["weight_map"].update(files))
+
+
+def list_model_types(folder: pathlib.Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(model_type=["qwen3_vl"]))
+
+
+def nest_deeply(folder: pathlib.Path) -> None:
+    (folder / "config.json").write_text('{"model_type":' * 100_000)
+
+
+def use_catastrophic_pattern(folder: pathlib.Path) -> None:
+    def change(tokenizer: dict) -> None:
+        tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a|aa)+$"
+
+    edit(folder / "tokenizer.json", change)
+
+
 @pytest.mark.parametrize(
     ("damage", "parts"),
     [
@@ -121,6 +151,17 @@ def tie_embeddings(folder: pathlib.Path) -> None:
         (use_language_model, ["/config.json: model_type 'llama' is not supported"]),
         (change_patch_size, ["/config.json", "patch_size is 14, ivx supports only 16"]),
         (change_hidden_size, ["out_hidden_size is 192, expected the hidden_size 200"]),
+        (poison_weights, [f" holds 3 weights that are NaN or infinite, in {NORM} (3); download"]),
+        (
+            add_tensors,
+            ["unexpected ghost_00000, ghost_00001,", "ghost_00009 and 19,990 more; check"],
+        ),
+        (list_model_types, ["model_type ['qwen3_vl'] is not supported"]),
+        (nest_deeply, ["/config.json is damaged: it is nested too deeply"]),
+        (
+            use_catastrophic_pattern,
+            ["splits text by the pattern '(a|aa)+$', expected that of Qwen3"],
+        ),
         (tie_embeddings, ["differs from tiny in text.tied = True"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -137,3 +178,18 @@ def test_bad_folder_is_rejected_and_nothing_is_written(
     message = refused(ivx("import-hf", f"--source={folder}", f"--workdir={workdir}"))
     assert all(part in message for part in parts), message
     assert not workdir.exists()
+
+
+def test_weights_that_are_not_finite_are_imported_with_a_flag(
+    valid: pathlib.Path, tmp_path: pathlib.Path
+):
+    folder, workdir = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(valid, folder)
+    poison_weights(folder)
+    assert not ivx(
+        "import-hf", f"--source={folder}", f"--workdir={workdir}", "--allow_nonfinite"
+    ).returncode
+    definition = ModelDefinition(spec.tiny("gqa"))
+    params, _ = checkpoint.load_params(workdir, definition.abstract_params)
+    scale = np.asarray(params["language_model"]["norm"]["scale"])
+    np.testing.assert_array_equal(scale[:4], [np.nan, np.inf, -np.inf, 0])

@@ -43,11 +43,17 @@ def export(
     workdir: pathlib.Path, out: pathlib.Path | str, dtype: str = "bfloat16", shard_gb: float = 5.0
 ) -> dict:
     values = {"workdir": str(workdir), "out": str(out), "dtype": dtype, "shard_gb": shard_gb}
-    return export_hf.run(types.SimpleNamespace(**values), [])
+    return export_hf.run(types.SimpleNamespace(**values, ignore_memory_forecast=False), [])
 
 
 def import_(source: pathlib.Path | str, workdir: pathlib.Path | str) -> dict:
-    return import_hf.run(types.SimpleNamespace(source=str(source), workdir=str(workdir)), [])
+    values = {
+        "source": str(source),
+        "workdir": str(workdir),
+        "allow_nonfinite": False,
+        "ignore_memory_forecast": False,
+    }
+    return import_hf.run(types.SimpleNamespace(**values), [])
 
 
 def load(workdir: pathlib.Path) -> tuple[ConfigDict, Params]:

@@ -177,6 +177,8 @@ def test_two_axes_on_one_mesh_axis_are_refused():
 def test_mesh_that_does_not_match_the_devices_is_refused():
     with pytest.raises(UserError, match=r"does not match 8 devices.*1, 2, 4, 8"):
         mesh_of(replica=3)
+    with pytest.raises(UserError, match=r"^mesh.fsdp = 7 does not match 8 devices; make it a div"):
+        mesh_of(replica=-1, fsdp=7)
     with pytest.raises(UserError, match="at most one of them -1"):
         mesh_of(replica=-1, fsdp=-1)
 

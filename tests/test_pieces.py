@@ -13,7 +13,7 @@ from data_pipelines import local_copy
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import media_shards, proxy, shards
 from data_pipelines.prepared.media_shards import MediaFile, MediaJob
-from data_pipelines.video import decode
+from data_pipelines.video import decode, frames
 from data_pipelines.video.limits import Limits, Meter
 from tests import odd_videos
 from tests.annotations import frames_of
@@ -64,12 +64,14 @@ def test_frame_of_a_folder_must_fit_one_record(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["h264", "variable_rate", "h264_avi", "one_frame"])
 def test_proxy_with_a_higher_rate_repeats_frames(tmp_path, name):
-    """The proxy has twice the frames of the original."""
+    """The proxy has twice the frames of the original, each at its time."""
     path = odd_videos.make(name, tmp_path)
     info = decode.probe(path)
     proxy.encode(str(path), info, 2 * info.rate, str(tmp_path / "proxy.mp4"))
     proxy_info = decode.probe(tmp_path / "proxy.mp4")
-    indices = proxy.indices(info, 2 * info.rate)
+    indices = frames.on_show(
+        decode.frame_times(path), proxy.indices(info, 2 * info.rate), info.rate
+    )
     assert proxy_info.num_frames == len(indices) == 2 * info.num_frames
     numbers = decode.read_frames(
         tmp_path / "proxy.mp4", proxy_info, np.arange(len(indices)), odd_videos.read_number

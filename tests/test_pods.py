@@ -13,7 +13,7 @@ from benchmarks.pods import compile_pods, grid, pods_page
 from ivx import from_config
 from ivx.aot import child, library, pricing, topology
 from ivx.aot.options import CompileOptions
-from ivx.commands import config_flag
+from ivx.commands import experiments
 from ivx.commands.compile import step
 from ivx.config import flatten
 from ivx.errors import UserError
@@ -263,7 +263,7 @@ def test_meshes_of_cells_cover_their_devices_and_divide_the_packs(stage):
 @pytest.mark.parametrize(("one", "other"), grid.SAME.items())
 def test_stages_that_share_a_program_differ_in_the_schedule_alone(one, other):
     left, right = (
-        flatten(config_flag.load(ROOT / "experiments" / f"{name}.py", "8b"))
+        flatten(experiments.load(ROOT / "experiments" / f"{name}.py", "8b"))
         for name in (one, other)
     )
     absent = object()

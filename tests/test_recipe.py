@@ -1,5 +1,6 @@
 """The recipe: stages follow each other, finished ones are not run again, aims are computed."""
 
+import html
 import json
 import os
 import pathlib
@@ -11,10 +12,13 @@ import time
 import pytest
 
 from experiments import recipe as experiment
+from ivx.commands import experiments
 from ivx.commands.recipe import command
 from ivx.commands.recipe.stages import Recipe
 from ivx.errors import UserError
+from ivx.evaluation import scoring, store
 from ivx.reporting.recipe import aims, page, record, seeds
+from ivx.reporting.recipe.purpose import PURPOSE
 from ivx.reporting.recipe.record import StageRecord
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -92,6 +96,45 @@ def test_table_and_page_show_every_stage(tmp_path):
     for aim in results:
         assert aim.what in text and aim.what in written
     assert "  long_needle open" in text and "<svg" in written
+    assert all(purpose in html.unescape(written) for purpose in map(PURPOSE.get, STAGES))
+
+
+def test_page_of_few_steps_has_a_note_and_no_aims(tmp_path):
+    written = page.write(tmp_path, list(STAGES.values()), None, [], few_steps=True).read_text()
+    assert page.FEW_STEPS in written and "Aims" not in written and "There are no" not in written
+    plenty = page.write(tmp_path, list(STAGES.values()), None, []).read_text()
+    assert page.FEW_STEPS not in plenty and "Aims" in plenty
+
+
+def test_quick_recipe_has_few_steps_and_the_others_have_not(tmp_path):
+    for preset, few in (("quick", True), ("demo", False), ("tiny", False)):
+        config = experiment.get_config(preset)
+        assert Recipe(config, experiments.folder(), tmp_path).has_few_steps() == few
+
+
+def test_page_begins_with_frames_truths_and_answers_of_every_stage(tmp_path):
+    clip = str(ROOT / "assets" / "clip.mp4")
+    truth = {"format": "open", "answer": "red", "values": ["red", "blue"]}
+    for name, text in (("base", "blue"), ("convert", "red")):
+        asked = [
+            scoring.Prediction("same", "colour", "Always wrong?", truth, clip, "blue"),
+            scoring.Prediction("learned", "colour", "Which colour?", truth, clip, text),
+        ]
+        store.save(tmp_path / name, "short", asked, scoring.table(asked), ())
+    written = page.write(tmp_path, list(STAGES.values()), None, []).read_text()
+    shown = written[written.index("Which colour?") : written.index("<h2>Stages")]
+    assert "Always wrong?" not in written  # one of a family, and the scores of the other change
+    assert "✗ blue" in shown and "✓ red" in shown and "<b>red</b>" in shown
+    assert written.count("data:image/jpeg") == 1 and str(ROOT) not in written
+    assert written.index("Which colour?") < written.index("Scores after each stage")
+
+
+def test_scores_that_never_change_have_no_plot_and_others_have_intervals():
+    flat = [stage(name, 0.5, 0.0, score) for name, score in (("base", 0.5), ("cpt", 0.75))]
+    for scores in (scores for done in flat for rows in done.rows.values() for scores in rows):
+        scores.update(low=scores["score"] - 0.2, high=scores["score"] + 0.1)
+    [picture] = page._plots(flat)
+    assert "short, choice" in picture and "LineCollection" in picture
 
 
 def test_table_of_seeds_has_means_and_ranges():

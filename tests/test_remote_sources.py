@@ -61,8 +61,9 @@ def test_bucket_annotations_are_read(tmp_path, bucket):
 def test_bucket_errors_name_the_address_and_size_is_limited(bucket, monkeypatch):
     bucket.pipe("/bucket/v/b.mp4", b"no video")
     ref = sources.VideoRef("gs://bucket/v/b.mp4", None)
-    with pytest.raises(MediaError, match=r"^gs://bucket/v/b.mp4: not a readable video"):
+    with pytest.raises(MediaError, match=r"^gs://bucket/v/b.mp4: not a readable video") as error:
         ref.resolved()
+    assert error.value.cause == "unreadable"
     with pytest.raises(MediaError, match=r"gs://bucket/v/c.mp4: no such file"):
         sources.VideoRef("gs://bucket/v/c.mp4", None).resolved()
     monkeypatch.setattr(local_copy, "MAX_BYTES", 5)

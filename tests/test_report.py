@@ -107,6 +107,18 @@ def test_run_that_mostly_reads_text_shows_its_frames():
     assert panel.axes[0].get_ylim()[1] > 8
 
 
+@pytest.mark.parametrize(
+    "values", [[9.0, 2.0, 1.9], [900.0, 2.0, 1.9], [0.0, 300.0, 1.0], [-1, 5, 0]]
+)
+def test_axes_show_the_whole_curve(values):
+    [panel] = curves.panels(rows(loss__total=values)).values()
+    panel.draw_without_rendering()
+    low, high = panel.axes[0].get_ylim()
+    assert low <= min(values) and max(values) <= high
+    assert panel.axes[0].get_yscale() == ("log" if values[0] == 900 else "linear")
+    assert all(tick == int(tick) for tick in panel.axes[0].get_xticks())
+
+
 def test_panels_exist_only_for_metrics_with_data():
     assert list(curves.panels(rows(loss__total=[3.0, 2.0, 1.0], tokens__sec=[1.0] * 3))) == [
         "Loss",

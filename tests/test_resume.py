@@ -2,12 +2,13 @@
 
 import json
 import pathlib
+import shutil
 import time
 
 import pytest
 
 from ivx.training.writers import read_metrics
-from tests.command import Command
+from tests.command import Command, refused
 
 SETTINGS = (
     "mesh.cpu_devices=1",
@@ -22,10 +23,10 @@ SETTINGS = (
 )
 
 
-def start(workdir: pathlib.Path, data: pathlib.Path) -> Command:
+def start(workdir: pathlib.Path, data: pathlib.Path, *settings: str) -> Command:
     return Command(
         *("train", "--config=experiments/sft_short.py:scratch", f"--workdir={workdir}", "--json"),
-        *(f"--config.{setting}" for setting in SETTINGS),
+        *(f"--config.{setting}" for setting in (*SETTINGS, *settings)),
         f"--config.data.mixture={data / 'data.json'}",
     )
 
@@ -80,3 +81,18 @@ def test_rerun_of_finished_run_changes_nothing(uninterrupted, data_folder):
     for name in ("steps", "loss", "validation_loss"):
         assert again[name] == expected[name]
     assert computed_metrics(workdir) == before
+
+
+@pytest.mark.slow
+def test_finished_run_is_made_longer_and_not_shorter(uninterrupted, data_folder, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted[0], workdir)
+    before = computed_metrics(workdir)
+    longer = start(workdir, data_folder, "run.steps=14").finish()
+    assert longer.returncode == 0, longer.stderr
+    assert "from step 12 on the learning rate follows the cosine schedule of 14" in longer.stderr
+    assert computed_metrics(workdir)[: len(before)] == before
+    assert read_metrics(workdir / "metrics.jsonl")[-1]["step"] == 14
+    shorter = start(workdir, data_folder, "run.steps=13").finish()
+    assert "give run.steps of at least 14" in refused(shorter)
+    assert json.loads((workdir / "config.json").read_text())["run"]["steps"] == 14

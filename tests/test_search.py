@@ -11,7 +11,7 @@ from benchmarks.pods import grid
 from ivx import from_config
 from ivx.aot import arithmetic, chips, estimate
 from ivx.aot.options import CompileOptions
-from ivx.commands import config_flag
+from ivx.commands import experiments
 from ivx.commands.compile import search
 from ivx.models import flop_counts, spec
 from ivx.parallel.mesh import AXES, make_mesh
@@ -116,7 +116,7 @@ def test_conversion_neither_splits_nor_accumulates_packs(work_of):
 
 
 def test_size_of_sums_matches_program():
-    config = config_flag.load(ROOT / "experiments" / "convert.py", "tiny")
+    config = experiments.load(ROOT / "experiments" / "convert.py", "tiny")
     config.mesh.update(replica=1, fsdp=1, cpu_devices=0)
     config.data.update(batch_packs=1, pack_tokens=64, pack_patches=48)
     mesh = make_mesh(dict.fromkeys(AXES, 1), jax.devices()[:1])

@@ -68,6 +68,42 @@ def test_openai_tool_calls_are_converted(rule):
     assert '{"name": "f", "arguments": {"a": 1}}' in rendered(rule, parse(turns))
 
 
+@pytest.mark.parametrize("content", [{"content": None}, {}, {"content": ""}, {"content": []}])
+@pytest.mark.parametrize("arguments", [{"arguments": "{}"}, {"arguments": ""}, {}])
+def test_openai_tool_calls_need_no_content_or_arguments(rule, content, arguments):
+    call = {"id": "1", "type": "function", "function": {"name": "f", **arguments}}
+    turns = [
+        {"role": "user", "content": "Go."},
+        {"role": "assistant", **content, "tool_calls": [call]},
+        {"role": "tool", "content": "done", "tool_call_id": "1"},
+        ANSWER,
+    ]
+    text = rendered(rule, parse(turns))
+    assert '<|im_start|>assistant\n<tool_call>\n{"name": "f", "arguments": {}}' in text
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant"},
+        {"role": "assistant", "content": None},
+        {"role": "user", "content": None},
+        {"role": "tool"},
+    ],
+)
+def test_content_is_needed_without_tool_calls(turn):
+    with pytest.raises(sources.AnnotationError, match="content"):
+        parse([{"role": "user", "content": "Go."}, turn])
+
+
+@pytest.mark.parametrize("arguments", ["{", "[" * 5000, '{"a": "\\ud800"}', '{"a": NaN}', "5"])
+def test_tool_call_arguments_that_are_no_json_object_are_a_fault(tmp_path, arguments):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    turns = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    [fault] = sources.read(data_set(tmp_path, {"messages": turns})).faults
+    assert "tool call" in fault.sentence and fault.sentence.isprintable()
+
+
 @pytest.mark.parametrize(
     ("described", "indices", "times"),
     [

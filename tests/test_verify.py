@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import sys
 import types
 
@@ -15,7 +16,7 @@ from ivx.commands import table, verify
 from ivx.errors import UserError
 from ivx.evaluation import activations, agreement, probes
 from ivx.evaluation.agreement import LOGITS, Outputs
-from ivx.hf import processor, write
+from ivx.hf import names, processor, write
 from ivx.models.definition import ModelDefinition
 from ivx.text import compact_tokenizer, tokenizer
 from ivx.training.checkpoints import checkpoint
@@ -176,6 +177,7 @@ def run_verify(source=(), checkpoint=(), **options) -> dict:
         "tolerance": None,
         "dtype": None,
         "max_new_tokens": 2,
+        "ignore_memory_forecast": False,
     }
     given |= {"peer": None, "source": list(source), "checkpoint": list(checkpoint), **options}
     return verify.run(types.SimpleNamespace(**given), [])
@@ -186,6 +188,50 @@ def test_folder_agrees_with_run_it_was_exported_from(folders, capsys):
     assert result["ok"] and result["tolerance"] == verify.TOLERANCES["float32"]
     assert result["prompts"][0]["max_abs"] == 0.0
     assert "the models agree" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def rounded(folders) -> pathlib.Path:
+    """The export of `run` in bfloat16, as it is by default."""
+    model = from_config.stored_model.open_model(folders / "run")
+    from_config.export.export_model(model, folders / "rounded", "bfloat16", 5.0)
+    return folders / "rounded"
+
+
+def test_rounded_export_is_equal_within_bfloat16(folders, rounded, capsys):
+    result = run_verify([folders / "run"], [rounded], prompt="Why?")
+    assert result["ok"] and result["tolerance"] == verify.TOLERANCES["float32"]
+    assert result["prompts"][0]["max_abs"] < 1e-5
+    assert "the models are equal within bfloat16: no part" in capsys.readouterr().out
+
+
+def test_only_weights_that_one_side_stores_in_bfloat16_are_rounded(folders, rounded):
+    run, wide, narrow = (
+        from_config.stored_model.open_model(path)
+        for path in (folders / "run", folders / "hf", rounded)
+    )
+    everything = {weight.path for weight in names.weights(run.definition)}
+    assert verify._rounded_paths(run, narrow) == verify._rounded_paths(narrow, wide) == everything
+    assert verify._rounded_paths(narrow, narrow) == verify._rounded_paths(run, wide) == set()
+
+
+def test_rounding_is_that_of_bfloat16(small):
+    _, params = small
+    paths = {
+        ("language_model", "norm", "scale"),
+        ("language_model", "layers", "mlp", "up_proj", "kernel"),
+    }
+    mine = jax.tree.map(lambda array: jax.numpy.array(array) * 1.2345, params)
+    expected = jax.tree.map(np.asarray, mine)
+    found = verify._round(mine, paths)
+    flat = jax.tree_util.tree_leaves_with_path(expected)
+    for path, array in flat:
+        keys = tuple(entry.key for entry in path)
+        want = array.astype(jax.numpy.bfloat16).astype(np.float32) if keys in paths else array
+        leaf = found
+        for key in keys:
+            leaf = leaf[key]
+        np.testing.assert_array_equal(leaf, want)
 
 
 def test_changed_layer_is_found_and_printed(folders, capsys):
@@ -202,8 +248,8 @@ def test_model_with_nan_differs(folders, capsys):
     class Broken:
         folder, config, definition = folders / "run", models[1].config, models[1].definition
 
-        def load(self, shardings):
-            params, step = models[1].load(shardings)
+        def load(self, shardings, dtype):
+            params, step = models[1].load(shardings, dtype)
             scale = params["language_model"]["norm"]["scale"]
             params["language_model"]["norm"]["scale"] = scale.at[0].set(np.nan)
             return params, step
@@ -248,8 +294,8 @@ class UpperCase(tokenizer.Tokenizer):
     def __init__(self, words: tokenizer.Tokenizer):
         self.words, self.video_pad, self.image_pad = words, words.video_pad, words.image_pad
 
-    def encode(self, text: str) -> list[int]:
-        return self.words.encode(text.upper())
+    def encode(self, text: str, plain: bool = False) -> list[int]:
+        return self.words.encode(text.upper(), plain)
 
 
 def test_models_with_different_vocabularies_are_rejected(folders, monkeypatch):

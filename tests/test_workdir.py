@@ -1,6 +1,8 @@
 """Workdirs that were moved, and workdirs that are not writable."""
 
 import contextlib
+import json
+import math
 import os
 import pathlib
 import shutil
@@ -9,6 +11,9 @@ import tempfile
 
 import pytest
 
+from experiments import recipe
+from ivx import workdir as workdirs
+from ivx.errors import UserError
 from ivx.training.writers import read_metrics
 from tests import toy
 from tests.command import ivx, refused
@@ -44,6 +49,30 @@ def test_run_resumes_in_moved_workdir(tmp_path):
     assert losses(tmp_path / "elsewhere" / "after") == losses(tmp_path / "reference")
     assert result.loss == losses(tmp_path / "reference")[12]
     assert not (tmp_path / "before").exists()
+
+
+def test_run_resumes_over_spoiled_metrics(tmp_path, capsys):
+    """Spoiled rows are named, all others stay, and the reported loss is that of the last step."""
+    expected = toy.train(tmp_path / "reference")
+    toy.train(tmp_path / "run", steps=8)
+    path = tmp_path / "run" / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"garbage\n\0\0\n{}\n" + b"".join(lines[1:]))
+    assert toy.train(tmp_path / "run").loss == expected.loss
+    assert losses(tmp_path / "run") == losses(tmp_path / "reference")
+    output = capsys.readouterr().err
+    assert "skipped line 2 is not JSON, line 3 is not JSON, line 4 has no step" in output
+
+
+def test_finished_run_reports_no_loss_of_an_earlier_step(tmp_path):
+    expected = toy.train(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    assert toy.train(tmp_path / "run").loss == expected.loss
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(row for row in rows if json.loads(row)["step"] < 12))
+    assert math.isnan(toy.train(tmp_path / "run").loss)
+    path.unlink()
+    assert toy.train(tmp_path / "run").steps == 12
 
 
 def test_run_on_read_only_disk_fails_and_resumes_later(disk):
@@ -122,3 +151,32 @@ def test_workdir_that_cannot_be_created_is_refused_in_one_sentence(tmp_path, dat
     prefix, reason = train(folder / "run", data_folder).rsplit(": ", 1)
     assert prefix == f"ivx: {folder / 'run'}"
     assert reason in ("Permission denied", "Operation not permitted", "Read-only file system")
+
+
+def test_workdir_of_a_recipe_names_its_stages(tmp_path):
+    """As does a folder of several runs."""
+    runs = tmp_path / "runs"
+    for name in ("base", "convert", "export/model"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="not a workdir; give one of those in it: base, convert, e"):
+        workdirs.load(runs)
+    workdirs.claim(runs, recipe.get_config("quick"))
+    with pytest.raises(UserError, match="of a recipe; give that of a stage: base, convert, export"):
+        workdirs.load(runs)
+    with pytest.raises(UserError, match="not the config of a run"):
+        workdirs.load(runs / "base")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "it holds no config"),
+        ('{"stage": {"name": ["sft"]}}', "does not fit this version"),
+    ],
+)
+def test_damaged_config_is_one_sentence(text, message, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        workdirs.load(tmp_path)

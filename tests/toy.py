@@ -132,11 +132,19 @@ def train(
     sizes=None,
     watch=UNWATCHED,
     definition=None,
+    initial_params=None,
+    mesh=None,
     **overrides,
 ):
-    """Runs the loop on the toy; `overrides` are fields of `Length`, and `options`."""
+    """Runs the loop on the toy.
+
+    `overrides` are fields of `Length`, `options`, and the fields of `Run` about its data.
+    """
     workdir.mkdir(exist_ok=True, parents=True)
     options = overrides.pop("options", PLAIN)
+    data = {
+        key: overrides.pop(key) for key in ("sources", "accept_data_change") if key in overrides
+    }
     length = loop.Length(
         **(
             {
@@ -150,7 +158,7 @@ def train(
             | overrides
         )
     )
-    mesh = make_mesh(sizes or {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1})
+    mesh = mesh or make_mesh(sizes or {"replica": 1, "fsdp": -1, "tensor": 1, "context": 1})
     # No moments for frozen parameters, as in every stage.
     adam = options.groups.limit(optax.adamw(3e-3))
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), adam)
@@ -165,6 +173,8 @@ def train(
             length=length,
             options=options,
             watch=watch,
+            **data,
+            initial_params=initial_params,
         )
     )
 

@@ -25,7 +25,7 @@ import ml_collections
 from absl import flags
 
 from benchmarks.conversion import conversion_page, healing
-from ivx.commands import config_flag
+from ivx.commands import config_flag, experiments
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition
 
@@ -169,10 +169,10 @@ def _setting(flag_values: Any, out: pathlib.Path) -> Setting:
     from ivx import from_config
     from ivx.conversion import partial_sums, statistics
     from ivx.parallel import devices, sharding
-    from ivx.training.progress import note
+    from ivx.progress import note
 
     experiment, _, preset = flag_values.experiment.partition(":")
-    config = config_flag.load(pathlib.Path(experiment), preset or "tiny")
+    config = experiments.load(pathlib.Path(experiment), preset or "tiny")
     config.data.mixture = flag_values.mixture or str((out / "data" / "data.json").resolve())
     config.data.train = ("synthetic_train",)
     config.run.start = flag_values.base
@@ -193,7 +193,7 @@ def _setting(flag_values: Any, out: pathlib.Path) -> Setting:
     # Read once for all rows.
     first, more = list(calibration.first(0)), calibration.more()
     calibration = from_config.conversion.Calibration(
-        lambda start: iter(first[start:]), lambda: more
+        len(first), lambda start: iter(first[start:]), lambda: more
     )
     held = from_config.data.validation_batches(config)
     return Setting(

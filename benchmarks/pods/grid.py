@@ -97,10 +97,10 @@ def preset(stage: str, mesh: str, changes: Sequence[str]) -> ml_collections.Conf
       changes: such as "optim.accumulation=2".
     """
     import ivx
-    from ivx.commands import config_flag
+    from ivx.commands import experiments
 
     folder = pathlib.Path(ivx.__file__).parents[1] / "experiments"
-    config = config_flag.load(folder / f"{stage.split()[0]}.py", "8b")
+    config = experiments.load(folder / f"{stage.split()[0]}.py", "8b")
     sizes = (axis.split(":") for axis in mesh.split(","))
     config.mesh.update({axis: int(size) for axis, size in sizes})
     for change in changes:

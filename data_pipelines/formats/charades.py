@@ -12,12 +12,15 @@ from typing import Any
 
 from data_pipelines.annotation_error import VALUE, AnnotationError
 from data_pipelines.formats import questions
-from data_pipelines.formats.columns import get
+from data_pipelines.formats.columns import checked, get, of_each
+from data_pipelines.media_files import with_suffix
 
 _LINE = re.compile(r"(\S+)\s+(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)\s*##\s*(\S.*)")
 
 
-def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+def convert(
+    value: Any, where: str, fields: dict[str, str], suffix: str
+) -> list[dict | AnnotationError]:
     """Makes a grounding question of each sentence.
 
     Raises:
@@ -33,7 +36,8 @@ def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list
         vid, start, end, sentence = match.groups()
         name = f"{vid}-{start}-{end}-{sentence}"
         spans = [[float(start), float(end)]]
-        return [questions.grounding_question(name, vid + suffix, sentence, spans, None, where)]
+        url = with_suffix(vid, suffix)
+        return [questions.grounding_question(name, url, sentence, spans, None, where)]
     vid, seconds = get(value, "vid", str, where), get(value, "duration", float, where)
     sentences = get(value, "sentences", list, where)
     spans = get(value, "timestamps", list, where)
@@ -41,9 +45,12 @@ def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list
         raise AnnotationError(
             f"{where}: {len(sentences)} sentences with {len(spans)} timestamps", VALUE
         )
-    return [
-        questions.grounding_question(
-            f"{vid}-{index}", vid + suffix, str(sentence), [span], seconds, where
+    url = with_suffix(vid, suffix)
+
+    def question(index: int, pair: tuple[Any, Any], where: str) -> dict:
+        sentence = checked(pair[0], "the sentence", str, where)
+        return questions.grounding_question(
+            f"{vid}-{index}", url, sentence, [pair[1]], seconds, where
         )
-        for index, (sentence, span) in enumerate(zip(sentences, spans, strict=True))
-    ]
+
+    return of_each(zip(sentences, spans, strict=True), question, where)

@@ -14,7 +14,9 @@ from typing import Any
 
 from data_pipelines.annotation_error import MISSING, AnnotationError
 from data_pipelines.formats import questions
-from data_pipelines.formats.columns import get
+from data_pipelines.formats.columns import get, of_each
+from data_pipelines.media_files import with_suffix
+from ivx.text.truths import OPEN
 
 REQUIRED = ("video", "question", "answer")
 OPTIONAL = ("qa", "id")
@@ -37,7 +39,9 @@ def check(fields: dict[str, str], where: str) -> None:
         )
 
 
-def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+def convert(
+    value: Any, where: str, fields: dict[str, str], suffix: str
+) -> list[dict | AnnotationError]:
     """Makes a question of each pair of question and answer.
 
     Raises:
@@ -47,12 +51,15 @@ def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list
     vid = get(value, fields["video"], str, where)
     pairs = get(value, fields["qa"], list, where) if "qa" in fields else [value]
     name = get(value, fields["id"], str, where) if "id" in fields else vid
-    annotations = []
-    for index, pair in enumerate(pairs):
-        text = get(pair, fields["question"], str, where)
-        answer = get(pair, fields["answer"], str, where)
-        truth = {"family": "long_video", "format": "open", "answer": answer, "values": []}
-        # With one question per row, rows often share a video, so the video is not a unique id.
-        sample_id = f"{name}-{index}" if "qa" in fields or "id" in fields else where
-        annotations.append(questions.open_question(sample_id, vid + suffix, text, answer, truth))
-    return annotations
+    url = with_suffix(vid, suffix)
+    # With one question per row, rows often share a video, so the video is not a unique id.
+    named = "qa" in fields or "id" in fields
+
+    def question(index: int, pair: Any, part: str) -> dict:
+        text = get(pair, fields["question"], str, part)
+        answer = get(pair, fields["answer"], str, part)
+        truth = {"family": "long_video", "format": OPEN, "answer": answer, "values": []}
+        sample_id = f"{name}-{index}" if named else where
+        return questions.open_question(sample_id, url, text, answer, truth)
+
+    return of_each(pairs, question, where)

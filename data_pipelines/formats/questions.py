@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.annotation_error import SPAN, TYPE, AnnotationError
-from data_pipelines.formats.columns import is_number
+from data_pipelines.formats.columns import is_span
+from ivx.text.truths import CHOICE, LETTERS, OPEN
 
 # The training prompt of TimeLens; `ivx.judging.answers.span` parses the answer.
 _GROUNDING_PROMPT = (
     "Please find the visual event described by the sentence '{}', determining its starting and"
     " ending times. The format should be: 'The event happens in <start time> - <end time> seconds'."
 )
-LETTERS = "ABCDEFGHIJ"
 
 
 def open_question(
@@ -59,7 +59,7 @@ def grounding_question(
     answer = f"The event happens in {start:.1f} - {end:.1f} seconds."
     truth = {
         "family": "grounding",
-        "format": "open",
+        "format": OPEN,
         "answer": answer,
         "values": [],
         "span": checked[0],
@@ -75,12 +75,12 @@ def choice_question(
     """A multiple-choice question; `options` have no letters, `letter` is that of the right one."""
     listed = "\n".join(f"{mark}. {option}" for mark, option in zip(LETTERS, options, strict=False))
     prompt = f"{text}\n{listed}\nAnswer with the letter of the right option."
-    truth = {"family": "choice", "format": "choice", "answer": letter, "options": options}
+    truth = {"family": "choice", "format": CHOICE, "answer": letter, "options": options}
     return open_question(sample_id, url, prompt, letter, truth, image)
 
 
 def _span(span: Any, seconds: float | None, where: str) -> list[float]:
-    if not isinstance(span, (list, tuple)) or len(span) != 2 or not all(map(is_number, span)):
+    if not is_span(span):
         raise AnnotationError(f"{where}: the span {span!r} is not [start, end] in seconds", TYPE)
     start, end = float(span[0]), float(span[1])
     if seconds is not None:

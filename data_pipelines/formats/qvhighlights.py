@@ -12,6 +12,7 @@ from typing import Any
 
 from data_pipelines.formats import questions
 from data_pipelines.formats.columns import get
+from data_pipelines.media_files import with_suffix
 
 
 def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
@@ -26,6 +27,6 @@ def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list
     seconds = get(value, "duration", float, where)
     return [
         questions.grounding_question(
-            get(value, "qid", str, where), vid + suffix, query, windows, seconds, where
+            get(value, "qid", str, where), with_suffix(vid, suffix), query, windows, seconds, where
         )
     ]

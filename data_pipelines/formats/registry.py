@@ -7,8 +7,9 @@ A format is a function (value, where, fields, suffix) -> annotations:
     fields   column names from the mixture, by what the columns hold
     suffix   from the mixture, appended to video names without one
 
-It raises `AnnotationError` if the entry has another form. Messages, media and ids are checked
-afterwards, in the same way for every format (`data_pipelines.sources`).
+It raises `AnnotationError` if the entry has another form. In the list, an `AnnotationError` stands
+for a question that is unusable, so that the others of its entry are read. Messages, media, truths
+and ids are checked afterwards, in the same way for every format (`data_pipelines.sources`).
 """
 
 from collections.abc import Callable

@@ -13,10 +13,13 @@ from typing import Any
 
 from data_pipelines.annotation_error import VALUE, AnnotationError
 from data_pipelines.formats import questions
-from data_pipelines.formats.columns import get
+from data_pipelines.formats.columns import get, of_each
+from data_pipelines.media_files import with_suffix
 
 
-def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list[dict]:
+def convert(
+    value: Any, where: str, fields: dict[str, str], suffix: str
+) -> list[dict | AnnotationError]:
     """Makes a grounding question of each event.
 
     Raises:
@@ -29,17 +32,17 @@ def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list
         spans = get(value, "spans", list, where)
         if len(queries) != len(spans):
             raise AnnotationError(f"{where}: {len(queries)} queries with {len(spans)} spans", VALUE)
-        url, events = vid + suffix, list(zip(queries, map(_spans, spans), strict=True))
+        pairs = zip(queries, spans, strict=True)
+        url, events = with_suffix(vid, suffix), [{"query": q, "span": s} for q, s in pairs]
     else:
         url = vid = get(value, "video_path", str, where)
-        events = [
-            (get(event, "query", str, where), _spans(get(event, "span", list, where)))
-            for event in get(value, "events", list, where)
-        ]
-    return [
-        questions.grounding_question(f"{vid}-{index}", url, str(query), spans, seconds, where)
-        for index, (query, spans) in enumerate(events)
-    ]
+        events = get(value, "events", list, where)
+
+    def question(index: int, event: Any, where: str) -> dict:
+        query, spans = get(event, "query", str, where), _spans(get(event, "span", list, where))
+        return questions.grounding_question(f"{vid}-{index}", url, query, spans, seconds, where)
+
+    return of_each(events, question, where)
 
 
 def _spans(value: Any) -> list:

@@ -12,7 +12,8 @@ from typing import Any
 
 from data_pipelines.annotation_error import VALUE, AnnotationError
 from data_pipelines.formats import questions
-from data_pipelines.formats.columns import get
+from data_pipelines.formats.columns import checked, get
+from ivx.text import truths
 
 TYPES = ("multiple choice", "numerical", "OCR", "free-form", "regression")
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -36,20 +37,22 @@ def convert(value: Any, where: str, fields: dict[str, str], suffix: str) -> list
             f" and one of {', '.join(TYPES)}",
             VALUE,
         )
-    name = str(value.get("problem_id", where))
+    named = value.get("problem_id") is not None
+    name = get(value, "problem_id", str, where) if named else where
     url, image = url.removeprefix("./"), medium == "image"
     if kind == "multiple choice":
-        options = get(value, "options", list, where)
-        if answer not in questions.LETTERS[: len(options)] or len(answer) != 1:
-            raise AnnotationError(
-                f"{where}: the answer {answer!r} is none of the letters of {len(options)} options",
-                VALUE,
-            )
-        options = [_without_letter(str(option)) for option in options]
+        options = [
+            _without_letter(checked(option, "an option", str, where))
+            for option in get(value, "options", list, where)
+        ]
+        try:
+            answer = truths.letter(answer, options)
+        except truths.TruthError as error:
+            raise AnnotationError(f"{where}: {error}", VALUE) from error
         return [questions.choice_question(name, url, text, options, answer, image)]
     truth = {
         "family": kind,
-        "format": "open",
+        "format": truths.OPEN,
         "answer": answer,
         "values": [],
     }

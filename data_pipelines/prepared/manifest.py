@@ -7,8 +7,9 @@ import re
 from etils import epath
 
 from data_pipelines.annotation_error import AnnotationError
+from data_pipelines.data_record import FileRecord
 
-VERSION = 2
+VERSION = 3
 FILE = "manifest.json"
 # The files at the top level of a prepared folder.
 TOP_LEVEL_FILES = (FILE, "job.json", "media.json", "data.json")
@@ -66,6 +67,30 @@ def shards(folder: pathlib.Path, manifest: dict) -> tuple[pathlib.Path, ...]:
         if not _SHARD.fullmatch(name):
             raise ValueError(f"{name!r} is not a shard name")
     return tuple(folder / name for name in names)
+
+
+def records(folder: pathlib.Path, manifest: dict) -> tuple[FileRecord, ...]:
+    """What the shards of a data set are, and those of its media, by their stored checksums.
+
+    Args:
+      folder: of the data set.
+      manifest: of the data set.
+    """
+    parts = {folder.name: manifest["shards"], "media": _media_shards(folder.parent)}
+    return tuple(
+        FileRecord(f"{part}/{shard['file']}", int(shard["records"]), shard.get("sha256", ""))
+        for part, shards_of_part in parts.items()
+        for shard in shards_of_part
+    )
+
+
+def _media_shards(folder: pathlib.Path) -> list[dict]:
+    """The media shards of a prepared folder; none if its manifest is missing or damaged."""
+    try:
+        listed = json.loads((folder / FILE).read_text(encoding="utf-8"))["media"]["shards"]
+        return [shard for shard in listed if {"file", "records"} <= shard.keys()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def files(manifest: dict) -> dict[str, int | None]:

@@ -13,7 +13,7 @@ from data_pipelines import local_copy
 from data_pipelines.image import decode as image_decode
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import proxy, shards
-from data_pipelines.video import decode, folder
+from data_pipelines.video import decode, folder, frames
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import Limits
 
@@ -87,7 +87,8 @@ def _store(file: MediaFile, job: MediaJob, writer: shards.Writer) -> tuple[dict,
             proxy.encode(path, info, job.proxy_fps, copy.name, job.limits)
             # The proxy is probed, so its entry describes what a reader will decode.
             fields = _store_file(copy.name, decode.probe(copy.name, job.limits), writer)
-    return fields | {"proxy": True}, times[proxy.indices(info, job.proxy_fps)]
+    indices = frames.on_show(times, proxy.indices(info, job.proxy_fps), info.rate)
+    return fields | {"proxy": True}, times[indices]
 
 
 def _store_file(path: str, info: VideoInfo, writer: shards.Writer) -> dict:

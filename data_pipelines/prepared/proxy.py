@@ -11,8 +11,10 @@ import math
 import av
 import numpy as np
 
+from data_pipelines import disk_full
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import decode
+from data_pipelines.video import frames as sampling
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
@@ -21,7 +23,7 @@ _FRAMES_PER_SAMPLE = 128
 
 
 def indices(info: VideoInfo, fps: float) -> np.ndarray:
-    """Indices of the original frames in the proxy: int64 [F_]."""
+    """Indices of the original frames in the proxy, as in `video.frames`: int64 [F_]."""
     # The proxy is at least as long as the original, so spans of the original remain valid.
     count = max(1, math.ceil(info.num_frames / info.rate * fps))
     frames = np.round(np.arange(count) * (info.rate / fps)).astype(np.int64)
@@ -35,14 +37,23 @@ def encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits = US
       MediaError: the original cannot be decoded, or the encoder rejects it.
     """
     try:
-        _encode(path, info, fps, out, limits)
+        try:
+            _encode(path, info, fps, out, limits, in_sequence=False)
+        except decode.ContradictionError:
+            _encode(path, info, fps, out, limits, in_sequence=True)
     except av.FFmpegError as error:
+        if disk_full.is_full(error):
+            raise
         raise MediaError(f"{path}: the proxy cannot be encoded ({error})") from error
 
 
-def _encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits) -> None:
-    # At a rate above that of the original, frames repeat.
-    frames, counts = np.unique(indices(info, fps), return_counts=True)
+def _encode(
+    path: str, info: VideoInfo, fps: float, out: str, limits: Limits, in_sequence: bool
+) -> None:
+    # Frames that stay on show repeat.
+    seconds = decode.frame_times(path, limits)
+    shown = sampling.on_show(seconds, indices(info, fps), info.rate)
+    frames, counts = np.unique(shown, return_counts=True)
     repeats, numbers = iter(counts.tolist()), itertools.count()
     width, height = (max(2, side - side % 2) for side in (info.width, info.height))
     with av.open(out, "w", format="mp4") as container:
@@ -62,5 +73,8 @@ def _encode(path: str, info: VideoInfo, fps: float, out: str, limits: Limits) ->
                 container.mux(stream.encode(frame))
 
         samples = math.ceil(len(frames) / _FRAMES_PER_SAMPLE)
-        decode.read_frames(path, info, frames, encode_frame, Meter(limits, samples))
+        meter = Meter(limits, samples)
+        decode.read_once(path, info, frames, encode_frame, meter, in_sequence=in_sequence)
+        if next(repeats, None) is not None:
+            raise MediaError(f"{path}: some of its frames could not be decoded", "damaged")
         container.mux(stream.encode())

@@ -26,6 +26,7 @@ class PreparedSamples(Sequence):
     Attributes:
       left_out: sentences for samples skipped by the preparation.
       faults: sentences for annotations that could not be used.
+      files: what the shards are, by the checksums of the manifest.
 
     Raises:
       AnnotationError: the folder has another format version, or a shard is missing.
@@ -38,6 +39,7 @@ class PreparedSamples(Sequence):
         self._folder, self._overrides = folder, overrides
         self.left_out: list[str] = content["left_out"]
         self.faults: list[str] = content["faults"]
+        self.files = manifest.records(folder, content)
         self._rule: dict = content["rule"]
 
     def __len__(self) -> int:

@@ -16,6 +16,7 @@ from data_pipelines.prepared import shards
 from data_pipelines.video import decode
 from data_pipelines.video.info import VideoInfo
 from ivx.text.chat_template import TemplateError
+from ivx.text.printable import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ def write(job: SampleJob) -> None:
             record = _record(sample, job)
             layout = job.rule.lay_out(sources.parse_sample(record, f"sample {sample.id}", root))
         except (MediaError, TemplateError, ValueError) as error:
-            left_out.append(f"sample {sample.id}: {error}")
+            left_out.append(quoted(f"sample {sample.id}: {error}"))
             continue
         writer.add(json.dumps(record, ensure_ascii=False).encode())
         tokens.append(len(layout.tokens))

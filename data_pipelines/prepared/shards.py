@@ -16,6 +16,7 @@ from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import checksums
 
 RECORDS = ".array_record"
+PARTIAL = ".partial"
 # Records are read individually, and encoded video does not compress further.
 _OPTIONS = "group_size:1,uncompressed"
 _ADDRESS = re.compile(
@@ -38,7 +39,7 @@ class Writer:
     def __init__(self, stem: pathlib.Path) -> None:
         self._stem, self._count = stem, 0
         stem.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = _with_suffix(stem, f"{RECORDS}.partial")
+        self._partial = _with_suffix(stem, RECORDS + PARTIAL)
         self._writer = array_record_module.ArrayRecordWriter(str(self._partial), _OPTIONS)
 
     def add(self, record: bytes) -> int:
@@ -56,7 +57,7 @@ class Writer:
             os.fsync(file.fileno())
         self._partial.replace(path)
         table = _with_suffix(self._stem, ".npz")
-        partial = _with_suffix(self._stem, ".npz.partial")
+        partial = _with_suffix(self._stem, f".npz{PARTIAL}")
         with partial.open("wb") as file:
             np.savez_compressed(file, **columns)
             file.flush()
@@ -115,7 +116,7 @@ def json_text(value: dict) -> str:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a text file atomically."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

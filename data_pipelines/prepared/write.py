@@ -3,15 +3,14 @@
 An interrupted preparation continues when it is started again: complete shards are kept.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from contextlib import AbstractContextManager
-from multiprocessing import get_context
+from contextlib import AbstractContextManager, nullcontext
 
 import tqdm
 
@@ -21,6 +20,7 @@ from data_pipelines.prepared import checksums, media_shards, sample_shards, shar
 from data_pipelines.prepared import manifest as manifests
 from data_pipelines.prepared.media_shards import MediaFile, MediaJob
 from data_pipelines.prepared.sample_shards import SampleJob, StoredMedia
+from data_pipelines.process_pool import process_pool
 from data_pipelines.sources import validation
 from data_pipelines.video.info import VideoInfo
 
@@ -63,7 +63,7 @@ def prepare(
     Args:
       mixture: the mixture file.
       names: the data sets to prepare.
-      out: the folder to write.
+      out: the folder to write; no other process may write there meanwhile.
       rule: lays samples out to find their sizes.
       options: workers, shard sizes and proxies.
 
@@ -144,6 +144,8 @@ def _request(mixture: pathlib.Path, samples: Samples, rule: LayoutRule, options:
 def _claim_folder(out: pathlib.Path, request: dict) -> None:
     """Creates the folder for a request, or checks that it holds the same request."""
     path = out / "job.json"
+    # A start that was killed here leaves half of job.json, which is written first.
+    foreign = [file for file in out.iterdir() if not _is_ours(file)] if out.is_dir() else []
     if path.is_file():
         previous = json.loads(path.read_text(encoding="utf-8"))
         differing = sorted(key for key in request if previous.get(key) != request[key])
@@ -152,11 +154,16 @@ def _claim_folder(out: pathlib.Path, request: dict) -> None:
                 f"{out} holds a preparation with different {', '.join(differing)}; choose another"
                 " folder"
             )
-    elif out.exists() and any(out.iterdir()):
+    elif out.is_file() or foreign:
         raise FileExistsError(f"{out} holds other files; choose another folder")
     else:
         out.mkdir(parents=True, exist_ok=True)
         shards.write_json(path, request)
+
+
+def _is_ours(file: pathlib.Path) -> bool:
+    """Whether a file is in the folder before job.json: a part of it, or a lock."""
+    return file.name == f"job.json{shards.PARTIAL}" or file.name.startswith(".ivx-")
 
 
 def _partition_media(
@@ -198,10 +205,12 @@ def _estimated_bytes(path: str) -> int:
     """Size of a local file or folder; remote files are not queried."""
     if local_copy.is_external(path):
         return _UNKNOWN_BYTES
-    local = pathlib.Path(path)
-    if local.is_dir():
-        return sum(file.stat().st_size for file in local.iterdir())
-    return local.stat().st_size if local.is_file() else 0
+    try:
+        if os.path.isdir(path):
+            return sum(entry.stat().st_size for entry in os.scandir(path))
+        return os.path.getsize(path)
+    except (OSError, ValueError):  # reported when it is stored
+        return 0
 
 
 def _stored_media(jobs: Sequence[MediaJob]) -> dict[tuple[str, str], StoredMedia]:
@@ -240,9 +249,7 @@ def _sample_jobs(
 
 
 def _pool(workers: int) -> AbstractContextManager[futures.Executor | None]:
-    if not workers:
-        return contextlib.nullcontext()
-    return futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return process_pool(workers) if workers else nullcontext()
 
 
 def _run(

@@ -11,7 +11,7 @@ from data_pipelines.sources.mixture import (
     read_mixture,
 )
 from data_pipelines.sources.overrides import Overrides
-from data_pipelines.sources.reading import ReadResult, read, read_samples
+from data_pipelines.sources.reading import ReadResult, read, read_faultless, read_samples
 from data_pipelines.sources.sample import Sample
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "parse_sample",
     "prepared_folders",
     "read",
+    "read_faultless",
     "read_mixture",
     "read_samples",
 ]

@@ -13,7 +13,8 @@ An unreadable entry becomes a fault, and reading goes on. An unreadable file rai
 """
 
 import dataclasses
-import json
+import io
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,11 +22,22 @@ from typing import Any
 from etils import epath
 
 from data_pipelines import tfds_records
-from data_pipelines.annotation_error import CUT, NOT_JSON, NOT_TEXT, AnnotationError, Fault
+from data_pipelines.annotation_error import (
+    CUT,
+    NOT_JSON,
+    NOT_TEXT,
+    VALUE,
+    AnnotationError,
+    Fault,
+)
+from data_pipelines.sources import json_values
 from data_pipelines.sources.mixture import DataSet
 
 # Columns of a Parquet file that hold lists; where they hold text, it is parsed as JSON.
 _NESTED = ("messages", "truths", "tools", "options")
+
+# Bytes of a line. A longer one, as of a file that is no text, takes several times its size.
+_LONGEST_LINE = 2**26
 
 AnyPath = pathlib.Path | epath.Path
 
@@ -60,14 +72,26 @@ def entries(data_set: DataSet) -> Iterator[Entry | Fault]:
             raise AnnotationError(
                 f"{file}: cannot read annotations of this kind; expected {', '.join(_READERS)}"
             )
-        yield from read(file)
+        try:
+            yield from read(file)
+        except OSError as error:
+            raise AnnotationError(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
 def _lines(file: AnyPath) -> Iterator[tuple[str, str, bool] | Fault]:
     """Non-blank lines as (where, text, ends with a newline); split only at \\n."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+    # The buffer, because `readline` of remote files takes no size.
+    with file.open("rb") as opened, io.BufferedReader(opened) as lines:
+        for number in itertools.count(1):
+            line = lines.readline(_LONGEST_LINE)
+            if not line:
+                return
             where, complete = f"{file}:{number}", line.endswith(b"\n")
+            if len(line) == _LONGEST_LINE and not complete:
+                yield Fault(where, VALUE, f"{where}: longer than {_LONGEST_LINE:,} bytes")
+                while line and not line.endswith(b"\n"):
+                    line = lines.readline(_LONGEST_LINE)
+                continue
             try:
                 # utf-8-sig, because some editors write a byte order mark before the first line.
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -80,7 +104,7 @@ def _lines(file: AnyPath) -> Iterator[tuple[str, str, bool] | Fault]:
 
 def _text_lines(file: AnyPath) -> Iterator[Entry | Fault]:
     for line in _lines(file):
-        yield line if isinstance(line, Fault) else Entry(*line[:2])
+        yield line if isinstance(line, Fault) else _checked(*line[:2])
 
 
 def _json_lines(file: AnyPath) -> Iterator[Entry | Fault]:
@@ -90,27 +114,31 @@ def _json_lines(file: AnyPath) -> Iterator[Entry | Fault]:
             continue
         where, text, complete = line
         entry = _parse(where, text)
-        if isinstance(entry, Fault) and not complete:
+        if isinstance(entry, Fault) and entry.cause == NOT_JSON and not complete:
             # The file is still being written, or was not copied completely.
             entry = Fault(where, CUT, f"{where}: incomplete line at the end of the file")
         yield entry
 
 
-def _json_document(file: AnyPath) -> Iterator[Entry]:
+def _json_document(file: AnyPath) -> Iterator[Entry | Fault]:
     try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
+        document = json_values.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{file}: not valid JSON ({error})", NOT_JSON) from error
+    if isinstance(document, json_values.RepeatingObject):
+        for key in document.repeated:
+            where = f"{file}:{key}"
+            yield Fault(where, VALUE, f"{where}: the key occurs more than once; the last is read")
     if isinstance(document, dict):
         for key, value in document.items():
-            yield Entry(
+            yield _checked(
                 f"{file}:{key}", {"vid": key, **value} if isinstance(value, dict) else value
             )
         return
     if not isinstance(document, list):
         raise AnnotationError(f"{file}: expected an array or an object of annotations", NOT_JSON)
     for number, value in enumerate(document, 1):
-        yield Entry(f"{file}:{number}", value)
+        yield _checked(f"{file}:{number}", value)
 
 
 def _array_record(file: AnyPath) -> Iterator[Entry | Fault]:
@@ -150,14 +178,21 @@ def _parquet(file: AnyPath) -> Iterator[Entry | Fault]:
     try:
         with file.open("rb") as opened, parquet.ParquetFile(opened) as table:
             for batch in table.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
+                for index in range(batch.num_rows):
                     number += 1
-                    yield _row(f"{file}:{number}", row)
+                    yield _table_row(f"{file}:{number}", batch.slice(index, 1))
     except (OSError, ValueError) as error:  # the errors of pyarrow derive from these
         raise AnnotationError(f"{file}: not a readable Parquet file ({error})") from error
 
 
-def _row(where: str, row: dict) -> Entry | Fault:
+def _table_row(where: str, batch: Any) -> Entry | Fault:
+    """The entry of a record batch of one row."""
+    try:
+        [row] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        return Fault(where, NOT_TEXT, f"{where}: not UTF-8 text ({error})")
+    except (ValueError, OverflowError) as error:  # such as a date that Python does not have
+        return Fault(where, VALUE, f"{where}: the row cannot be read ({error})")
     row = _without_nulls(row)
     for key in _NESTED:
         if isinstance(row.get(key), str):
@@ -165,7 +200,7 @@ def _row(where: str, row: dict) -> Entry | Fault:
             if isinstance(entry, Fault):
                 return entry
             row[key] = entry.value
-    return Entry(where, row)
+    return _checked(where, row)
 
 
 def _without_nulls(value: Any) -> Any:
@@ -183,15 +218,26 @@ def _tfds(data_set: DataSet) -> Iterator[Entry | Fault]:
     records = tfds_records.records(str(data_dir.resolve()), data_set.tfds, data_set.split)
     for number, record in enumerate(records, 1):
         where = f"{data_dir / data_set.tfds}:{data_set.split}:{number}"
-        entry = _parse(where, record.text.decode("utf-8", errors="replace"))
+        try:
+            entry = _parse(where, record.text.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            entry = Fault(where, NOT_TEXT, f"{where}: not UTF-8 text ({error})")
         yield entry if isinstance(entry, Fault) else Entry(where, entry.value, record.media)
 
 
 def _parse(where: str, text: str) -> Entry | Fault:
     try:
-        return Entry(where, json.loads(text))
-    except (ValueError, RecursionError) as error:
-        return Fault(where, NOT_JSON, f"{where}: not valid JSON ({error})")
+        return Entry(where, json_values.parse(text, where))
+    except AnnotationError as error:
+        return Fault.from_error(where, error)
+
+
+def _checked(where: str, value: Any) -> Entry | Fault:
+    try:
+        json_values.check(value, where)
+    except AnnotationError as error:
+        return Fault.from_error(where, error)
+    return Entry(where, value)
 
 
 _READERS = {

@@ -12,10 +12,12 @@
 
     role         system (or developer), user, assistant, tool; or pretrain, for a single message
                  that bears loss on all of its text
-    loss         false excludes an assistant message from the loss
+    loss         true or false: whether the message bears loss; by default assistant and pretrain
+                 messages do. Numbers are refused
     thinking     of an assistant message; written as <think> before the text in turns after the
                  last question, omitted in earlier turns (XTuner, data_proto/messages/chat.py)
-    tool_calls   of an assistant message, [{"name", "arguments": {}}] or in OpenAI's form
+    tool_calls   of an assistant message, [{"name", "arguments": {}}] or in OpenAI's form; its
+                 content may then be null or absent
     conversation_timestamps  of a text item, [start, end] or a list of them; written as
                  <start-end seconds> after each video placeholder of the item
     name, meta, tool_call_id, reasoning_content  are accepted and ignored
@@ -24,7 +26,6 @@ A prepared sample may also have `overrides`, those of its data set when it was p
 in the mixture take precedence.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,8 +33,8 @@ from typing import Any
 from etils import epath
 
 from data_pipelines.annotation_error import MISSING, SPAN, TYPE, UNKNOWN, AnnotationError
-from data_pipelines.formats.columns import is_number
-from data_pipelines.sources import media_items
+from data_pipelines.formats.columns import is_span
+from data_pipelines.sources import json_values, media_items
 from data_pipelines.sources.overrides import (
     OVERRIDE_KEYS,
     Overrides,
@@ -41,12 +42,13 @@ from data_pipelines.sources.overrides import (
     parse_overrides,
 )
 from data_pipelines.sources.sample import Sample
-from ivx.text import thinking, tool_calls
-from ivx.text.chat_template import VIDEO_PLACEHOLDER
+from ivx.text import thinking, tool_calls, truths
+from ivx.text.chat_template import ROLES, VIDEO_PLACEHOLDER
 
 _SAMPLE_KEYS = {"id", "messages", "truths", "tools", "overrides"}
 _TEXT_KEYS = ("role", "thinking", "name", "tool_call_id", "reasoning_content")
-_MESSAGE_KEYS = {*_TEXT_KEYS, "content", "loss", "meta", "tool_calls"}
+_IGNORED_KEYS = ("name", "meta", "tool_call_id", "reasoning_content")
+_MESSAGE_KEYS = {"role", "thinking", "content", "loss", "tool_calls", *_IGNORED_KEYS}
 # Annotated spans are often rounded up to whole seconds.
 _SLACK_SECONDS = 1.0
 
@@ -87,9 +89,6 @@ def parse_sample(
     messages = [_message(message, where) for message in messages]
     _check_tools(messages, record, where)
     messages = _with_thinking(messages) if messages else []
-    truths = record.get("truths", [])
-    if not isinstance(truths, list) or not all(isinstance(truth, dict) for truth in truths):
-        raise AnnotationError(f"{where}: truths must be a list of objects, not {truths!r}", TYPE)
     if not messages:
         raise AnnotationError(f"{where}: the list of messages is empty", MISSING)
     items = [
@@ -116,7 +115,7 @@ def parse_sample(
         where if sample_id is None else str(sample_id),
         tuple(messages),
         videos,
-        tuple(truths),
+        _truths(record, messages, where),
         tuple(record.get("tools", [])),
         images,
         merge_overrides(overrides, parse_overrides(settings, where)),
@@ -135,16 +134,15 @@ def truth_span_error(sample: Sample) -> str | None:
     No file is opened.
     """
     for truth in sample.truths:
+        spans = truth.get("spans") or []
+        if not isinstance(spans, list):
+            return f"the spans {spans!r} of a truth must be a list of [start, end] in seconds"
         span = truth.get("span")
+        for one in (*spans, *([] if span is None else [span])):
+            if not is_span(one) or not 0 <= one[0] <= one[1]:
+                return f"the span {one!r} of a truth must be [start, end] in seconds"
         if span is None:
             continue
-        if (
-            not isinstance(span, list)
-            or len(span) != 2
-            or not all(is_number(second) for second in span)
-            or not 0 <= span[0] <= span[1]
-        ):
-            return f"the span {span!r} of a truth must be [start, end] in seconds"
         info = sample.videos[0].info if len(sample.videos) == 1 else None
         if info and not sample.videos[0].times:
             seconds = info.num_frames / info.rate
@@ -160,19 +158,25 @@ def _message(message: dict, where: str) -> dict:
     """Checks a message, and converts it to the form that the template renders."""
     role = message.get("role")
     unknown = set(message) - _MESSAGE_KEYS
+    if message.get("tool_calls") and message.get("content") is None:
+        message = message | {"content": ""}
     if unknown or "role" not in message or "content" not in message:
         raise AnnotationError(
             f"{where}: a message with the keys {sorted(message)}; expected role, content and"
             f" optionally {', '.join(sorted(_MESSAGE_KEYS - {'role', 'content'}))}",
             UNKNOWN if unknown else MISSING,
         )
-    wrong = [key for key in _TEXT_KEYS if not isinstance(message.get(key) or "", str)]
-    if wrong or message.get("loss") not in (None, True, False):
+    wrong = [key for key in _TEXT_KEYS if not isinstance(message.get(key), (str, type(None)))]
+    if wrong or not isinstance(message.get("loss"), (bool, type(None))):
         raise AnnotationError(
             f"{where}: a message whose {', '.join(wrong) or 'loss'} is"
             f" {message.get(wrong[0] if wrong else 'loss')!r}; loss must be true or false, the"
             " other keys text",
             TYPE,
+        )
+    if role not in (*ROLES, "developer"):
+        raise AnnotationError(
+            f"{where}: the role {str(role)[:80]!r} is not one of {', '.join((*ROLES, 'developer'))}"
         )
     if not isinstance(message["content"], (str, list)):
         raise AnnotationError(
@@ -186,12 +190,26 @@ def _message(message: dict, where: str) -> dict:
                 f"{where}: a message of the role {role!r} has {key}; only an assistant"
                 f" {'thinks' if key == 'thinking' else 'calls'}"
             )
-    message = dict(message) | {"role": "system" if role == "developer" else role}
+    message = {key: value for key, value in message.items() if key not in _IGNORED_KEYS}
+    message["role"] = "system" if role == "developer" else role
     if isinstance(message["content"], list):
         message["content"] = [_item(item, role, where) for item in message["content"]]
     if isinstance(message.get("tool_calls"), list):
         message["tool_calls"] = [_tool_call(call, where) for call in message["tool_calls"]]
+    if role in ("assistant", "pretrain") and not message.get("tool_calls") and _is_blank(message):
+        raise AnnotationError(
+            f"{where}: a message of the role {role!r} is blank; remove it, or give it words",
+            MISSING,
+        )
     return message
+
+
+def _is_blank(message: dict) -> bool:
+    """Whether a message has no words beside its thought."""
+    content = message["content"]
+    texts = [content] if isinstance(content, str) else [item.get("text", "") for item in content]
+    text = "".join(texts)
+    return not (thinking.separate(text)[1] if message["role"] == "assistant" else text.strip())
 
 
 def _item(item: Any, role: Any, where: str) -> dict:
@@ -216,14 +234,11 @@ def _item(item: Any, role: Any, where: str) -> dict:
     if spans is None:
         return {"type": "text", "text": item["text"]}
     before, *parts = item["text"].split(VIDEO_PLACEHOLDER)
-    spans = spans if spans and isinstance(spans[0], list) else [spans]
+    spans = spans if isinstance(spans, list) and spans and isinstance(spans[0], list) else [spans]
     if (
         role not in ("user", "pretrain", "tool")
         or len(spans) != len(parts)
-        or not all(
-            isinstance(span, list) and len(span) == 2 and all(map(is_number, span))
-            for span in spans
-        )
+        or not all(map(is_span, spans))
     ):
         raise AnnotationError(
             f"{where}: conversation_timestamps {item['conversation_timestamps']!r} must be"
@@ -241,14 +256,11 @@ def _tool_call(call: Any, where: str) -> Any:
     if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
         return call
     function = dict(call["function"])
-    if isinstance(function.get("arguments"), str):
-        try:
-            function["arguments"] = json.loads(function["arguments"])
-        except ValueError as error:
-            raise AnnotationError(
-                f"{where}: the arguments of a tool call are not JSON ({error})", TYPE
-            ) from error
-    return function
+    # A tool without parameters is called with an empty text or none.
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = json_values.parse(arguments, f"{where}: the arguments of a tool call")
+    return function | {"arguments": arguments}
 
 
 def _with_thinking(messages: Sequence[dict]) -> list[dict]:
@@ -277,3 +289,20 @@ def _check_tools(messages: Sequence[dict], record: dict, where: str) -> None:
                 tool_calls.check_calls(message["tool_calls"])
     except tool_calls.ToolCallError as error:
         raise AnnotationError(f"{where}: {error}", TYPE) from error
+
+
+def _truths(record: dict, messages: Sequence[dict], where: str) -> tuple[dict, ...]:
+    """The truths, checked by format: one for each question, or none."""
+    listed = record.get("truths", [])
+    if not isinstance(listed, list):
+        raise AnnotationError(f"{where}: truths must be a list of objects, not {listed!r}", TYPE)
+    questions = sum(message["role"] == "user" for message in messages)
+    if listed and len(listed) != questions:
+        raise AnnotationError(
+            f"{where}: {len(listed)} truths for {questions} questions, that is messages of the role"
+            " user; give one for each, or none"
+        )
+    try:
+        return tuple(map(truths.check, listed))
+    except truths.TruthError as error:
+        raise AnnotationError(f"{where}: {error}") from error

@@ -19,7 +19,7 @@ for the fraction of s (XTuner, datasets/jsonl.py).
 """
 
 import dataclasses
-import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -30,10 +30,13 @@ from etils import epath
 from data_pipelines import formats, media
 from data_pipelines.annotation_error import ADDRESS, AnnotationError
 from data_pipelines.formats.columns import is_number
+from data_pipelines.media_files import is_hidden
 from data_pipelines.prepared import checksums, manifest
+from data_pipelines.sources import json_values
 from data_pipelines.sources.overrides import OVERRIDE_KEYS, Overrides, parse_overrides
+from ivx.text.printable import misencoded
 
-# In a folder, all files of the first of these kinds that it contains are read.
+# In a folder, all files of the first of these kinds that it contains are read, hidden ones apart.
 SUFFIXES = (".jsonl", ".parquet", ".array_record", ".json", ".txt")
 
 
@@ -68,6 +71,11 @@ class DataSet:
     prepared: pathlib.Path | None = None
 
 
+# Names become folders, whose names may have 255 bytes with a suffix.
+_LONGEST_NAME = 200
+# More would be a mistake, and a list of all samples of an epoch is held in memory.
+_LARGEST_RATIO, _LARGEST_EPOCH = 10_000, 10**8
+
 _TEXT_KEYS = ("annotation", "media_root", "format", "media_suffix", "tfds", "split")
 _KEYS = (*_TEXT_KEYS, "sample_ratio", "fields", "enable_3d_rope", *OVERRIDE_KEYS)
 
@@ -83,9 +91,22 @@ def read_mixture(path: str | pathlib.Path, names: tuple[str, ...]) -> list[DataS
     missing = [name for name in names if name not in entries]
     if missing:
         raise AnnotationError(
-            f"{path}: no data set {', '.join(missing)}; there are {', '.join(entries)}"
+            f"{path}: no data set {', '.join(missing)}; there are {', '.join(entries)}; name one of"
+            " them, in --config.data.train and --config.data.validation or in --split"
         )
-    return [_data_set(path, name, entries[name]) for name in names]
+    data_sets = []
+    for name in names:
+        try:
+            data_sets.append(_data_set(path, name, entries[name]))
+        except ImportError as error:  # the client of a remote file system
+            raise AnnotationError(
+                f"{path}: data set {name} needs a package ({error}); for gs:// install 'ivx[gcs]'"
+            ) from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+            raise AnnotationError(
+                f"{path}: a path of data set {name} cannot be read ({error})"
+            ) from error
+    return data_sets
 
 
 def data_set_names(path: str | pathlib.Path) -> list[str]:
@@ -113,7 +134,9 @@ def prepared_folders(
         if name not in names or not isinstance(annotation, str) or "://" in annotation:
             continue
         folder = pathlib.Path(path).parent / annotation
-        if (folder.parent / checksums.FILE).is_file() or manifest.is_in(folder):
+        # `os.path` takes a path that cannot be read for one that is not there; `read_mixture` says
+        # why.
+        if os.path.isfile(folder.parent / checksums.FILE) or os.path.isfile(folder / manifest.FILE):
             folders.setdefault(folder.parent, []).append(folder.name)
     return folders
 
@@ -123,33 +146,60 @@ def epoch_indices(size: int, ratio: float) -> np.ndarray:
 
     All samples int(ratio) times, then the first ones once more.
     """
-    return np.arange(int(size * ratio), dtype=np.int64) % max(size, 1)
+    return np.arange(epoch_size(size, ratio), dtype=np.int64) % max(size, 1)
+
+
+def epoch_size(size: int, ratio: float) -> int:
+    """How many samples an epoch takes.
+
+    Raises:
+      AnnotationError: too many to list.
+    """
+    count = int(size * ratio)
+    if count > _LARGEST_EPOCH:
+        raise AnnotationError(
+            f"a sample_ratio of {ratio:g} for {size:,} samples makes an epoch of {count:,}; at most"
+            f" {_LARGEST_EPOCH:,} are supported"
+        )
+    return count
 
 
 def _entries(path: pathlib.Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise AnnotationError(
+            f"no mixture file at {path}, which is a folder; give the file in it, such as data.json"
+        )
     if not path.is_file():
         raise AnnotationError(
             f"no mixture file at {path}; `ivx data synthesize --out={path.parent}` makes one"
         )
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not valid JSON ({error})") from error
+        text = path.read_text(encoding="utf-8-sig")
+    except ValueError as error:
+        raise AnnotationError(f"{path}: not UTF-8 text ({error})") from error
+    if path.suffix == ".jsonl":
+        raise AnnotationError(
+            f"{path} is an annotation file; give a mixture file that names it, as in"
+            f' {{"mine": {{"annotation": "{path.name}"}}}}'
+        )
+    entries = json_values.parse(text, str(path))
     if not isinstance(entries, dict):
         raise AnnotationError(f"{path}: expected an object of data sets by name")
     return entries
 
 
 def _data_set(mixture: pathlib.Path, name: str, entry: Any) -> DataSet:
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name) or len(name.encode()) > _LONGEST_NAME:
         raise AnnotationError(
-            f"{mixture}: {name!r} cannot name a data set; use letters, digits, . _ -"
+            f"{mixture}: {name[:80]!r} cannot name a data set; use letters, digits, . _ -, at most"
+            f" {_LONGEST_NAME} bytes"
         )
     where = f"{mixture}: data set {name}"
     unknown = sorted(set(entry) - set(_KEYS)) if isinstance(entry, dict) else []
     if not isinstance(entry, dict) or "annotation" not in entry or unknown:
+        wrong = f"has no key {', '.join(unknown)}" if unknown else f"is {entry!r}"
         raise AnnotationError(
-            f"{where} is {entry!r}; expected annotation and optionally {', '.join(_KEYS[1:])}"
+            f"{where} {wrong}; expected annotation and optionally {', '.join(_KEYS[1:])}"
         )
     wrong = [key for key in _TEXT_KEYS if not isinstance(entry.get(key, ""), str)]
     fields = entry.get("fields", {})
@@ -166,8 +216,11 @@ def _data_set(mixture: pathlib.Path, name: str, entry: Any) -> DataSet:
             f"{where} has the format {format_name!r}; there are {', '.join(formats.FORMATS)}"
         )
     ratio = entry.get("sample_ratio", 1.0)
-    if not is_number(ratio) or ratio <= 0:
-        raise AnnotationError(f"{where} has sample_ratio {ratio!r}; it must be a positive number")
+    if not is_number(ratio) or not 0 < ratio <= _LARGEST_RATIO:
+        raise AnnotationError(
+            f"{where} has sample_ratio {str(ratio)[:80]}; it must be a positive number, at most"
+            f" {_LARGEST_RATIO:,}"
+        )
     if ("tfds" in entry) != ("split" in entry):
         raise AnnotationError(
             f"{where}: tfds and split go together; give both the name and a split"
@@ -227,13 +280,38 @@ def _files(mixture: pathlib.Path, entry: dict, where: str) -> tuple[pathlib.Path
     if not path.is_dir():
         files = (path,)
     else:
-        # A remote folder is not searched recursively, because epath cannot.
-        search = path.rglob if isinstance(path, pathlib.Path) else path.glob
-        by_kind = [tuple(sorted(search(f"*{suffix}"))) for suffix in SUFFIXES]
+        found = _files_in(path)
+        by_kind = [tuple(file for file in found if file.suffix == kind) for kind in SUFFIXES]
         files = next((files for files in by_kind if files), ())
-    if not files or not all(file.is_file() for file in files):
+    missing = [file for file in files if not file.is_file()]
+    if not files or missing == [path]:
         raise AnnotationError(f"{where} has no annotation at {path}")
+    if missing:
+        raise AnnotationError(f"{where}: {missing[0]} is no file, or a link to none; remove it")
+    for file in files:
+        if misencoded(str(file)):
+            raise AnnotationError(f"{where}: the file name {str(file)!r} is not UTF-8; rename it")
     return files
+
+
+def _files_in(folder: pathlib.Path | epath.Path) -> list[pathlib.Path | epath.Path]:
+    """Files of a folder, sorted; hidden ones and those of hidden subfolders are left out.
+
+    Raises:
+      OSError: a subfolder cannot be listed.
+    """
+    if not isinstance(folder, pathlib.Path):
+        # A remote folder is not searched recursively, because epath cannot.
+        return sorted(file for file in folder.iterdir() if not is_hidden(file.name))
+    files = []
+    for base, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        files += [pathlib.Path(base, name) for name in names if not is_hidden(name)]
+    return sorted(files)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _overrides(entry: dict, where: str) -> Overrides | None:

@@ -7,6 +7,10 @@ from typing import Any
 from data_pipelines.annotation_error import AnnotationError
 from data_pipelines.formats.columns import is_number
 
+# The largest values. They bound the memory of a sample, which has a token per 1,024 pixels of an
+# image or 2,048 of a video.
+_MOST_FRAMES, _MOST_PIXELS, _LARGEST_MINIMUM, _HIGHEST_RATE = 10**6, 2**32, 2**26, 1e6
+
 
 @dataclasses.dataclass(frozen=True)
 class Overrides:
@@ -57,12 +61,15 @@ def parse_overrides(settings: Mapping[str, Any], where: str) -> Overrides | None
         if key == "add_vision_id":
             valid, expected = isinstance(value, bool), "true or false"
         elif key == "fps":
-            valid, expected = is_number(value) and value > 0, "a positive number"
+            valid = is_number(value) and 0 < value <= _HIGHEST_RATE
+            expected = f"a positive number, at most {_HIGHEST_RATE:g}"
         else:
-            valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            expected = "an integer of at least 1"
+            most = _LARGEST_MINIMUM if "min" in key else _MOST_PIXELS
+            most = _MOST_FRAMES if key.endswith("frames") else most
+            valid = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+            expected = f"an integer of at least 1, at most {most:,}"
         if not valid:
-            raise AnnotationError(f"{where} has {key} {value!r}; it must be {expected}")
+            raise AnnotationError(f"{where} has {key} {str(value)[:80]}; it must be {expected}")
     return Overrides(**values) if values else None
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines import media
+from data_pipelines import media, packing
 from data_pipelines.annotation_error import GONE, SPAN, TEMPLATE, UNREADABLE, Fault
 from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from data_pipelines.sources.messages import truth_span_error
-from data_pipelines.sources.mixture import DataSet, epoch_indices
+from data_pipelines.sources.mixture import DataSet, epoch_size
 from data_pipelines.sources.reading import read
 from data_pipelines.sources.sample import Sample
 from ivx.text.chat_template import TemplateError
@@ -34,6 +34,7 @@ class DatasetStatistics:
       visual: int64 [samples], visual tokens of each.
       trained: int64 [samples], tokens of each that bear loss.
       faults: why the other samples are unusable.
+      misfits: why usable samples fit into no pack, if `collect` got its shape.
     """
 
     name: str
@@ -45,6 +46,7 @@ class DatasetStatistics:
     visual: np.ndarray
     trained: np.ndarray
     faults: list[Fault]
+    misfits: list[str]
 
     def spread(self, counts: np.ndarray) -> dict[str, int]:
         """Minimum, median, 95th percentile, maximum and sum of counts per sample."""
@@ -56,7 +58,10 @@ class DatasetStatistics:
 
 
 def collect(
-    data_set: DataSet, rule: LayoutRule, tick: Callable[[int], Any] = lambda count: None
+    data_set: DataSet,
+    rule: LayoutRule,
+    tick: Callable[[int], Any] = lambda count: None,
+    shape: packing.PackShape | None = None,
 ) -> DatasetStatistics:
     """Reads and lays out all samples of a data set.
 
@@ -64,12 +69,14 @@ def collect(
       data_set: one entry of a mixture.
       rule: how samples are laid out.
       tick: called with 1 for every sample, to show progress.
+      shape: capacity of a pack, to find the samples that training would leave out.
 
     Raises:
       AnnotationError: a file cannot be read at all.
     """
     result = read(data_set)
     faults, counts, videos, images = list(result.faults), [], 0, 0
+    misfits = []
     for sample in result.samples:
         tick(1)
         sample_faults = list(_media_faults(sample))
@@ -82,13 +89,15 @@ def collect(
         if sample_faults:
             faults += sample_faults[:1]
             continue
+        if shape and (reason := packing.misfit(packing.size_of(layout), shape)):
+            misfits.append(f"{sample.where}: {reason}")
         counts.append((len(layout.tokens), layout.is_visual.sum(), layout.trained.sum()))
         videos, images = videos + len(sample.videos), images + len(sample.images)
     tokens, visual, trained = np.array(counts, np.int64).reshape(-1, 3).T
     count = len(tokens)
-    per_epoch = len(epoch_indices(count, data_set.sample_ratio))
+    per_epoch = epoch_size(count, data_set.sample_ratio)
     return DatasetStatistics(
-        data_set.name, count, per_epoch, videos, images, tokens, visual, trained, faults
+        data_set.name, count, per_epoch, videos, images, tokens, visual, trained, faults, misfits
     )
 
 

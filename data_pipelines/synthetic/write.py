@@ -13,21 +13,20 @@ of (seed, split, number), and splits use different seeds.
 import dataclasses
 import json
 import pathlib
-import tempfile
 import zlib
-from concurrent import futures
-from multiprocessing import get_context
 
 import av
 import numpy as np
 import tqdm
 
+from data_pipelines.process_pool import process_pool
 from data_pipelines.synthetic import families, scene, traces, turns
 from data_pipelines.synthetic.presets import Preset, Split
+from data_pipelines.whole_folder import whole_folder
 
 
 def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> dict[str, int]:
-    """Writes the data set under `out`, which must be empty or absent.
+    """Writes the data set under `out`, which must be empty or absent, as a `whole_folder`.
 
     Returns:
       Number of samples in each split.
@@ -37,10 +36,8 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
     """
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} is not empty; choose an empty or new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     counts = {}
-    with futures.ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with whole_folder(out) as partial, process_pool(workers) as pool:
         for name, split in preset.items():
             (partial / "clips" / name).mkdir(parents=True)
             jobs = make_jobs(partial, name, split, seed)
@@ -52,19 +49,15 @@ def synthesize(out: pathlib.Path, preset: Preset, seed: int, workers: int) -> di
             text = "".join(json.dumps(sample) + "\n" for sample in samples)
             (partial / f"{name}.jsonl").write_text(text)
             counts[name] = len(samples)
-    mixture = {
-        f"synthetic_{name}": {
-            "annotation": f"{name}.jsonl",
-            "media_root": ".",
-            "sample_ratio": 1.0,
+        mixture = {
+            f"synthetic_{name}": {
+                "annotation": f"{name}.jsonl",
+                "media_root": ".",
+                "sample_ratio": 1.0,
+            }
+            for name in preset
         }
-        for name in preset
-    }
-    (partial / "data.json").write_text(json.dumps(mixture, indent=2) + "\n")
-    if out.exists():
-        out.rmdir()
-    partial.chmod(0o755)
-    partial.rename(out)
+        (partial / "data.json").write_text(json.dumps(mixture, indent=2) + "\n")
     return counts
 
 

@@ -84,12 +84,17 @@ class IvxInternvideo3(tfds.core.GeneratorBasedBuilder):
                 records = internvideo3.convert(
                     row.value, row.where, columns.fields, columns.media_suffix
                 )
-                samples = [sources.parse_sample(record, row.where, root) for record in records]
             except AnnotationError as error:
-                self.skipped.unusable += 1
-                logging.warning("left out %s", error)
-                continue
-            for number, (record, sample) in enumerate(zip(records, samples, strict=True)):
+                records = [error]
+            for number, record in enumerate(records):
+                try:
+                    if isinstance(record, AnnotationError):
+                        raise record
+                    sample = sources.parse_sample(record, row.where, root)
+                except AnnotationError as error:
+                    self.skipped.unusable += 1
+                    logging.warning("left out %s", error)
+                    continue
                 if not pathlib.Path(sample.videos[0].path).is_file():
                     self.skipped.missing += 1
                     continue

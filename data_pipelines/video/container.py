@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import av
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from data_pipelines import media_files
 from data_pipelines.media_error import MediaError
+from data_pipelines.video import declared
 from data_pipelines.video.limits import Limits
 
 # Containers that can hold a video. Playlists are excluded because they name other files, and
@@ -19,6 +21,8 @@ _FORMATS = (
     "mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,ivf,obu,ogg,flv,asf,rm,mxf,gif,"
     "apng,nut,wtv,mjpeg,dv,y4m"
 )
+# Streams of still pictures: album covers and thumbnails.
+_STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 @contextlib.contextmanager
@@ -31,16 +35,19 @@ def open_stream(
       MediaError: the file is missing, empty or damaged, has no video, or declares giant frames.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
-        raise MediaError(f"{path}: no such file", "missing")
-    if not path.stat().st_size:
-        raise MediaError(f"{path}: the file is empty", "empty")
+    media_files.check(path)
+    declared.check(path, limits)
+    declared.limit_allocations(limits)
     # With this option decoders check the size coded in the stream before they allocate memory.
     bounds = {"max_pixels": str(limits.frame_pixels)}
     options = bounds | {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     try:
         with av.open(
-            str(path), metadata_errors="ignore", options=options, timeout=limits.decode_seconds
+            # Without the scheme, libav would take 12:30.mp4 for an address of the protocol 12.
+            f"file:{path}",
+            metadata_errors="ignore",
+            options=options,
+            timeout=limits.decode_seconds,
         ) as container:
             stream = _select_stream(container, path)
             limits.check_size(path, stream.codec_context.width, stream.codec_context.height)
@@ -57,7 +64,9 @@ def open_stream(
     except av.error.FFmpegError as error:
         reason = error.strerror or type(error).__name__
         if isinstance(error, av.error.ArgumentError):
-            reason += "; playlists and still images are not read as videos"
+            reason += (
+                "; playlists and still images are not read as videos, give an image as an image"
+            )
         raise MediaError(f"{path}: not a readable video ({reason})", "unreadable") from error
     finally:
         # A container and its streams form a reference cycle, so the decoder and its frames would
@@ -68,8 +77,12 @@ def open_stream(
 def _select_stream(container: InputContainer, path: pathlib.Path) -> VideoStream:
     if not container.streams.video:
         raise MediaError(f"{path}: no video stream in the file", "no video")
-    # The first stream is not always the right one: it may be an album cover.
+    videos = [video for video in container.streams.video if not video.disposition & _STILLS]
+    if not videos:
+        raise MediaError(f"{path}: only a cover picture, no video stream in the file", "no video")
     stream = container.streams.best("video")
+    if stream is not None and stream.disposition & _STILLS:
+        stream = videos[0]
     if stream is None or stream.codec_context is None:
         raise MediaError(f"{path}: no decoder is available for its codec", "no decoder")
     return stream

@@ -5,29 +5,45 @@
     decode   one run at a time, seeking between runs; non-reference frames that were not requested
              are dropped
 
+The frames of a file are those that a decoder gives when it reads the file from its start, as a
+player does. Where packets leave doubt about them, the start of the file or all of it is decoded to
+make the index. Where decoding contradicts the index (a keyframe is none, a frame is missing or out
+of order), all of it is decoded to count the frames, and read once more from its start.
+
 Measurements behind these choices are in docs/results/decode.md.
 """
 
+import functools
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-import av
 import numpy as np
-from av.video.frame import VideoFrame
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import PictureType, VideoFrame
+from av.video.stream import VideoStream
 
 from data_pipelines.media_error import MediaError
 from data_pipelines.video import container as containers
+from data_pipelines.video import frames as sampling
 from data_pipelines.video import index as indexes
-from data_pipelines.video import picture
+from data_pipelines.video import picture, resize, sequence
 from data_pipelines.video.info import VideoInfo
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 from data_pipelines.video.packets import PacketReader, SeekError
 
 # If the measured and the annotated rate differ by more than this fraction, times are wrong.
 _RATE_TOLERANCE = 0.1
+# If a larger share of the frames that packets announce is never shown, the file is damaged.
+_LOST_TOLERANCE = 0.1
 
 T = TypeVar("T")
+
+
+class ContradictionError(Exception):
+    """Decoding contradicts the packets of a file, so it must be read in sequence."""
 
 
 def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
@@ -36,10 +52,7 @@ def probe(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> VideoInfo:
     Raises:
       MediaError: the file is missing, empty, damaged, beyond a limit, or contains no video.
     """
-    meter = Meter(limits)
-    index, [(height, width)] = _read(
-        path, [0], lambda _: None, lambda frame: frame.shape[:2], meter
-    )
+    index, (height, width) = _first_frame(path, Meter(limits))
     return VideoInfo(len(index.display_order), index.rate, width, height)
 
 
@@ -49,9 +62,7 @@ def frame_times(path: str | pathlib.Path, limits: Limits = USUAL_LIMITS) -> np.n
     Raises:
       MediaError: as in `probe`.
     """
-    meter = Meter(limits)
-    with containers.open_stream(path, meter.limits) as (container, stream):
-        return indexes.build(container, stream, path, meter).seconds()
+    return _first_frame(path, Meter(limits))[0].seconds
 
 
 def read_frames(
@@ -60,37 +71,87 @@ def read_frames(
     indices: np.ndarray,
     convert: Callable[[np.ndarray], T],
     meter: Meter | None = None,
+    on_show: bool = False,
 ) -> list[T]:
     """Decodes the frames at `indices` and returns the result of `convert` for each, in order.
 
     Args:
       path: the file.
-      info: the annotated size and rate; `indices` were computed from it.
+      info: the annotated size and rate.
       indices: int [F_], in display order, non-decreasing; repeats are allowed.
-      convert: called once per distinct frame with uint8 [h, w, 3] RGB, rotation applied.
+      convert: called with uint8 [h, w, 3] RGB, rotation applied, once per distinct frame, or
+        twice if the file must be read in sequence. A frame that has another size than the first
+        of the file is scaled to that size.
       meter: the decoding work of the sample so far; a new one by default.
+      on_show: read the frames on show at the times `indices / info.rate` instead. At a constant
+        rate they are the same.
 
     Raises:
       MediaError: as in `probe`; also if frame count, rate or size differ from `info`, or if the
         file is damaged before a requested frame.
     """
     meter = meter or Meter(USUAL_LIMITS)
+    try:
+        return read_once(path, info, indices, convert, meter, on_show)
+    except ContradictionError:
+        return read_once(path, info, indices, convert, meter, on_show, in_sequence=True)
 
-    def check_and_convert(frame: np.ndarray) -> T:
-        height, width = frame.shape[:2]
-        if (height, width) != (info.height, info.width):
-            raise MediaError(
-                f"{path}: the frame has {width}x{height} pixels, but the annotation says"
-                f" {info.width}x{info.height}; the file was replaced, or the annotation ignores its"
-                " rotation",
-                "differs",
-            )
+
+def read_once(
+    path: str | pathlib.Path,
+    info: VideoInfo,
+    indices: np.ndarray,
+    convert: Callable[[np.ndarray], T],
+    meter: Meter,
+    on_show: bool = False,
+    in_sequence: bool = False,
+) -> list[T]:
+    """Like `read_frames`, but never converts a frame twice.
+
+    Raises:
+      ContradictionError: the file must be read `in_sequence`; frames that were converted may be
+        wrong.
+      MediaError: as in `read_frames`.
+    """
+
+    @functools.cache
+    def first_size() -> tuple[int, int]:
+        return _first_frame(path, meter)[1]
+
+    def convert_sized(frame: np.ndarray) -> T:
+        if frame.shape[:2] != (info.height, info.width):
+            height, width = first_size()
+            if (height, width) != (info.height, info.width):
+                raise MediaError(
+                    f"{path}: the frame has {width}x{height} pixels, but the annotation says"
+                    f" {info.width}x{info.height}; the file was replaced, or the annotation"
+                    " ignores its rotation",
+                    "differs",
+                )
+            frame = resize.resize_frame(frame, height, width)
         return convert(frame)
 
-    _, frames = _read(
-        path, indices, lambda index: _check(path, index, info), check_and_convert, meter
-    )
-    return frames
+    with containers.open_stream(path, meter.limits) as (container, stream):
+        index = _index(container, stream, path, meter, in_sequence)
+        count = len(index.display_order)
+        if index.timed and info.num_frames < count:
+            # Some packets may show nothing.
+            raise ContradictionError
+        # In sequence, fewer frames may be shown than the packets announced.
+        lost = info.num_frames - count if in_sequence else 0
+        if lost > _LOST_TOLERANCE * info.num_frames:
+            raise MediaError(
+                f"{path}: {lost} of {info.num_frames} frames could not be decoded; the file may"
+                " be damaged",
+                "damaged",
+            )
+        if lost <= 0:
+            _check(path, index, info)
+        if on_show or lost > 0:
+            # Where the last frames are lost, the last that is shown stays.
+            shown = sampling.on_show(index.seconds, np.asarray(indices), info.rate)
+            indices = np.minimum(shown, count - 1)
+        return _decode(container, stream, path, index, indices, convert_sized, meter)
 
 
 def _check(path: str | pathlib.Path, index: indexes.Index, info: VideoInfo) -> None:
@@ -119,55 +180,105 @@ def check_rate(path: str | pathlib.Path, rate: float, annotated: VideoInfo) -> N
         )
 
 
-def _read(
-    path: str | pathlib.Path,
-    indices: np.ndarray | list[int],
-    check: Callable[[indexes.Index], None],
-    convert: Callable[[np.ndarray], Any],
-    meter: Meter,
-) -> tuple[indexes.Index, list]:
-    """Returns the index of a file, after `check` accepts it, and the converted frames."""
-    frames = {}
+def _first_frame(path: str | pathlib.Path, meter: Meter) -> tuple[indexes.Index, tuple[int, int]]:
+    """The index of a file, and the height and width of its first frame."""
+    try:
+        return _index_and_shape(path, meter, in_sequence=False)
+    except ContradictionError:
+        return _index_and_shape(path, meter, in_sequence=True)
+
+
+def _index_and_shape(
+    path: str | pathlib.Path, meter: Meter, in_sequence: bool
+) -> tuple[indexes.Index, tuple[int, int]]:
+    first = np.zeros(1, np.int64)
     with containers.open_stream(path, meter.limits) as (container, stream):
-        index = indexes.build(container, stream, path, meter)
-        check(index)
-        packets = index.display_order[indices].tolist()
-        try:
-            reader = PacketReader(container, stream, index)
-            _decode(reader, index, packets, path, convert, meter, frames)
-            can_seek = True
-        except SeekError:
-            can_seek = False
-    if not can_seek:
-        with containers.open_stream(path, meter.limits) as (container, stream):
-            reader = PacketReader(container, stream, index, from_start=True)
-            _decode(reader, index, packets, path, convert, meter, frames)
-    missing = set(packets) - frames.keys()
-    if missing:
-        raise MediaError(
-            f"{path}: {len(missing)} of {len(set(packets))} frames could not be decoded; the file"
-            " may be damaged",
-            "damaged",
+        index = _index(container, stream, path, meter, in_sequence)
+        [shape] = _decode(
+            container, stream, path, index, first, lambda frame: frame.shape[:2], meter
         )
-    return index, [frames[packet] for packet in packets]
+    return index, shape
+
+
+def _index(
+    container: InputContainer,
+    stream: VideoStream,
+    path: str | pathlib.Path,
+    meter: Meter,
+    in_sequence: bool,
+) -> indexes.Index:
+    """The index of a newly opened file; a counted one if `in_sequence`, or if it must be."""
+    table = indexes.read_packets(container, stream, path, meter)
+    known = table if table.is_timed and not in_sequence else None
+    if known and len(table.doubtful):
+        shown = sequence.frame_times(path, meter, table.first_keyframe, table.last_doubtful)
+        known = table.without_hidden(shown)
+    if known:
+        index = known.timed_index()
+    else:
+        shown = sequence.frame_times(path, meter, table.first_keyframe)
+        if not shown:
+            raise MediaError(f"{path}: none of its frames can be decoded", "damaged")
+        index = table.counted_index(shown)
+    indexes.check_length(path, index, meter.limits)
+    return index
 
 
 def _decode(
+    container: InputContainer,
+    stream: VideoStream,
+    path: str | pathlib.Path,
+    index: indexes.Index,
+    indices: np.ndarray,
+    convert: Callable[[np.ndarray], T],
+    meter: Meter,
+) -> list[T]:
+    """Decodes and converts the frames at `indices` of an open file."""
+    packets = index.display_order[indices]
+    frames: dict[int, T] = {}
+    try:
+        reader = PacketReader(container, stream, index)
+        _decode_runs(reader, index, packets, path, convert, meter, frames)
+    except SeekError:
+        with containers.open_stream(path, meter.limits) as opened:
+            reader = PacketReader(*opened, index, from_start=True)
+            _decode_runs(reader, index, packets, path, convert, meter, frames)
+    numbers = packets.tolist()
+    missing = set(numbers) - frames.keys()
+    if missing and index.timed:
+        raise ContradictionError
+    if missing:
+        raise MediaError(
+            f"{path}: {len(missing)} of {len(set(numbers))} frames could not be decoded; the file"
+            " may be damaged",
+            "damaged",
+        )
+    return [frames[number] for number in numbers]
+
+
+def _decode_runs(
     reader: PacketReader,
     index: indexes.Index,
-    packets: Sequence[int],
+    packets: np.ndarray,
     path: str | pathlib.Path,
-    convert: Callable[[np.ndarray], Any],
+    convert: Callable[[np.ndarray], T],
     meter: Meter,
-    frames: dict[int, Any],
+    frames: dict[int, T],
 ) -> None:
     """Adds packet number -> converted frame to `frames`; each frame is converted once."""
-    for run in index.runs(np.asarray(packets)):
+    for run in index.runs(packets):
         reader.seek(run.first)
         numbers = _packet_numbers(index, run)
-        for count, frame in enumerate(_frames(reader, run, path, meter)):
-            meter.add(path, sum(plane.buffer_size for plane in frame.planes))
-            number = numbers.pop(frame.pts if index.timed else count, None)
+        decoded = sequence.frames(
+            reader.context,
+            _packets(reader, run),
+            path,
+            meter,
+            index.first_keyframe,
+            drop=lambda number, run=run: reader.droppable and number not in run.requested,
+        )
+        for key, frame in _keyed(decoded, index, run):
+            number = numbers.pop(key, None)
             if number is not None and number not in frames:
                 if frame.is_corrupt:
                     raise MediaError(f"{path}: the frame of packet {number} is corrupt", "damaged")
@@ -177,27 +288,45 @@ def _decode(
 
 
 def _packet_numbers(index: indexes.Index, run: indexes.Run) -> dict[int, int]:
-    """Frame key -> packet number, the key being a time or, without times, a display index."""
+    """Frame key -> packet number, the key being a time or, if counted, the number itself."""
     packets = np.sort(list(run.requested))
-    keys = index.times[packets] if index.timed else np.searchsorted(index.display_order, packets)
+    keys = index.times[packets] if index.timed else packets
     return dict(zip(keys.tolist(), packets.tolist(), strict=True))
 
 
-def _frames(
-    reader: PacketReader, run: indexes.Run, path: str | pathlib.Path, meter: Meter
-) -> Iterator[VideoFrame]:
-    """Decodes the packets of a run; yields frames in display order."""
-    context = reader.context
+def _packets(reader: PacketReader, run: indexes.Run) -> Iterator[tuple[int, Packet]]:
     for number, packet in reader:
-        meter.tick(path)
-        drop = reader.droppable and number not in run.requested
-        context.skip_frame = "NONREF" if drop else "DEFAULT"
-        try:
-            yield from context.decode(packet)
-        except av.error.FFmpegError as error:
-            reason = error.strerror or type(error).__name__
-            raise MediaError(f"{path}: damaged at packet {number} ({reason})", "damaged") from error
+        yield number, packet
         if number >= run.last:
-            break
-    yield from context.decode(None)
-    context.flush_buffers()
+            return
+
+
+def _keyed(
+    frames: Iterator[VideoFrame], index: indexes.Index, run: indexes.Run
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Yields frames with their keys, see `_packet_numbers`.
+
+    Raises:
+      ContradictionError: the frames of a timed index are out of order, or do not begin with a
+        keyframe.
+    """
+    if not index.timed:
+        yield from enumerate(frames)
+        return
+    start = int(index.times[run.first])
+    for previous, frame in itertools.pairwise(itertools.chain([None], frames)):
+        if frame.pts is None or (previous is not None and frame.pts <= previous.pts):
+            raise ContradictionError
+        if run.first and frame.pts == start and not _is_keyframe(frame):
+            raise ContradictionError
+        yield frame.pts, frame
+
+
+def _is_keyframe(frame: VideoFrame) -> bool:
+    """Whether decoding can start at a frame, as far as the decoder tells.
+
+    A flag alone does not say so: with intra refresh, a P-frame at which a decoder can start has it.
+    The second field of an interlaced keyframe may be predicted from the first.
+    """
+    intra = frame.pict_type in (PictureType.NONE, PictureType.I)
+    return bool(frame.key_frame and (intra or frame.interlaced_frame))

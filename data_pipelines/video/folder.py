@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from etils import epath
 
-from data_pipelines import local_copy
+from data_pipelines import local_copy, media_files
 from data_pipelines.image import decode as image_decode
 from data_pipelines.media_error import MediaError
 from data_pipelines.prepared import shards
@@ -16,20 +16,6 @@ from data_pipelines.video.info import VideoInfo, still
 from data_pipelines.video.limits import USUAL_LIMITS, Limits, Meter
 
 NAME = "{:08d}.jpg"
-# Suffixes of video files; remote file systems are not queried for them.
-_VIDEO_SUFFIXES = {
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".webm",
-    ".flv",
-    ".wmv",
-    ".mkv",
-    ".rmvb",
-    ".ts",
-    ".m4v",
-    ".gif",
-}
 
 T = TypeVar("T")
 
@@ -39,9 +25,9 @@ def is_folder(path: str) -> bool:
     if shards.frames(path):
         return True
     if not local_copy.is_remote(path):
-        return pathlib.Path(path).is_dir()
+        return media_files.is_folder(path)
     suffix = pathlib.PurePosixPath(path).suffix.lower()
-    return suffix not in _VIDEO_SUFFIXES and _is_remote_folder(path)
+    return suffix not in media_files.VIDEO_SUFFIXES and _is_remote_folder(path)
 
 
 def probe(path: str, limits: Limits = USUAL_LIMITS) -> VideoInfo:
@@ -65,12 +51,14 @@ def frames(path: str) -> list[str]:
     if addresses := shards.frames(path):
         return addresses
     with local_copy.remote_errors(path):
-        names = {file.name for file in epath.Path(path).iterdir()}
+        names = {f.name for f in epath.Path(path).iterdir() if not media_files.is_hidden(f.name)}
     count = sum(name.endswith(".jpg") for name in names)
     missing = next((n for n in range(1, count + 1) if NAME.format(n) not in names), None)
     if not count or missing:
         raise MediaError(
-            f"{path}: no {NAME.format(missing or 1)} in this folder of frames", "missing"
+            f"{path}: no {NAME.format(missing or 1)} in this folder of frames; give a video file,"
+            f" or a folder of frames {NAME.format(1)} and so on",
+            "missing",
         )
     return [_frame_path(path, index) for index in range(count)]
 

@@ -8,6 +8,14 @@ training and inference: a video with fewer than `min_frames` frames yields only 
 
 For a span of a video, N counts the frames displayed in [start, end). They keep their indices, so
 times are relative to the whole file.
+
+Frame i is told at i / rate seconds from the first displayed frame. All of this is planned from N
+and the rate, before the file is opened. A video of variable rate is therefore read as if it had
+been converted to its mean rate, N divided by its length, as `ffmpeg -fps_mode cfr` does: for frame
+i the reader decodes what is on show at i / rate, by the times in the packets. So samples are evenly
+spaced in time, every told time is true, and counts do not depend on the times. A frame that stays
+may be shown twice, and frames of a fast part may be left out. At a constant rate, what is on show
+at i / rate is frame i.
 """
 
 import dataclasses
@@ -22,6 +30,11 @@ from data_pipelines.video.info import VideoInfo
 FRAMES_PER_SLICE = 2
 # Tolerance, in frames, for span times that were written with few digits.
 _TOLERANCE = 1e-3
+# A video has a constant rate if no frame is further than this from its time at that rate, in frames
+# and in seconds. Containers round times to milliseconds, and the model reads tenths of seconds.
+_STEADY_FRAMES, _STEADY_SECONDS = 0.5, 0.05
+# Tolerance, in seconds, for times that containers round.
+_ROUNDING = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +84,22 @@ def _frame_range(info: VideoInfo, span: Sequence[float]) -> tuple[int, int]:
 def slice_times(indices: np.ndarray, rate: float) -> np.ndarray:
     """Middle of each slice in seconds: float64 [F_ / 2], the mean time of its two frames."""
     return (indices / rate).reshape(-1, FRAMES_PER_SLICE).mean(axis=1)
+
+
+def is_steady(seconds: np.ndarray, rate: float) -> bool:
+    """Whether frame i is displayed at i / rate, to within half a frame and 0.05 seconds."""
+    late = np.abs(seconds - np.arange(len(seconds)) / rate).max(initial=0.0)
+    return bool(late <= min(_STEADY_FRAMES / rate, _STEADY_SECONDS))
+
+
+def on_show(seconds: np.ndarray, indices: np.ndarray, rate: float) -> np.ndarray:
+    """The frames of a file that are on show at the times `indices / rate`: int64 [F_].
+
+    Args:
+      seconds: float64 [N], the time of each frame from the first, not decreasing.
+      indices: int64 [F_], from `frame_indices`.
+      rate: frames per second, with which `indices` were computed.
+    """
+    if is_steady(seconds, rate):
+        return indices
+    return np.searchsorted(seconds, indices / rate + _ROUNDING, side="right") - 1

@@ -10,8 +10,8 @@ class VideoInfo:
     """Size, length and rate of a video.
 
     Attributes:
-      num_frames: displayed frames, with edit lists applied.
-      rate: mean frames per second.
+      num_frames: frames that a player displays.
+      rate: frames per second; of a video of variable rate, `num_frames` divided by its length.
       width: displayed pixels, with rotation applied.
       height: displayed pixels, with rotation applied.
       timed: whether the rate is known; for a folder of frames it may not be.

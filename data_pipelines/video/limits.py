@@ -17,6 +17,7 @@ class Limits:
       hours: duration of a video.
       decode_gib: GiB of frames decoded to read a sample, including frames that are discarded.
       decode_seconds: processor time to read a sample; also the timeout for one packet.
+      held_gib: GiB of resized pictures of a sample, which are in memory at once.
     """
 
     frame_pixels: int = 8192 * 8192
@@ -24,6 +25,7 @@ class Limits:
     hours: float = 24.0
     decode_gib: float = 4096.0
     decode_seconds: float = 600.0
+    held_gib: float = 4.0
 
     def check_size(self, path: str | pathlib.Path, width: int, height: int) -> None:
         """Checks the pixel count of a frame.

@@ -10,6 +10,7 @@ enlarged, keeping its aspect ratio. The budget of an image limits H * W, with T 
 
 import dataclasses
 import math
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,8 @@ PATCH = 16
 MERGE = 2
 FACTOR = PATCH * MERGE
 _MAX_ASPECT = 200
+# Pixels of a block of rows.
+_BLOCK_PIXELS = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,5 +116,22 @@ def resize_frame(frame: np.ndarray, height: int, width: int) -> np.ndarray:
     """
     if frame.shape[:2] == (height, width):
         return frame
-    picture = Image.fromarray(frame).resize((width, frame.shape[0]), Image.Resampling.BICUBIC)
-    return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    rows = max(1, _BLOCK_PIXELS // frame.shape[1])
+    blocks = (Image.fromarray(frame[row : row + rows]) for row in range(0, len(frame), rows))
+    return resize_blocks(blocks, len(frame), height, width)
+
+
+def resize_blocks(blocks: Iterable[Image.Image], rows: int, height: int, width: int) -> np.ndarray:
+    """`resize_frame` of a picture that arrives in blocks of rows, to bound memory.
+
+    Args:
+      blocks: RGB, from top to bottom.
+      rows: of all blocks.
+      height: of the result.
+      width: of the result.
+    """
+    narrow, top = Image.new("RGB", (width, rows)), 0
+    for block in blocks:
+        narrow.paste(block.resize((width, block.height), Image.Resampling.BICUBIC), (0, top))
+        top += block.height
+    return np.asarray(narrow.resize((width, height), Image.Resampling.BICUBIC))

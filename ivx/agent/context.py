@@ -48,7 +48,7 @@ class Instruction(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Observation(Event):
-    """Frames shown to the model, by display index."""
+    """Frames shown to the model, by index at the rate of the `Instruction`."""
 
     frames: tuple[int, ...]
 

@@ -3,11 +3,10 @@
 import pathlib
 from collections.abc import Callable, Sequence
 
-import tqdm
-
 from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
 from data_pipelines.views import VideoFile, ViewConfig
+from ivx import progress
 from ivx.agent import loop
 from ivx.agent.budget import Budget
 from ivx.agent.chat_model import ChatModel
@@ -37,7 +36,7 @@ def run(
       Predictions in the order of the samples, and the reason for each question that failed.
     """
     predictions, skipped = [], []
-    for sample in tqdm.tqdm(samples, "agent", unit=" questions", mininterval=1.0):
+    for sample in progress.track(samples, len(samples), "agent", "questions"):
         question, truth = text_only.questions(sample)[-1]
         path = pathlib.Path(sample.videos[0].path)
         try:

@@ -46,7 +46,7 @@ class Result:
     Attributes:
       text: message for the model, with a placeholder for `view`.
       view: a video item to show.
-      frames: display indices of the shown frames.
+      frames: indices of the shown frames, at the rate of the video.
       evidence: new evidence.
       written: labels written during the call.
       refused: the call was not carried out; `text` says why.

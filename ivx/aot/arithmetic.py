@@ -127,6 +127,12 @@ def memory(work: Work, setting: Setting) -> dict[str, float]:
     return sizes | {"state": 12 * local_parameters, "gradients": gradients}
 
 
+def activations(work: Work, setting: Setting) -> float:
+    """Bytes of a device that a pass holds besides the state, in two bytes a number."""
+    sizes = memory(work, setting)
+    return sizes["kept"] + sizes["working"]
+
+
 def _local_packs_and_tokens(work: Work, setting: Setting) -> tuple[float, float]:
     """Packs at a time, and their tokens on one device."""
     packs = work.packs / (setting.fsdp * setting.accumulation)

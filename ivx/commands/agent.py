@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from ivx.commands import memory_check
 from ivx.errors import UserError
 
 SUMMARY = "Answer a question about a long video step by step, with evidence."
@@ -29,6 +30,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("dense_frames", 12, "Maximum number of frames of an inspected span.", 2)
     flags.DEFINE_bool("enable_thinking", None, "Begin every turn with a thought, or an empty one.")
     flags.DEFINE_integer("batch", 16, "Shots labelled at a time.", 1)
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
@@ -65,6 +67,7 @@ def run(args: Any, words: list[str]) -> dict:
     )
     model = from_config.stored_model.open_model(workdirs.parse(args.workdir))
     devices.configure_devices(cpu_devices=0)
+    memory_check.check(from_config.memory_forecast.answering(model), args.ignore_memory_forecast)
     rule = from_config.data.layout_rule(model.config)
     sampler, _ = from_config.inference.sampler(model)
     asker = SampledChatModel(

@@ -1,18 +1,20 @@
-"""`ivx chat`: answers questions about a video, images, or both."""
+"""`ivx chat`: answers questions about a video, images, both, or neither."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
+from ivx.commands import memory_check
 from ivx.errors import UserError
 
-SUMMARY = "Ask questions about a video or image file."
+SUMMARY = "Ask questions about a video or images, or without either."
 EXAMPLE = """\
   ivx chat --video=clip.mp4 --question="What colour is the shape?"
   ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4 --question="What colour is the shape?"
   ivx chat --workdir=/tmp/ivx/sft --image=a.jpg --image=b.png --question="What differs?"
-  ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4        (prompts for questions)"""
+  ivx chat --workdir=/tmp/ivx/sft --video=clip.mp4        (prompts for questions)
+  ivx chat --workdir=/tmp/ivx/sft --question="Hello?"     (text alone)"""
 
 
 def define_flags() -> None:
@@ -32,14 +34,19 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "enable_thinking", None, "Open a thought before the answer, or (--no...) an empty one."
     )
+    flags.DEFINE_enum(
+        "dtype",
+        "auto",
+        ["auto", "float32", "bfloat16"],
+        "Dtype of weights and computation. auto: that of the model; on a CPU float32, which is"
+        " faster there, unless only bfloat16 fits into memory.",
+    )
     flags.DEFINE_integer("max_new_tokens", 64, "Longest answer, in tokens.", lower_bound=1)
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
     del words
-    if not args.video and not args.image:
-        raise UserError("no --video and no --image was given; name a file, as in --video=clip.mp4")
-
     from ivx import bundled, from_config
     from ivx import workdir as workdirs
     from ivx.parallel import devices
@@ -47,6 +54,12 @@ def run(args: Any, words: list[str]) -> dict:
 
     model = from_config.stored_model.open_model(workdirs.parse(args.workdir))
     devices.configure_devices(cpu_devices=0)
+    model = from_config.stored_model.with_dtype(model, args.dtype)
+    memory_check.check(
+        from_config.memory_forecast.answering(model),
+        args.ignore_memory_forecast,
+        lambda sizes: memory_check.dtype_knobs(model.definition.spec.dtype),
+    )
     assistant = from_config.inference.assistant(model)
     video = str(bundled.find(args.video)) if args.video else ""
     for clip in assistant.look(video, images=args.image).clips:
@@ -64,9 +77,16 @@ def run(args: Any, words: list[str]) -> dict:
         print(f"Q: {question}")
         if thought:
             print(f"(thought) {thought}")
-        print(f"A: {answer}")
+        print(f"A: {answer or _why_empty(thought, args.max_new_tokens)}")
         answers.append({"question": question, "thought": thought, "answer": answer})
     return {"video": args.video, "images": args.image, "answers": answers}
+
+
+def _why_empty(thought: str, limit: int) -> str:
+    """What to show in place of an empty answer."""
+    if thought:
+        return f"(none: the thought did not end; raise --max_new_tokens={limit})"
+    return "(empty: the model ended its turn at once, as after too few steps of training)"
 
 
 def _typed_questions() -> Iterator[str]:
@@ -76,6 +96,8 @@ def _typed_questions() -> Iterator[str]:
             question = input("question (empty to end): ").strip()
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError(f"the question is not UTF-8 ({error}); type it again") from error
         if not question:
             return
         yield question

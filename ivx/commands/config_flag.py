@@ -7,7 +7,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ivx import bundled, config_checks
+from ivx import bundled, config_checks, config_keys, local_files
 from ivx import workdir as workdirs
 from ivx.commands import experiments
 from ivx.errors import UserError
@@ -29,6 +29,35 @@ def define_config() -> None:
         "Experiment and preset, such as sft_short:tiny or mine.py:tiny; `ivx configs` lists them."
         " --config.section.key=value changes a value.",
     )
+
+
+def define_accept_data_change() -> None:
+    """Defines --accept_data_change."""
+    flags.DEFINE_bool(
+        "accept_data_change",
+        False,
+        "Resume although the data have changed since the checkpoint; the change is recorded.",
+    )
+
+
+# Keys that most runs change.
+_USUAL = (
+    *("data.mixture", "data.train", "run.start", "run.steps", "optim.learning_rate"),
+    *("data.batch_packs", "optim.accumulation", "optim.lora_rank", "run.save_every", "mesh.fsdp"),
+)
+
+
+def details() -> str:
+    """Presets and the keys that most runs change, for a help page."""
+    lines = ["Experiments, as --config=NAME:PRESET:"]
+    for name in experiments.names():
+        module = experiments.module_of(experiments.path_of(name))
+        if name != "recipe":
+            lines.append(f"  {name:11s} {', '.join(experiments.presets(module))}")
+    lines += ["", "Keys that most runs change, as --config.KEY=VALUE; `ivx configs` shows all:"]
+    known = config_keys.everything()
+    lines += [f"  {key:20s} {known[key].meaning}" for key in _USUAL]
+    return "\n".join(lines)
 
 
 def read(args: Any) -> ml_collections.ConfigDict:
@@ -57,11 +86,6 @@ def _given(args: Any) -> ml_collections.ConfigDict:
             "no --config was given; name an experiment, as in --config=sft_short:tiny"
             " (`ivx configs` lists them)"
         )
-    path = flags.FLAGS["config"].config_filename.split(":")[0]
-    if not pathlib.Path(path).is_file():
-        raise UserError(f"--config={path}: no such file; `ivx configs` lists experiments")
-    if "stage" not in args.config:
-        raise UserError(f"--config={path} is not the config of a stage; `ivx recipe` runs recipes")
     return args.config
 
 
@@ -72,6 +96,8 @@ def check(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       UserError: a value is not allowed.
     """
     for section, key in _PATHS:
+        if key != "mixture" and (hint := local_files.download_hint(config[section].get(key, ""))):
+            raise UserError(f"{section}.{key} = {config[section][key]} is not a folder{hint}")
         if config[section].get(key):
             config[section][key] = str(bundled.find(config[section][key]).resolve())
     config_checks.validate(config)
@@ -91,15 +117,6 @@ def check_without_start(config: ml_collections.ConfigDict) -> None:
     """
     config.run.follows = ""
     config_checks.validate(config)
-
-
-def load(path: pathlib.Path, preset: str) -> ml_collections.ConfigDict:
-    """The config of an experiment file, not yet checked.
-
-    Raises:
-      UserError: there is no such file or preset.
-    """
-    return experiments.module_of(path).get_config(preset)
 
 
 def existing_workdir(args: Any) -> tuple[pathlib.Path, ml_collections.ConfigDict]:

@@ -1,5 +1,6 @@
 """`ivx configs`: lists experiments and their presets, explains keys, prints whole configs."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -7,7 +8,7 @@ import ml_collections
 from absl import flags
 
 from ivx import config as configs
-from ivx import config_keys
+from ivx import config_keys, config_synonyms
 from ivx.commands import experiments
 from ivx.errors import UserError
 
@@ -16,6 +17,8 @@ EXAMPLE = """\
   ivx configs
   ivx configs --explain=optim.learning_rate
   ivx configs --show=sft_short:tiny"""
+TAKES_WORDS = True
+HINTS = {"config": "; --show=NAME:PRESET prints a config, --explain=KEY explains a key"}
 
 
 def define_flags() -> None:
@@ -24,7 +27,11 @@ def define_flags() -> None:
 
 
 def run(args: Any, words: list[str]) -> dict:
-    del words
+    if words:
+        raise UserError(
+            f"ivx configs does not understand {' '.join(words)!r}; --show={words[0]} prints a"
+            f" config, --explain={words[0]} explains a key"
+        )
     if args.explain and args.show:
         raise UserError("--explain and --show exclude each other; give one of them")
     if args.explain:
@@ -55,6 +62,8 @@ def list_experiments() -> dict:
 def explain(name: str) -> dict:
     """Prints section, default, meaning and allowed values of a key, for each stage that differs.
 
+    Also prints the experiments that change the default.
+
     Args:
       name: a dotted key, or its last part.
 
@@ -64,8 +73,16 @@ def explain(name: str) -> dict:
     known = config_keys.everything()
     matches = [key for key in known if name in (key, key.partition(".")[2])]
     if not matches:
-        raise UserError(f"the config has no key {name!r}{configs.nearest(name, list(known))}")
+        raise UserError(f"the config has no key {name!r}{config_synonyms.nearest(name, known)}")
     entries = [entry for key in matches for entry in _entries(key)]
+    everything = _all_configs()
+    for entry in entries:
+        entry["experiments"] = {
+            experiment: flat[entry["key"]]
+            for experiment, flat in everything.items()
+            if flat.get("stage.name") in entry["stages"]
+            and flat[entry["key"]] != configs.as_lists(entry["default"])
+        }
     for entry in entries:
         print(entry["key"])
         print(f"  section  {entry['section']}")
@@ -73,7 +90,22 @@ def explain(name: str) -> dict:
         print(f"  meaning  {entry['meaning']}")
         print(f"  allowed  {entry['allowed']}")
         print(f"  stages   {', '.join(entry['stages'])}")
+        for name, value in entry["experiments"].items():
+            print(f"  set by   {name}: {value!r}")
     return {"keys": entries}
+
+
+@functools.cache
+def _all_configs() -> dict[str, dict[str, object]]:
+    """Dotted key -> value of each experiment with each preset."""
+    modules = {
+        name: experiments.module_of(experiments.path_of(name)) for name in experiments.names()
+    }
+    return {
+        f"{name}:{preset}": configs.flatten(module.get_config(preset))
+        for name, module in modules.items()
+        for preset in experiments.presets(module)
+    }
 
 
 def _entries(key: str) -> list[dict]:
@@ -106,9 +138,8 @@ def show(name: str) -> dict:
       UserError: there is no such experiment or preset.
     """
     path, _, preset = experiments.resolve(name).partition(":")
-    module = experiments.module_of(pathlib.Path(path))
-    config = module.get_config(preset) if preset else module.get_config()
-    print(f"# {name}: {experiments.summary(module)}")
+    config = experiments.load(pathlib.Path(path), preset)
+    print(f"# {name}: {experiments.summary(experiments.module_of(pathlib.Path(path)))}")
     meanings = _meanings(config)
     flat = configs.flatten(config)
     width = max(len(f"{key} = {value!r}") for key, value in flat.items() if len(repr(value)) < 30)

@@ -10,14 +10,15 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 import ml_collections
 from jax.sharding import Mesh
 
-from ivx.commands import config_flag, out_of_memory
-from ivx.errors import UserError
+from ivx import folder_lock
+from ivx.commands import config_flag, convert_summary, memory_check, out_of_memory
+from ivx.errors import UserError, keeping
 
 SUMMARY = "Convert grouped attention with QK-norm (Qwen3-VL) to latent attention (M2LA)."
 EXAMPLE = (
@@ -27,70 +28,111 @@ EXAMPLE = (
 RESULT = "conversion.json"
 SUMS = "statistics"  # partial sums of the statistics pass; removed when the conversion is stored
 # Steps of ivx.conversion.steps.
-STEPS = {
-    "base": "grouped attention",
-    "qk_norm": "QK-norm as a linear map",
-    "rope": "rope on one key head",
-    "latent": "keys and values in a latent",
-}
-MATCHED = "matched"
+
+details = config_flag.details
 
 
 def define_flags() -> None:
     config_flag.define()
+    config_flag.define_accept_data_change()
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
     del words
     from ivx import workdir as workdirs
 
-    return convert(config_flag.read(args), workdirs.parse(args.workdir))
+    return convert(
+        config_flag.read(args),
+        workdirs.parse(args.workdir),
+        args.accept_data_change,
+        args.ignore_memory_forecast,
+    )
 
 
-def convert(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
+def convert(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    accept_data_change: bool = False,
+    ignore_memory_forecast: bool = False,
+) -> dict:
     """Converts the model that a checked config starts from, or returns the stored result.
+
+    Args:
+      config: checked.
+      workdir: of the conversion.
+      accept_data_change: whether an interrupted matching may go on with other data.
+      ignore_memory_forecast: start even if memory does not seem to suffice.
 
     Raises:
       UserError: the config, the base or the workdir cannot be used.
     """
+    kept = f"{workdir} keeps finished parts of the statistics, and checkpoints"
+    with folder_lock.inside(workdir), keeping(kept):
+        return _convert(config, workdir, accept_data_change, ignore_memory_forecast)
+
+
+def _convert(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    accept_data_change: bool,
+    ignore_memory_forecast: bool,
+) -> dict:
     import jax
 
     from ivx import config as configs
     from ivx import from_config
     from ivx import workdir as workdirs
+    from ivx.conversion import lossless_bfloat16
     from ivx.parallel import devices
-    from ivx.training.progress import note
+    from ivx.progress import note
+    from ivx.training.checkpoints import checkpoint
 
     devices.configure_devices(config.mesh.cpu_devices)
     if jax.process_count() > 1:
         raise UserError("ivx convert runs on one host; start it on one")
     # All checks run before the workdir is changed.
     workdirs.check(workdir, config)
+    other_length = from_config.changed_length.explain(workdir, config)
     result = _read(workdir)
     if result and _is_complete(result, config, workdir):
-        print(f"{workdir} holds this conversion already\n{_table(result)}")
+        summary = convert_summary.render(result, config, workdir)
+        print(f"{workdir} holds this conversion already\n{summary}")
         return {"workdir": str(workdir)} | result
     base, mesh = from_config.conversion.source(config), from_config.mesh.make(config)
-    calibration = from_config.conversion.calibration(config, base)
-    matching = from_config.stage.attention_matching(config, base) if config.stage.match else None
+    memory_check.check(
+        from_config.memory_forecast.conversion(config, base, mesh),
+        ignore_memory_forecast,
+        lambda sizes: memory_check.training_knobs(config, mesh.shape, sizes),
+    )
+    with from_config.recording.recording() as calibrated:
+        calibration = from_config.conversion.calibration(config, base)
+    with from_config.recording.recording() as sources:
+        matching = (
+            from_config.stage.attention_matching(config, base) if config.stage.match else None
+        )
     params = None
-    if changed := workdirs.claim(workdir, config):
+    if changed := workdirs.claim(workdir, config, checkpoint.newest_step(workdir)):
         note(f"continues with {', '.join(changed)}")
+    if other_length and matching is not None:
+        note(other_length)
     if not (result and _has_checkpoint(workdir, config)):
         with out_of_memory.explaining(config, dict(mesh.shape)):
-            result, params = _solve(config, workdir, base, calibration, mesh)
+            # In float32 only now, when statistics and intermediate models are gone.
+            result, compact = _solve(config, workdir, base, calibration, mesh, calibrated)
+            params = lossless_bfloat16.expand(compact)
+            del compact
         _write(workdir, result)
     if matching is None:
-        from ivx.training.checkpoints import checkpoint
-
         # The checkpoint is written last, so that a workdir with one is complete.
         checkpoint.save_params(workdir, params, configs.snapshot(config))
     else:
         with out_of_memory.explaining(config, dict(mesh.shape)):
-            result |= _match(config, workdir, matching, params, mesh)
+            data = {"sources": sources, "accept_data_change": accept_data_change}
+            result |= _match(config, workdir, matching, params, mesh, data)
         _write(workdir, result)
     shutil.rmtree(workdir / SUMS, ignore_errors=True)
-    print(_table(result))
+    print(convert_summary.render(result, config, workdir))
     return {"workdir": str(workdir)} | result
 
 
@@ -100,37 +142,40 @@ def _solve(
     base: Any,
     calibration: Any,
     mesh: Mesh,
+    sources: dict,
 ) -> tuple[dict, dict]:
-    """Runs statistics and algebra; returns the result so far and the converted parameters."""
+    """Runs statistics and algebra; returns the result so far and the converted parameters.
+
+    What the source holds as bfloat16 stays bfloat16.
+    """
     from ivx import from_config
     from ivx.conversion import lossless_bfloat16, partial_sums, statistics
     from ivx.parallel import sharding
-    from ivx.training.progress import note
+    from ivx.progress import note
 
     definition = base.definition
     params, step = base.load(sharding.parameter_shardings(definition.abstract, mesh))
     lossless_bfloat16.compact(params)
     note(f"statistics of {base.folder} at step {step}")
-    partial = partial_sums.PartialSums(workdir / SUMS)
-    sums = statistics.collect(definition, params, calibration.first, mesh, partial)
+    origin = json.dumps({"step": step, "sources": sources}, sort_keys=True)
+    partial = partial_sums.PartialSums(workdir / SUMS, origin=origin, tell=note)
+    sums = statistics.collect(
+        definition, params, calibration.first, mesh, partial, calibration.rounds
+    )
     note(f"conversion with the statistics of {sums.tokens:,} tokens")
     converted, models, balances = from_config.conversion.solve(
         config, definition, params, sums, calibration, mesh
     )
-    note("validation after each step")
+    held_out = from_config.data.validation_batches(config)
     result = {
         "base": str(base.folder),
         "step": step,
         "tokens": sums.tokens,
         "balances": balances,
-        "losses": {
-            model.name: loss
-            for model in models
-            if (loss := _loss(config, model.bind, model.weights, mesh)) is not None
-        },
+        "losses": _losses(config, models, held_out, mesh),
         "layers": [dataclasses.asdict(layer) for layer in converted.report],
     }
-    return result, lossless_bfloat16.expand(converted.params)
+    return result, converted.params
 
 
 def _match(
@@ -139,17 +184,19 @@ def _match(
     matching: Any,
     params: dict | None,
     mesh: Mesh,
+    data: dict,
 ) -> dict:
     """Trains the attention; returns its part of the result."""
     from ivx import from_config
+    from ivx.conversion import steps
 
     definition = from_config.model.definition(config)
-    trained, run = match(config, workdir, matching, params, mesh)
-    losses = _read(workdir)["losses"]
-    loss = _loss(config, definition.bind, trained, mesh)
+    trained, run = match(config, workdir, matching, params, mesh, **data)
+    held_out = from_config.data.validation_batches(config)
+    step = steps.Step(convert_summary.MATCHED, definition.bind, trained)
     return {
-        "losses": losses | ({MATCHED: loss} if loss is not None else {}),
-        MATCHED: {"steps": run.steps, "tokens": run.tokens, "error": run.loss},
+        "losses": _read(workdir)["losses"] | _losses(config, [step], held_out, mesh),
+        convert_summary.MATCHED: {"steps": run.steps, "tokens": run.tokens, "error": run.loss},
     }
 
 
@@ -159,6 +206,7 @@ def match(
     matching: Any,
     params: dict | None,
     mesh: Mesh,
+    **data: Any,
 ) -> tuple:
     """Trains the attention, resuming an interrupted run.
 
@@ -168,6 +216,7 @@ def match(
       matching: the stage, from `ivx.from_config.stage.attention_matching`.
       params: initial parameters; None if a checkpoint holds them.
       mesh: devices.
+      **data: fields of an `ivx.training.loop.Run` about its data.
 
     Returns:
       The trained parameters and an `ivx.training.loop.RunResult`.
@@ -177,9 +226,9 @@ def match(
     from ivx import config as configs
     from ivx import from_config
     from ivx.parallel import sharding
+    from ivx.progress import note
     from ivx.training import loop
     from ivx.training.checkpoints import checkpoint
-    from ivx.training.progress import note
 
     definition = from_config.model.definition(config)
     note(f"matching attention of {definition.spec.text.depth} layers to that of the source")
@@ -197,6 +246,7 @@ def match(
             watch=from_config.training.watch(config),
             seed=config.run.seed,
             initial_params=start,
+            **data,
         )
     )
     shardings = sharding.parameter_shardings(definition.abstract, mesh)
@@ -229,37 +279,28 @@ def _has_checkpoint(workdir: pathlib.Path, config: ml_collections.ConfigDict) ->
 
 
 def _is_complete(result: dict, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
-    return MATCHED in result if config.stage.match else _has_checkpoint(workdir, config)
-
-
-def _loss(
-    config: ml_collections.ConfigDict, bind: Callable, weights: Any, mesh: Mesh
-) -> float | None:
-    """Validation loss of a model; None without validation data."""
-    from ivx import from_config
-    from ivx.evaluation import held_out
-
-    batches = from_config.data.validation_batches(config)
-    return held_out.loss(bind, weights, batches, mesh, config.stage.reduction) if batches else None
-
-
-def _table(result: dict) -> str:
-    """The result as text."""
-    lines = [
-        f"  {label:28s} validation loss {result['losses'][name]:.4f}"
-        for name, label in STEPS.items()
-        if name in result["losses"]
-    ]
-    if MATCHED in result:
-        lines.append(
-            f"  {'attention matched':28s} validation loss {result['losses'][MATCHED]:.4f}"
-            if MATCHED in result["losses"]
-            else f"  attention matched to an error of {result[MATCHED]['error']:.4f}"
+    if config.stage.match:
+        return (
+            convert_summary.MATCHED in result
+            and result[convert_summary.MATCHED]["steps"] == config.run.steps
         )
-    lines.append("  layer  query error  key error  rope energy  latent energy  rank")
-    lines += [
-        f"  {number:5d}  {layer['query_error']:11.4f}  {layer['key_error']:9.4f}"
-        f"  {layer['rope_energy']:11.4f}  {layer['latent_energy']:13.4f}  {layer['rank']:4d}"
-        for number, layer in enumerate(result["layers"])
-    ]
-    return "\n".join(lines)
+    return _has_checkpoint(workdir, config)
+
+
+def _losses(
+    config: ml_collections.ConfigDict, models: Iterable[Any], batches: list, mesh: Mesh
+) -> dict[str, float]:
+    """Validation loss of each model (`ivx.conversion.steps.Step`).
+
+    Models are made on demand, so without batches none is made, and the result is empty.
+    """
+    from ivx.evaluation import held_out
+    from ivx.progress import note
+
+    if not batches:
+        return {}
+    note("validation after each step")
+    return {
+        model.name: held_out.loss(model.bind, model.weights, batches, mesh, config.stage.reduction)
+        for model in models
+    }

@@ -32,24 +32,26 @@ def check(
     from data_pipelines.sources import statistics
     from ivx import from_config
 
-    rule, limit = from_config.data.layout_rule(config), config.data.pack_tokens
+    rule, shape = from_config.data.layout_rule(config), from_config.data.pack_shape(config)
     summaries = []
     try:
         names = names or tuple(sources.data_set_names(path))
         faults = _changed_files(path, names, threads)
         for data_set in () if faults else sources.read_mixture(path, names):
             with tqdm.tqdm(desc=data_set.name, unit=" samples", mininterval=0.5) as bar:
-                summaries.append(statistics.collect(data_set, rule, bar.update))
+                summaries.append(statistics.collect(data_set, rule, bar.update, shape))
     except (sources.AnnotationError, ValueError) as error:
         raise UserError(str(error)) from error
     faults += [fault for summary in summaries for fault in summary.faults]
     if summaries:
-        print(_table(summaries, limit))
+        print(_table(summaries))
+        if misfits := [one for summary in summaries for one in summary.misfits]:
+            print(_misfit_list(misfits))
     print(_fault_list(faults))
     return {
         "ok": not faults,
         "mixture": str(pathlib.Path(path)),
-        "pack_tokens": limit,
+        "pack_tokens": shape.tokens,
         "data_sets": {
             summary.name: {
                 "samples": summary.samples,
@@ -59,7 +61,8 @@ def check(
                 "tokens": summary.spread(summary.tokens),
                 "visual_tokens": summary.spread(summary.visual),
                 "trained_tokens": summary.spread(summary.trained),
-                "too_long": int((summary.tokens > limit).sum()),
+                "too_long": int((summary.tokens > shape.tokens).sum()),
+                "left_out": len(summary.misfits),
                 "faults": len(summary.faults),
             }
             for summary in summaries
@@ -86,11 +89,11 @@ def _changed_files(path: str, names: tuple[str, ...], threads: int) -> list:
     return faults
 
 
-def _table(summaries: list[Any], limit: int) -> str:
+def _table(summaries: list[Any]) -> str:
     head = (
         f"{'data set':<24}{'samples':>9}{'an epoch':>10}{'videos':>8}{'images':>8}"
         f"{'tokens min':>12}{'median':>8}{'p95':>8}{'max':>9}{'visual':>8}{'trained':>9}"
-        f"{'too long':>10}{'faults':>8}"
+        f"{'left out':>10}{'faults':>8}"
     )
     lines = [head]
     for data in summaries:
@@ -101,9 +104,21 @@ def _table(summaries: list[Any], limit: int) -> str:
             f"{data.images:>8,}"
             f"{tokens['min']:>12,}{tokens['median']:>8,}{tokens['p95']:>8,}{tokens['max']:>9,}"
             f"{data.visual.sum() / total:>8.0%}{data.trained.sum() / total:>9.1%}"
-            f"{int((data.tokens > limit).sum()):>10,}{len(data.faults):>8,}"
+            f"{len(data.misfits):>10,}{len(data.faults):>8,}"
         )
-    return "\n".join([*lines, f"too long: more tokens than a pack holds ({limit:,})"])
+    return "\n".join(lines)
+
+
+def _misfit_list(misfits: list[str]) -> str:
+    """The samples that training leaves out: no faults, since another config may fit them."""
+    return "\n".join(
+        [
+            f"left out, since they fit into no pack of the config: {len(misfits):,}; lower"
+            " data.max_pixels or data.image_max_pixels, or raise data.pack_tokens,"
+            " data.pack_patches or data.slice_block",
+            *(f"  {sentence}" for sentence in misfits),
+        ]
+    )
 
 
 def _fault_list(faults: list[Any]) -> str:

@@ -12,7 +12,7 @@ _STEPS = 64
 
 
 def define_flags() -> None:
-    flags.DEFINE_integer("samples", 12, "inspect: samples to show.", lower_bound=1)
+    flags.DEFINE_integer("samples", 12, "Samples to show.", lower_bound=1)
 
 
 def run(args: Any) -> dict:
@@ -38,7 +38,7 @@ def run(args: Any) -> dict:
     )
     data = config.data
     facts = {
-        "mixture": data.mixture,
+        "mixture": pathlib.PurePath(data.mixture).name,
         "tokenizer": pathlib.PurePath(data.tokenizer).name,
         "frames": f"{data.fps:g} per second, {data.min_frames} to {data.max_frames}",
         "pixels of a video": f"{data.min_pixels:,} to {data.max_pixels:,}",

@@ -13,7 +13,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "proxy",
         0.0,
-        "prepare: frames per second of lossy proxy videos that replace the originals; 0: none.",
+        "Frames per second of lossy proxy videos that replace the originals; 0: none.",
         lower_bound=0.0,
     )
     flags.register_validator(

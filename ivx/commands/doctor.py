@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import flags
 
+from ivx.commands import memory_check
 from ivx.errors import UserError
 from ivx.parallel import machine_check
 
@@ -23,6 +24,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "workdir", "", "Folder in which to test storage, when checking the machine."
     )
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
@@ -37,7 +39,11 @@ def run(args: Any, words: list[str]) -> dict:
     from ivx.parallel import devices
 
     devices.configure_devices(cpu_devices=0)
-    return examine(from_config.stored_model.open_model(pathlib.Path(words[0])))
+    model = from_config.stored_model.open_model(pathlib.Path(words[0]))
+    memory_check.check(
+        from_config.memory_forecast.reading(model.definition), args.ignore_memory_forecast
+    )
+    return examine(model)
 
 
 def examine(model: Any) -> dict:
@@ -58,7 +64,7 @@ def examine(model: Any) -> dict:
     params, step = model.load(jax.tree.map(lambda _: host, model.definition.abstract_params))
     facts = _facts(model, step)
     leaves = parameter_summary.summarize(params)
-    totals, dtypes = parameter_summary.totals(leaves), _stored_dtypes(model)
+    totals, dtypes = parameter_summary.totals(leaves), _stored_dtypes(model, step)
     result = {
         "ok": totals[-1].broken == 0,
         "facts": facts,
@@ -95,14 +101,14 @@ def _facts(model: Any, step: int) -> dict[str, str]:
     return facts
 
 
-def _stored_dtypes(model: Any) -> dict[str, str]:
+def _stored_dtypes(model: Any, step: int) -> dict[str, str]:
     """The stored dtype of each array, by path; joined by + where layers differ."""
     from ivx import from_config
     from ivx.hf import names, shards
     from ivx.training.checkpoints import checkpoint
 
     if not from_config.hf_folder.is_model(model.folder):
-        return checkpoint.stored_types(model.folder)
+        return checkpoint.stored_types(model.folder, step)
     stored, dtypes = shards.stored_types(model.folder), {}
     for weight in names.weights(model.definition):
         dtypes.setdefault(".".join(weight.path), set()).add(stored[weight.name])

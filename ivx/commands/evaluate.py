@@ -7,7 +7,9 @@ from typing import Any
 import ml_collections
 from absl import flags
 
-from ivx.errors import UserError
+from ivx import folder_lock
+from ivx.commands import memory_check
+from ivx.errors import UserError, keeping
 
 SUMMARY = "Score a model on held-out videos, per question family, next to a text-only baseline."
 EXAMPLE = """\
@@ -25,9 +27,17 @@ def define_flags() -> None:
     flags.DEFINE_integer("limit", 0, "Questions to ask; 0 asks all.", lower_bound=0)
     flags.DEFINE_integer("batch", 32, "Questions answered at a time.", lower_bound=1)
     flags.DEFINE_integer("max_new_tokens", 24, "Longest answer, in tokens.", lower_bound=1)
+    flags.DEFINE_enum(
+        "dtype",
+        "auto",
+        ["auto", "float32", "bfloat16"],
+        "Dtype of weights and computation. auto: that of the model; on a CPU float32, which is"
+        " faster there, unless only bfloat16 fits into memory.",
+    )
     flags.DEFINE_bool(
         "enable_thinking", None, "Open a thought before the answer, or (--no...) an empty one."
     )
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
@@ -35,6 +45,7 @@ def run(args: Any, words: list[str]) -> dict:
 
     from ivx import from_config
     from ivx import workdir as workdirs
+    from ivx.parallel import devices
 
     model = from_config.stored_model.open_model(workdirs.parse(args.workdir))
     if args.mixture:
@@ -45,6 +56,14 @@ def run(args: Any, words: list[str]) -> dict:
             " give an --out for the scores"
         )
     out = workdirs.parse(args.out or args.workdir)
+    devices.configure_devices(model.config.mesh.cpu_devices)
+    model = from_config.stored_model.with_dtype(model, args.dtype)
+    mesh = from_config.mesh.make(model.config)
+    memory_check.check(
+        from_config.memory_forecast.answering(model, mesh),
+        args.ignore_memory_forecast,
+        lambda sizes: memory_check.dtype_knobs(model.definition.spec.dtype),
+    )
     return evaluate(
         model,
         args.split,
@@ -82,30 +101,36 @@ def evaluate(
     from ivx import from_config
     from ivx.evaluation import runner, scoring, store, text_only
     from ivx.parallel import devices
-    from ivx.training.progress import note
+    from ivx.progress import note
 
-    config = model.config
-    devices.configure_devices(config.mesh.cpu_devices)
-    [(_, samples)] = from_config.data.samples(config, (split,))
-    samples = samples[: limit or None]
-    unscored = [sample.id for sample in samples if len(text_only.questions(sample)) != 1]
-    if unscored:
-        raise UserError(
-            f"--split={split}: sample {unscored[0]} does not have exactly one question with a"
-            " truth; take a validation or test set"
+    nothing = f"nothing was written to {out}"
+    with folder_lock.beside(store.folder_of(out, split)), keeping(nothing):
+        config = model.config
+        devices.configure_devices(config.mesh.cpu_devices)
+        [(_, samples)] = from_config.data.samples(config, (split,))
+        samples = samples[: limit or None]
+        unscored = [sample.id for sample in samples if len(text_only.questions(sample)) != 1]
+        if unscored:
+            raise UserError(
+                f"--split={split}: sample {unscored[0]} does not have exactly one question with a"
+                " truth; take a validation or test set"
+            )
+        sampler, step = from_config.inference.sampler(model, from_config.mesh.make(config))
+        note(f"asking {len(samples):,} questions of {split} at step {step}")
+        rule = from_config.data.layout_rule(config)
+        outcome = runner.run(sampler, rule, samples, max_new_tokens, batch, enable_thinking)
+        for sentence in outcome.skipped:
+            note(f"skipped {sentence}")
+        rows = scoring.table(outcome.predictions)
+        text_model = text_only.TextOnlyModel().fit(_training_samples(config))
+        baseline = scoring.table(text_model.predict(samples))
+        folder = store.save(out, split, outcome.predictions, rows, baseline)
+        print(scoring.render(rows, baseline))
+        print(
+            "n: questions; chance: a random option or the best constant answer; text only: naive"
+            " Bayes on the words of the questions, without the video"
         )
-    sampler, step = from_config.inference.sampler(model, from_config.mesh.make(config))
-    note(f"asking {len(samples):,} questions of {split} at step {step}")
-    rule = from_config.data.layout_rule(config)
-    outcome = runner.run(sampler, rule, samples, max_new_tokens, batch, enable_thinking)
-    for sentence in outcome.skipped:
-        note(f"skipped {sentence}")
-    rows = scoring.table(outcome.predictions)
-    text_model = text_only.TextOnlyModel().fit(_training_samples(config))
-    baseline = scoring.table(text_model.predict(samples))
-    folder = store.save(out, split, outcome.predictions, rows, baseline)
-    print(scoring.render(rows, baseline))
-    print(f"{len(outcome.skipped)} questions skipped; predictions and table in {folder}")
+        print(f"{len(outcome.skipped)} questions skipped; predictions and table in {folder}")
     return {
         "rows": [dataclasses.asdict(row) for row in rows],
         "step": step,
@@ -124,8 +149,10 @@ def held_out_loss(model: Any, config: ml_collections.ConfigDict) -> float | None
     if not batches:
         return None
     mesh = from_config.mesh.make(config)
-    params, _ = model.load(sharding.parameter_shardings(model.definition.abstract, mesh))
-    return held_out.loss(model.definition.bind, params, batches, mesh, "token")
+    definition = model.definition
+    shardings = sharding.parameter_shardings(definition.abstract, mesh)
+    params, _ = model.load(shardings, definition.spec.dtype)
+    return held_out.loss(definition.bind, params, batches, mesh, "token")
 
 
 def _training_samples(config: ml_collections.ConfigDict) -> list:

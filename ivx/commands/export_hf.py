@@ -5,6 +5,7 @@ from typing import Any
 
 from absl import flags
 
+from ivx.commands import memory_check
 from ivx.errors import UserError
 
 SUMMARY = "Write the newest checkpoint of a run as a Hugging Face folder."
@@ -21,6 +22,7 @@ def define_flags() -> None:
         "Dtype of the weights; training keeps float32.",
     )
     flags.DEFINE_float("shard_gb", 5.0, "Largest file of weights, in GB.", lower_bound=1e-6)
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
@@ -31,4 +33,9 @@ def run(args: Any, words: list[str]) -> dict:
     from ivx import workdir as workdirs
 
     model = from_config.stored_model.open_model(workdirs.parse(args.workdir))
+    memory_check.check(
+        from_config.memory_forecast.reading(model.definition, args.dtype),
+        args.ignore_memory_forecast,
+        lambda sizes: memory_check.dtype_knobs(args.dtype),
+    )
     return from_config.export.export_model(model, pathlib.Path(args.out), args.dtype, args.shard_gb)

@@ -24,6 +24,7 @@ def run(args: Any, words: list[str]) -> dict:
 def report(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
     """Writes report.html of a run."""
     from ivx.reporting import page
+    from ivx.training import data_changes
 
     facts = {
         "model": f"{config.model.preset}, {config.model.attention}",
@@ -33,6 +34,8 @@ def report(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict:
         "compute": config.model.dtype,
         "seed": str(config.run.seed),
     }
+    if changes := data_changes.read(workdir):
+        facts["data changed"] = "; ".join(changes)
     path = page.write(workdir, facts)
     print(f"report: {path}")
     return {"report": str(path)}

@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import functools
+import json
 import pathlib
 import zlib
 from typing import Any
 
 import ml_collections
 
-from ivx.commands import config_flag, out_of_memory
-from ivx.errors import UserError
+from ivx.commands import config_flag, memory_check, out_of_memory
+from ivx.errors import UserError, keeping
 
 SUMMARY = "Train a stage; the same command resumes an interrupted run."
 EXAMPLE = (
@@ -19,8 +20,13 @@ EXAMPLE = (
 )
 
 
+details = config_flag.details
+
+
 def define_flags() -> None:
     config_flag.define()
+    config_flag.define_accept_data_change()
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
@@ -31,35 +37,82 @@ def run(args: Any, words: list[str]) -> dict:
     with contextlib.ExitStack() as stack:
         # Set up before the loop, so that no host waits for one that fails early.
         stack.push(failures.leave_on_failure)
-        return train(config_flag.read(args), workdirs.parse(args.workdir))
+        return train(
+            config_flag.read(args),
+            workdirs.parse(args.workdir),
+            args.accept_data_change,
+            args.ignore_memory_forecast,
+        )
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    accept_data_change: bool = False,
+    ignore_memory_forecast: bool = False,
+) -> dict:
     """Trains the stage of a checked config in a workdir, from its newest checkpoint if it has one.
+
+    Args:
+      config: checked.
+      workdir: of the run.
+      accept_data_change: whether a restart may go on with other data.
+      ignore_memory_forecast: start even if memory does not seem to suffice.
 
     Raises:
       UserError: the config, the data or the workdir cannot be used.
     """
-    from ivx import from_config
-    from ivx import workdir as workdirs
-    from ivx.parallel import across_hosts, devices, hosts
-    from ivx.training import loop
-    from ivx.training.progress import note
+    from ivx.parallel import devices, hosts, run_lock
 
     devices.configure_devices(config.mesh.cpu_devices)
     hosts.join()
+    with run_lock.hold(workdir), keeping(f"{workdir} keeps the checkpoints that it has"):
+        return _train(config, workdir, accept_data_change, ignore_memory_forecast)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    accept_data_change: bool,
+    ignore_memory_forecast: bool,
+) -> dict:
+    import jax
+
+    from ivx import from_config
+    from ivx import workdir as workdirs
+    from ivx.parallel import across_hosts, hosts
+    from ivx.progress import note
+    from ivx.training import loop
+    from ivx.training.checkpoints import checkpoint
+
     # All checks run before the workdir is changed.
     workdirs.check(workdir, config)
+    other_length = from_config.changed_length.explain(workdir, config)
     mesh = from_config.mesh.make(config)
+    memory_check.check(
+        from_config.memory_forecast.training(config, mesh),
+        ignore_memory_forecast,
+        lambda sizes: memory_check.training_knobs(config, mesh.shape, sizes),
+    )
     run = from_config.training.make_run(
-        config, workdir, lambda: from_config.stage.make_stage(config, mesh), mesh
+        config,
+        workdir,
+        lambda: from_config.stage.make_stage(config, mesh),
+        mesh,
+        accept_data_change,
     )
     # Hosts read their data at different speeds.
     hosts.wait("the start of training", seconds=3600)
     if not across_hosts.agree(zlib.crc32(run.config.encode())):
         raise UserError("configs differ across hosts; start all of them with the same command")
-    if changed := workdirs.claim(workdir, config):
-        note(f"continues with {', '.join(changed)}")
+    if not across_hosts.agree(zlib.crc32(json.dumps(run.sources).encode())):
+        raise UserError("the data differ across hosts; let all of them read the same files")
+    if jax.process_index() == 0:
+        step = checkpoint.newest_step(workdir, config.watch.remote)
+        if changed := workdirs.claim(workdir, config, step):
+            note(f"continues with {', '.join(changed)}")
+    if other_length:
+        note(other_length)
     cache = config.model.cache if config.model.cache != "compute" else config.model.dtype
     note(
         f"workdir {workdir}, stage {config.stage.name}, numerics: compute in {config.model.dtype},"

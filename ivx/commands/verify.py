@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from absl import flags
 
+from ivx.commands import memory_check
 from ivx.errors import UserError
 
 SUMMARY = "Compare two models: logits, KL, greedy text, and the first layer that differs."
@@ -17,7 +18,7 @@ EXAMPLE = """\
   ivx verify --source=assets/tiny-base --peer=transformers"""
 PEERS = ("transformers",)
 # Largest difference of a layer's output at a token, relative to its norm. It allows for another
-# order of rounding, and for weights or activations rounded to bfloat16 on one side.
+# order of rounding, and for activations rounded to bfloat16.
 TOLERANCES = {"float32": 5e-4, "bfloat16": 5e-2}
 
 
@@ -37,8 +38,8 @@ def define_flags() -> None:
         "tolerance",
         None,
         "Largest relative difference of an output; default:"
-        f" {TOLERANCES['float32']:g}, or {TOLERANCES['bfloat16']:g} if one side is rounded to"
-        " bfloat16.",
+        f" {TOLERANCES['float32']:g}, or {TOLERANCES['bfloat16']:g} if a model computes in"
+        " bfloat16. Weights that one side stores in bfloat16 are rounded on both.",
         lower_bound=0.0,
     )
     flags.DEFINE_enum(
@@ -48,6 +49,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "peer", None, list(PEERS), "Run the first model with this package instead of ivx."
     )
+    memory_check.define()
 
 
 def run(args: Any, words: list[str]) -> dict:
@@ -65,9 +67,13 @@ def run(args: Any, words: list[str]) -> dict:
     from ivx.parallel import devices
 
     devices.configure_devices(cpu_devices=0)
-    models = [_with_dtype(from_config.stored_model.open_model(path), args.dtype) for path in paths]
+    stored = from_config.stored_model
+    models = [stored.with_dtype(stored.open_model(path), args.dtype) for path in paths]
     for model in models:
         from_config.stored_model.check_has_checkpoint(model)
+        memory_check.check(
+            from_config.memory_forecast.answering(model), args.ignore_memory_forecast
+        )
     if args.video or args.image or args.prompt:
         samples = probes.user_prompt(args.video, args.prompt or "What is shown?", args.image)
     else:
@@ -111,7 +117,8 @@ def verify(
     layouts = probes.lay_out(samples, rules[0])
     _check_vocabulary(first, second, rules, samples, layouts)
     pixels = probes.read(layouts)
-    observe = _observer(rules[0].tokenizer, layouts, pixels, max_new_tokens)
+    rounded = _rounded_paths(first, second)
+    observe = _observer(rules[0].tokenizer, layouts, pixels, max_new_tokens, rounded)
     outputs = [observe(first, peer), observe(second, None)]
     comparison = agreement.compare(list(samples), *outputs)
     if tolerance is None:
@@ -121,6 +128,7 @@ def verify(
         "ok": departure is None,
         "models": [f"{first.folder}{f' by {peer}' if peer else ''}", str(second.folder)],
         "tolerance": tolerance,
+        "rounded_to_bfloat16": bool(rounded),
         "departure": departure and departure.name,
         "prompts": [_plain(answers) for answers in comparison.prompts],
         "parts": [_plain(part) for part in comparison.parts],
@@ -133,30 +141,44 @@ def verify(
 
 
 def default_tolerance(first: Any, second: Any) -> float:
-    """The bfloat16 tolerance if a model computes in it, or if only one stores its weights in it."""
-    stored = {_stored_dtype(model) for model in (first, second)}
+    """The bfloat16 tolerance if a model computes in it."""
     computed = {model.definition.spec.dtype for model in (first, second)}
-    rounded = len(stored) > 1 or "bfloat16" in computed
-    return TOLERANCES["bfloat16" if rounded else "float32"]
+    return TOLERANCES["bfloat16" if "bfloat16" in computed else "float32"]
 
 
-def _stored_dtype(model: Any) -> str:
+def _rounded_paths(first: Any, second: Any) -> frozenset[tuple[str, ...]]:
+    """The parameters that one model stores in bfloat16 and the other in a wider type.
+
+    Rounding those of both lets the two be compared as exactly as models of one type.
+    """
+    narrow = [_bfloat16_paths(model) for model in (first, second)]
+    return narrow[0] ^ narrow[1]
+
+
+def _bfloat16_paths(model: Any) -> frozenset[tuple[str, ...]]:
+    """The parameters of which every tensor is stored in bfloat16; a workdir has none."""
     from ivx import from_config
-    from ivx.hf import config
+    from ivx.hf import names, shards
 
     if not from_config.hf_folder.is_model(model.folder):
-        return "float32"
-    return config.read_spec(model.folder).dtype
+        return frozenset()
+    types, weights = shards.stored_types(model.folder), names.weights(model.definition)
+    wide = {weight.path for weight in weights if types.get(weight.name) != "BF16"}
+    return frozenset(weight.path for weight in weights) - wide
 
 
-def _with_dtype(model: Any, dtype: str | None) -> Any:
-    """The model with another dtype of computation; None keeps its own."""
-    from ivx.models.definition import ModelDefinition
+def _round(params: dict, paths: Set[tuple[str, ...]], parents: tuple[str, ...] = ()) -> dict:
+    """The parameters, those at `paths` rounded to bfloat16, one after the other in place."""
+    import jax
 
-    if dtype is None:
-        return model
-    spec = dataclasses.replace(model.definition.spec, dtype=dtype)
-    return dataclasses.replace(model, definition=ModelDefinition(spec))
+    def rounded(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _round(value, paths, (*parents, key))
+        # Unlike a cast there and back, this is not optimized away.
+        convert = jax.jit(lambda array: jax.lax.reduce_precision(array, 8, 7), donate_argnums=0)
+        return convert(value) if (*parents, key) in paths else value
+
+    return {key: rounded(key, value) for key, value in params.items()}
 
 
 def _check_hugging_face(model: Any) -> None:
@@ -190,7 +212,7 @@ def _check_vocabulary(
 
 
 def _observer(
-    tokenizer: Any, layouts: list, pixels: list, limit: int
+    tokenizer: Any, layouts: list, pixels: list, limit: int, rounded: Set[tuple[str, ...]]
 ) -> Callable[[Any, str | None], list]:
     """A function from a stored model and its peer, or None, to the model's outputs."""
     import jax
@@ -207,7 +229,7 @@ def _observer(
     def ours(model: Any) -> list:
         definition = model.definition
         shardings = sharding.parameter_shardings(definition.abstract, mesh) if mesh else None
-        params, _ = model.load(shardings)
+        params = _round(model.load(shardings, definition.spec.dtype)[0], rounded)
         # Models of the same spec share one compiled program.
         if definition.spec not in observers:
             observers[definition.spec] = activations.ActivationRecorder(definition, tokenizer, mesh)
@@ -248,8 +270,12 @@ def _page(result: dict, comparison: Any, departure: Any) -> str:
         lines.append(f"{part.name:34s} {part.distance:8.2e}  {part.max_abs:8.2e}{mark}")
     if len(comparison.parts) == 1:
         lines.append("(depth or width differ: only logits are compared)")
+    if result["rounded_to_bfloat16"]:
+        lines.append("weights that one model stores in bfloat16 were rounded in both")
     if departure is None:
-        lines.append(f"the models agree: no part differs by more than {result['tolerance']:g}")
+        rounded = result["rounded_to_bfloat16"] or result["tolerance"] == TOLERANCES["bfloat16"]
+        verdict = "are equal within bfloat16" if rounded else "agree"
+        lines.append(f"the models {verdict}: no part differs by more than {result['tolerance']:g}")
     else:
         lines.append(
             f"the models differ: from {departure.name} on by more than {result['tolerance']:g},"

@@ -8,11 +8,12 @@ All other parameters, o_proj included, are copied bit for bit.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
+from ivx import progress
 from ivx.conversion import compression, layer, shared_latent
 from ivx.conversion.layer import LayerReport, Sums
 from ivx.conversion.method import Method
@@ -62,7 +63,7 @@ def without_norm(
     _check_grouped(definition)
     return [
         layer.fit(layer.parameters(params, index), Sums(statistics, index), method)
-        for index in range(definition.spec.text.depth)
+        for index in _layers(definition, "fitting queries and keys")
     ]
 
 
@@ -118,7 +119,9 @@ def _convert_layers(
 ) -> Converted:
     """Converts one layer after another."""
     text, report, attention = definition.spec.text, [], {}
-    for index, rank in enumerate(_ranks(definition, params, statistics, method, kind, fitted)):
+    layer_ranks = _ranks(definition, params, statistics, method, kind, fitted)
+    for index in _layers(definition, "converting layers"):
+        rank = layer_ranks[index]
         source = layer.parameters(params, index)
         kernels, layer_report = layer.convert(
             source, Sums(statistics, index), method, kind, rank, text.kv_rank, fitted[index]
@@ -146,11 +149,17 @@ def _ranks(
     if not method.mean_rank:
         return (text.kv_rank,) * text.depth
     spectra = []
-    for index in range(text.depth):
+    for index in _layers(definition, "choosing ranks"):
         source, sums = layer.parameters(params, index), Sums(statistics, index)
         _, features = layer.keys_and_values(source, sums, method, kind, fitted[index])
         spectra.append(shared_latent.spectrum(features, method))
     return compression.allocate_ranks(spectra, method.mean_rank, text.kv_rank)
+
+
+def _layers(definition: ModelDefinition, what: str) -> Iterator[int]:
+    """The indices of all layers, counted by a progress bar."""
+    depth = definition.spec.text.depth
+    return progress.track(range(depth), depth, what, "layers")
 
 
 def _check_grouped(definition: ModelDefinition) -> None:

@@ -35,8 +35,13 @@ def compact_shapes(shapes: Params) -> Params:
 
 
 def expand(params: Params) -> Params:
-    """The same values in float32."""
-    return jax.tree.map(lambda a: a.astype(np.float32) if a.dtype == jnp.bfloat16 else a, params)
+    """The same values in float32; replaces the leaves in place, so that no second copy is held."""
+    for name, leaf in params.items():
+        if isinstance(leaf, dict):
+            expand(leaf)
+        elif leaf.dtype == jnp.bfloat16:
+            params[name] = leaf.astype(np.float32)
+    return params
 
 
 def _compact(tree: Params) -> None:

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from data_pipelines.batch import Batch
+from ivx import progress
 from ivx.conversion import convert, layer, output_projection, statistics
 from ivx.conversion.method import Method
 from ivx.conversion.steps import latent_definition
@@ -41,7 +42,6 @@ def refine(
     method: Method,
     kind: str,
     ranks: tuple[int, ...],
-    say: Callable[[str], None] = lambda line: None,
 ) -> convert.Converted:
     """Converts a model layer by layer.
 
@@ -53,7 +53,6 @@ def refine(
       method: options, with `sequential`, `fit_output` or both.
       kind: target attention.
       ranks: latent rank of each layer, from the single-pass conversion.
-      say: receives a line of progress after each layer.
 
     Raises:
       UserError: as `convert.convert`.
@@ -65,7 +64,8 @@ def refine(
     attention["o_proj"]["kernel"][...] = np.asarray(source["o_proj"]["kernel"])
     passes = _Passes(definition, target, params, open_batches, mesh, method.sequential)
     report = []
-    for index in range(definition.spec.text.depth):
+    depth = definition.spec.text.depth
+    for index in progress.track(range(depth), depth, "converting layers", "layers"):
         sums, tokens = passes.run(attention, index, index, "statistics")
         stacked = {name: a[None] for name, a in sums.items()}
         kernels, layer_report = layer.convert(
@@ -84,7 +84,6 @@ def refine(
                 kernel, sums, method.ridge
             )
         report.append(layer_report)
-        say(f"converted layer {index}")
     return convert.with_attention(params, attention, report)
 
 

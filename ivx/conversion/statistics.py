@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from data_pipelines.batch import Batch
+from ivx import progress
 from ivx.conversion import mean_rotation
 from ivx.conversion.partial_sums import Partial, PartialSums
 from ivx.errors import UserError
@@ -71,6 +72,7 @@ def collect(
     open_batches: Callable[[int], Iterable[Batch]],
     mesh: Mesh,
     partial_sums: PartialSums | None = None,
+    rounds: int | None = None,
 ) -> Statistics:
     """Runs the model and sums: float32 on the devices within a batch, float64 on the host across.
 
@@ -80,6 +82,7 @@ def collect(
       open_batches: returns the calibration batches from a given index on. There is only one host.
       mesh: devices over which packs are sharded.
       partial_sums: checkpoints of the pass; an interrupted pass resumes from the newest.
+      rounds: number of batches, for the time left; None if it is unknown.
 
     Raises:
       UserError: the batches hold no token, or a sum is not finite.
@@ -87,7 +90,8 @@ def collect(
     run = jit_watched(definition, mesh)
     count, tokens, totals = (partial_sums and partial_sums.load()) or Partial(0, 0, {})
     saved = time.monotonic()
-    for batch in open_batches(count):
+    tracked = progress.track(open_batches(count), rounds, "statistics", "batches", count)
+    for batch in tracked:
         sums = run(params, batches.put_batch(batch, mesh))
         for name, values in sums.items():
             values = np.asarray(values)

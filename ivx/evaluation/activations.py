@@ -13,10 +13,11 @@ from jax.sharding import Mesh
 from data_pipelines.batch import Batch
 from data_pipelines.frame_cache import Pixels
 from data_pipelines.layout import Layout
+from ivx import progress
 from ivx.evaluation.agreement import LOGITS, Outputs
 from ivx.models import intermediates as inside
 from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import sharding
+from ivx.parallel import compiler, sharding
 from ivx.sampling import sampler as samplers
 from ivx.text.tokenizer import Tokenizer
 
@@ -39,7 +40,10 @@ class ActivationRecorder:
         self._taps = len(definition.spec.vision.taps)
         self._tokenizer, self._mesh = tokenizer, mesh
         self._sampler = samplers.Sampler(definition, {}, tokenizer.end_of_turn, mesh)
-        self._run = jax.jit(functools.partial(_run, definition))
+        self._run = jax.jit(
+            functools.partial(_run, definition),
+            compiler_options=compiler.inference_options(mesh, definition.spec.dtype),
+        )
 
     def __call__(
         self, params: Params, layouts: Sequence[Layout], pixels: Sequence[Pixels], limit: int
@@ -61,7 +65,8 @@ class ActivationRecorder:
         inputs = batch, chosen_bc
         if self._mesh is not None:
             inputs = jax.device_put(inputs, sharding.replicated(self._mesh))
-        outputs = jax.device_get(self._run(params, *inputs))
+        with progress.waiting("comparing layer by layer"):
+            outputs = jax.device_get(self._run(params, *inputs))
         return [
             Outputs(_parts(outputs, row, len(chosen[row]), _groups(batch, row), self._taps), text)
             for row, text in enumerate(map(self._tokenizer.decode, answers))

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import jax
-import tqdm
 from jax.sharding import Mesh
 
 from data_pipelines.batch import Batch
+from ivx import progress
 from ivx.models.definition import Params
 from ivx.models.model import VideoLanguageModel
 from ivx.parallel import batches, sharding
@@ -46,8 +46,8 @@ def measure(
     )
 
     def total(weights: Params) -> float:
-        bar = tqdm.tqdm(held_out, "held-out loss", unit=" batches", mininterval=1.0)
-        parts = [batch_loss(weights, batches.put_batch(batch, mesh)) for batch in bar]
+        tracked = progress.track(held_out, len(held_out), "held-out loss", "batches")
+        parts = [batch_loss(weights, batches.put_batch(batch, mesh)) for batch in tracked]
         summed, weight = (sum(float(part[i]) for part in parts) for i in range(2))
         return summed / weight
 

@@ -9,10 +9,13 @@ import dataclasses
 import jax
 import numpy as np
 
+from ivx import progress
 from ivx.models.definition import Params
 
 # Path entries of arrays that stack all layers on a leading axis.
 _STACKS = {"layers", "blocks", "deepstack_mergers"}
+# Elements of a part.
+_BLOCK = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +43,10 @@ class Leaf:
 
 def summarize(params: Params) -> list[Leaf]:
     """A summary of every array, in the order of the tree."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
     return [
         _leaf(jax.tree_util.keystr(path, simple=True, separator="."), np.asarray(array))
-        for path, array in jax.tree_util.tree_leaves_with_path(params)
+        for path, array in progress.track(leaves, len(leaves), "examining the arrays", "arrays")
     ]
 
 
@@ -55,18 +59,22 @@ def totals(leaves: list[Leaf]) -> list[Leaf]:
 
 
 def _leaf(path: str, array: np.ndarray) -> Leaf:
-    finite = np.isfinite(array)
-    broken = array.size - int(np.count_nonzero(finite))
-    layers = ()
-    if broken:
-        if _STACKS & set(path.split(".")):
-            layers = tuple(np.flatnonzero(~finite.reshape(len(array), -1).all(1)).tolist())
-        array = np.where(finite, array, 0)
-    # Summed in float64, so the norm of a billion float32 elements keeps its digits.
-    norm = float(np.sqrt(np.sum(np.square(array, dtype=np.float64))))
-    return Leaf(
-        path, array.shape, array.size, norm, float(np.abs(array).max(initial=0)), broken, layers
-    )
+    """Summarizes an array part by part, so that no second copy is held."""
+    stacked = bool(_STACKS & set(path.split(".")))
+    square, largest, broken, layers = 0.0, 0.0, 0, []
+    for number, layer in enumerate(array if stacked else array[None]):
+        flat, wrong = layer.reshape(-1), 0
+        for first in range(0, flat.size, _BLOCK):
+            block = np.abs(flat[first : first + _BLOCK])
+            finite = np.isfinite(block)
+            wrong += block.size - int(np.count_nonzero(finite))
+            block = block[finite]
+            # Summed in float64, so the norm of a billion float32 elements keeps its digits.
+            square += float(np.square(block, dtype=np.float64).sum())
+            largest = max(largest, float(block.max(initial=0)))
+        broken += wrong
+        layers += [number] if wrong and stacked else []
+    return Leaf(path, array.shape, array.size, square**0.5, largest, broken, tuple(layers))
 
 
 def _sum(name: str, leaves: list[Leaf]) -> Leaf:

@@ -3,12 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-import tqdm
-
 from data_pipelines.frame_cache import FrameCache
 from data_pipelines.layout import LayoutRule
 from data_pipelines.media_error import MediaError
 from data_pipelines.sources import Sample
+from ivx import progress
 from ivx.errors import UserError
 from ivx.evaluation import text_only
 from ivx.evaluation.scoring import Prediction
@@ -65,7 +64,7 @@ def run(
             skipped.append(f"sample {sample.id}: {error}")
     cache = FrameCache(_CACHE_BYTES)
     predictions = []
-    with tqdm.tqdm(total=len(usable), desc="evaluate", unit=" questions", mininterval=1.0) as bar:
+    with progress.Bar(len(usable), "evaluate", "questions") as bar:
 
         def answer(indices: list[int]) -> None:
             readable, pixels = [], []
@@ -80,7 +79,7 @@ def run(
                 for index, ids in zip(readable, tokens, strict=True):
                     turn = thinking.whole_turn(rule.tokenizer.decode(ids), enable_thinking)
                     predictions.append(_prediction(usable[index], turn))
-            bar.update(len(indices))
+            bar.advance(len(indices))
 
         sampling.run_in_batches(answer, layouts, batch_size)
     if not predictions:

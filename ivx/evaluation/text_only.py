@@ -17,13 +17,11 @@ from data_pipelines.sources import Sample
 from ivx.evaluation.scoring import Prediction
 from ivx.text import chat_template
 
-_NEEDED = {"family", "format", "answer"}
-
 
 def questions(sample: Sample) -> list[tuple[str, dict]]:
     """Each question of a sample with its truth; empty if they do not match up."""
     texts = [_text(message) for message in sample.messages if message["role"] == "user"]
-    if len(texts) != len(sample.truths) or any(_NEEDED - truth.keys() for truth in sample.truths):
+    if len(texts) != len(sample.truths):
         return []
     return list(zip(texts, sample.truths, strict=True))
 

@@ -1,14 +1,17 @@
 """Builds mesh, model, data, optimizer and stage from a config; nothing else reads configs."""
 
 from ivx.from_config import (
+    changed_length,
     conversion,
     data,
     export,
     hf_folder,
     inference,
+    memory_forecast,
     mesh,
     model,
     programs,
+    recording,
     stage,
     step_load,
     stored_model,
@@ -16,14 +19,17 @@ from ivx.from_config import (
 )
 
 __all__ = [
+    "changed_length",
     "conversion",
     "data",
     "export",
     "hf_folder",
     "inference",
+    "memory_forecast",
     "mesh",
     "model",
     "programs",
+    "recording",
     "stage",
     "step_load",
     "stored_model",

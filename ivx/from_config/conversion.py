@@ -16,7 +16,7 @@ from ivx.errors import UserError
 from ivx.evaluation import held_out
 from ivx.from_config.stored_model import StoredModel
 from ivx.models.definition import ModelDefinition, Params
-from ivx.training.progress import note
+from ivx.progress import note
 
 Config = ml_collections.ConfigDict
 # Extra batches after the calibration data, used to choose the balance.
@@ -64,10 +64,12 @@ class Calibration(NamedTuple):
     """Calibration data.
 
     Attributes:
+      rounds: number of the calibration batches.
       first: from a batch number to the calibration batches from there on.
       more: returns the extra batches for the choice of a balance.
     """
 
+    rounds: int
     first: Callable[[int], Iterator[Batch]]
     more: Callable[[], list[Batch]]
 
@@ -88,7 +90,7 @@ def calibration(config: Config, base: StoredModel) -> Calibration:
     def first(start: int) -> Iterator[Batch]:
         return (batch for _, batch in zip(range(start, rounds), open_batches(start), strict=False))
 
-    return Calibration(first, lambda: list(open_batches(rounds)))
+    return Calibration(rounds, first, lambda: list(open_batches(rounds)))
 
 
 def method(config: Config) -> Method:
@@ -152,8 +154,6 @@ def solve(
     result = solve_with(chosen)
     if chosen.sequential or chosen.fit_output:
         ranks = tuple(layer.rank for layer in result.report)
-        result = sequential.refine(
-            definition, params, calibration.first, mesh, chosen, kind, ranks, note
-        )
+        result = sequential.refine(definition, params, calibration.first, mesh, chosen, kind, ranks)
     intermediate = steps.steps(definition, params, fitted, sums, chosen, result.params, kind)
     return result, intermediate, losses

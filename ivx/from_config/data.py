@@ -11,17 +11,18 @@ from jax.sharding import Mesh
 
 from data_pipelines import loader, packing, plan, sources
 from data_pipelines.batch import Batch
+from data_pipelines.data_record import FileRecord
 from data_pipelines.layout import LayoutRule
 from data_pipelines.prepared import read as prepared
 from data_pipelines.sources import validation
 from data_pipelines.video.frames import FrameRule
 from data_pipelines.video.limits import Limits
 from data_pipelines.video.resize import PixelBudget
-from ivx import from_config
+from ivx import from_config, progress
 from ivx.errors import UserError
+from ivx.from_config import recording
 from ivx.parallel import batches
 from ivx.parallel.batches import pack_share
-from ivx.training import progress
 
 Config = ml_collections.ConfigDict
 # Decoding workers pass their batches through shared memory.
@@ -54,6 +55,7 @@ def layout_rule(config: Config) -> LayoutRule:
         hours=data.limit_hours,
         decode_gib=data.limit_decode_gib,
         decode_seconds=data.limit_decode_seconds,
+        held_gib=data.limit_held_gib,
     )
     return LayoutRule(tokenizer, frame_rule, budget, image_budget, limits=limits)
 
@@ -117,6 +119,13 @@ def samples(
     Raises:
       UserError: the mixture or an annotation is invalid.
     """
+    return [(data_set, read) for data_set, read, _ in _samples(config, names, training)]
+
+
+def _samples(
+    config: Config, names: tuple[str, ...], training: bool
+) -> list[tuple[sources.DataSet, Sequence[sources.Sample], tuple[FileRecord, ...]]]:
+    """As `samples`, with what the files of each data set were."""
     if not config.data.mixture:
         raise UserError(
             "the config has no data.mixture; set it to a mixture file, such as one written by"
@@ -126,33 +135,34 @@ def samples(
     try:
         data_sets = sources.read_mixture(mixture, names)
         validation.check_overrides(mixture, data_sets, layout_rule(config))
-        results = [(data_set, *_read(data_set, training)) for data_set in data_sets]
-        faults = validation.check_faults(mixture, results, config.data.max_bad_samples)
+        with progress.waiting("reading annotations"):
+            results = [(data_set, *_read(data_set, training)) for data_set in data_sets]
+        faults = validation.check_faults(
+            mixture, [result[:3] for result in results], config.data.max_bad_samples
+        )
     except sources.AnnotationError as error:
         raise UserError(str(error)) from error
     for fault in faults:
         progress.note(f"skipped {fault}")
     if faults:
         progress.note(f"skipped {len(faults):,} unusable annotations")
-    return [(data_set, read) for data_set, read, _ in results]
+    return [(data_set, read, files) for data_set, read, _, files in results]
 
 
 def _read(
     data_set: sources.DataSet, training: bool
-) -> tuple[Sequence[sources.Sample], Sequence[str]]:
-    """Samples, and the reason for each bad annotation."""
+) -> tuple[Sequence[sources.Sample], Sequence[str], tuple[FileRecord, ...]]:
+    """Samples, the reason for each bad annotation, and what the files were."""
     if data_set.prepared:
         read = prepared.PreparedSamples(data_set.prepared, data_set.overrides)
         if training:
             # `measured` reports the samples that preparation dropped.
-            return read, read.faults
+            return read, read.faults, read.files
         for fault in (*read.faults, *read.left_out):
             raise sources.AnnotationError(fault)
-        return read, ()
-    if not training:
-        return sources.read_samples(data_set), ()
-    result = sources.read(data_set)
-    return result.samples, result.sentences
+        return read, (), read.files
+    result = sources.read(data_set) if training else sources.read_faultless(data_set)
+    return result.samples, result.sentences, result.files
 
 
 def validation_batches(config: Config) -> list[Batch]:
@@ -208,11 +218,9 @@ def members(config: Config, names: tuple[str, ...]) -> list[plan.Member]:
     Raises:
       UserError: the mixture or an annotation is invalid.
     """
-    rule, shape = layout_rule(config), pack_shape(config)
     result = []
     training = names in (tuple(config.data.train), tuple(config.stage.get("rehearse", ())))
-    for data_set, read in samples(config, names, training):
-        fitting = measured(read, rule, shape)
+    for data_set, fitting in fitting_samples(config, names, pack_shape(config), training):
         if fitting.dropped:
             kept, dropped = len(fitting.sizes), len(fitting.dropped)
             tokens = fitting.dropped_tokens
@@ -224,12 +232,28 @@ def members(config: Config, names: tuple[str, ...]) -> list[plan.Member]:
     return result
 
 
+def fitting_samples(
+    config: Config, names: tuple[str, ...], shape: packing.PackShape, training: bool
+) -> Iterator[tuple[sources.DataSet, plan.MeasuredSamples]]:
+    """The samples of the named data sets that fit into a pack; records what each data set is.
+
+    Raises:
+      UserError: as `samples`.
+    """
+    rule = layout_rule(config)
+    for data_set, read, files in _samples(config, names, training):
+        fitting = measured(read, rule, shape)
+        recording.add(data_set, files, fitting.sizes, rule)
+        yield data_set, fitting
+
+
 def measured(
     read: Sequence[sources.Sample], rule: LayoutRule, shape: packing.PackShape
 ) -> plan.MeasuredSamples:
     """Samples that fit, with their sizes, which prepared data sets store; logs dropped samples."""
     measure = prepared.measure if isinstance(read, prepared.PreparedSamples) else plan.measure
-    result = measure(read, rule, shape)
+    with progress.waiting("measuring samples"):
+        result = measure(read, rule, shape)
     for reason in result.dropped:
         progress.note(f"skipped {reason}")
     return result

@@ -1,10 +1,12 @@
 """Exports a stored model as a Hugging Face folder."""
 
+import math
 import pathlib
 
 import jax
 
-from ivx import from_config
+from ivx import folder_lock, from_config
+from ivx.errors import keeping
 from ivx.evaluation import store
 from ivx.from_config.stored_model import StoredModel
 from ivx.hf import write
@@ -17,15 +19,20 @@ def export_model(model: StoredModel, out: pathlib.Path, dtype: str, shard_gb: fl
     """Writes a stored model as a Hugging Face folder.
 
     Raises:
-      UserError: the folder already exists, or there is no checkpoint.
+      UserError: the folder already exists or is being written, or there is no checkpoint.
     """
+    with folder_lock.beside(out), keeping(f"nothing was written to {out}"):
+        return _export(model, out, dtype, shard_gb)
+
+
+def _export(model: StoredModel, out: pathlib.Path, dtype: str, shard_gb: float) -> dict:
     write.check_free(out)
     config, definition = model.config, model.definition
     from_config.data.layout_rule(config)
     devices.configure_devices(config.mesh.cpu_devices)
-    # In host memory: the float32 masters of a large model do not fit on one accelerator.
+    # In host memory: a large model does not fit on one accelerator.
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-    params, step = model.load(jax.tree.map(lambda _: host, definition.abstract_params))
+    params, step = model.load(jax.tree.map(lambda _: host, definition.abstract_params), dtype)
     data, text = config.data, definition.spec.text
     fresh = "new parameters" if data.mixture else "an import"
     card = {
@@ -61,9 +68,8 @@ def export_model(model: StoredModel, out: pathlib.Path, dtype: str, shard_gb: fl
 def _history(folder: pathlib.Path) -> dict[str, str]:
     """Training time and evaluation scores, if the folder has them."""
     facts, before, milliseconds = {}, 0, 0.0
-    metrics = folder / writers.METRICS
-    for row in writers.read_metrics(metrics) if metrics.is_file() else ():
-        if "step/ms" in row:
+    for row in writers.read_metrics(folder / writers.METRICS):
+        if math.isfinite(row.get("step/ms", math.nan)):
             milliseconds += row["step/ms"] * (row["step"] - before)
             before = row["step"]
     if milliseconds:

@@ -1,11 +1,16 @@
 """Configs and parameters from folders in the Hugging Face format."""
 
 import dataclasses
+import filecmp
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
+import numpy as np
 
 from ivx import config as configs
+from ivx import local_files
 from ivx.errors import UserError
 from ivx.hf import config as hf_config
 from ivx.hf import json_file, processor, read
@@ -37,7 +42,10 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
       UserError: the folder does not exist, or ivx has no preset for its model.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; pass one in the Hugging Face format")
+        raise UserError(
+            f"{folder} is not a folder; pass one in the Hugging Face format"
+            f"{local_files.download_hint(str(folder))}"
+        )
     spec = hf_config.read_spec(folder)
     name, attention = hf_config.preset_of(spec), spec.text.attention
     config = configs.base()
@@ -50,20 +58,27 @@ def config_of(folder: pathlib.Path) -> ml_collections.ConfigDict:
         path = tokenizer.find(str(folder))
     except FileNotFoundError as error:
         raise UserError(f"{folder} has no tokenizer.json; add the one of its model") from error
-    same = path.read_bytes() == tokenizer.find(tokenizer.COMPACT).read_bytes()
+    same = filecmp.cmp(path, tokenizer.find(tokenizer.COMPACT), shallow=False)
     config.data.tokenizer = tokenizer.COMPACT if same else str(folder.resolve())
     rules = processor.read_frame_rules(folder)
     config.data.update({key: getattr(rules, key) for key in _RULES})
     return config
 
 
-def read_params(folder: pathlib.Path, definition: ModelDefinition) -> Params:
-    """Parameters of a folder, numpy float32.
+def read_params(
+    folder: pathlib.Path,
+    definition: ModelDefinition,
+    abstract: Params | None = None,
+    place: Callable[[np.ndarray, Any], Any] = lambda array, leaf: array,
+    allow_nonfinite: bool = False,
+) -> Params:
+    """Parameters of a folder, as `ivx.hf.read.read_params`; by default numpy float32.
 
     Raises:
-      UserError: the weights do not match the model, or are damaged.
+      UserError: the weights do not match the model, are damaged, or are not finite.
     """
-    return read.read_params(folder, definition, hf_config.read_ranks(folder))
+    latent_ranks = hf_config.read_ranks(folder)
+    return read.read_params(folder, definition, latent_ranks, abstract, place, allow_nonfinite)
 
 
 def rules_of(config: ml_collections.ConfigDict) -> processor.FrameRules:

@@ -17,7 +17,7 @@ def sampler(model: StoredModel, mesh: Mesh | None = None) -> tuple[Sampler, int]
     """
     shardings = sharding.parameter_shardings(model.definition.abstract, mesh) if mesh else None
     end = from_config.model.load_tokenizer(model.config).end_of_turn
-    params, step = model.load(shardings)
+    params, step = model.load(shardings, model.definition.spec.dtype)
     return Sampler(model.definition, params, end, mesh, model.config.model.cache), step
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import ml_collections
 
+from ivx import progress
 from ivx.errors import UserError
 from ivx.models import spec as specs
 from ivx.models.definition import ModelDefinition
@@ -55,6 +56,7 @@ def load_tokenizer(config: Config) -> tokenizer.Tokenizer:
       UserError: it does not exist, or it is damaged.
     """
     try:
-        return tokenizer.load(config.data.tokenizer)
+        with progress.waiting("reading the tokenizer"):
+            return tokenizer.load(config.data.tokenizer)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from error

@@ -7,7 +7,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from data_pipelines import loader
-from ivx import from_config
+from ivx import from_config, progress
 from ivx.conversion import lossless_bfloat16
 from ivx.errors import UserError
 from ivx.evaluation import runner, text_only
@@ -16,6 +16,7 @@ from ivx.models.definition import Params
 from ivx.parallel import sharding
 from ivx.parallel.batches import pack_share
 from ivx.sampling.sampler import Sampler
+from ivx.stages import readable
 from ivx.stages.attention_matching import AttentionMatchingStage
 from ivx.stages.distillation import DistillationStage
 from ivx.stages.gspo import GspoSpec, GspoStage
@@ -24,7 +25,6 @@ from ivx.stages.protocol import Stage
 from ivx.stages.questions import Questions
 from ivx.stages.rehearsal import RehearsalStage
 from ivx.stages.rollouts import Roller, RolloutSpec
-from ivx.training import progress
 
 Config = ml_collections.ConfigDict
 
@@ -106,7 +106,12 @@ def _planned_batches(
         f" max / mean pack cost per step {data_plan.unevenness:.2f}"
     )
     options = from_config.data.loader_options(config)
-    return lambda first: loader.batches(data_plan, rule, shape, packs, first, options)
+
+    def open_batches(first: int) -> Iterator[loader.LoadedBatch]:
+        loaded = loader.batches(data_plan, rule, shape, packs, first, options)
+        return readable.with_samples(loaded, steps - first)
+
+    return open_batches
 
 
 def _parameters(model: StoredModel, mesh: Mesh) -> Params:
@@ -174,8 +179,8 @@ def _roller(config: Config, mesh: Mesh) -> Roller:
         )
     prompt_shape = dataclasses.replace(shape, tokens=shape.tokens - stage.max_new_tokens)
     samples = []
-    for _, read in from_config.data.samples(config, tuple(config.data.train), training=True):
-        measured = from_config.data.measured(read, rule, prompt_shape)
+    names = tuple(config.data.train)
+    for _, measured in from_config.data.fitting_samples(config, names, prompt_shape, training=True):
         samples += [s for s in measured.samples if len(text_only.questions(s)) == 1]
     if not samples:
         raise UserError(

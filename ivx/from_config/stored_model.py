@@ -10,8 +10,8 @@ from ivx import bundled, from_config
 from ivx import workdir as workdirs
 from ivx.errors import UserError
 from ivx.models import spec as specs
-from ivx.models.definition import ModelDefinition, Params
-from ivx.parallel import sharding
+from ivx.models.definition import ModelDefinition, Params, cast, held_in
+from ivx.parallel import available_memory, sharding
 from ivx.training.checkpoints import checkpoint
 
 
@@ -29,32 +29,49 @@ class StoredModel:
     config: ml_collections.ConfigDict
     definition: ModelDefinition
 
-    def load(self, shardings: Params | None = None) -> tuple[Params, int]:
-        """The newest float32 parameters, and their step; without shardings, on one device.
+    def load(self, shardings: Params | None = None, dtype: str = "float32") -> tuple[Params, int]:
+        """The newest parameters, and their step; without shardings, on one device.
 
         For a run that keeps a moving average of the parameters, the average.
+
+        Args:
+          shardings: of the parameters.
+          dtype: of kernels and embeddings; what trains is float32.
 
         Raises:
           UserError: there is no intact checkpoint.
         """
         if not from_config.hf_folder.is_model(self.folder):
-            return self._trained(shardings)
-        params = from_config.hf_folder.read_params(self.folder, self.definition)
-        if not shardings:
-            return jax.device_put(params), 0
-        return jax.tree.map(sharding.put_host_array, params, shardings), 0
+            return self._trained(shardings, dtype)
+        abstract = held_in(dtype, self.definition.abstract_params)
+        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        places = shardings or jax.tree.map(lambda _: first, abstract)
+        sharded = jax.tree.map(
+            lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place),
+            abstract,
+            places,
+        )
+        # One array at a time is in host memory, if the device has its own.
+        put = lambda array, leaf: jax.block_until_ready(  # noqa: E731
+            sharding.put_host_array(array, leaf.sharding)
+        )
+        return from_config.hf_folder.read_params(self.folder, self.definition, sharded, put), 0
 
-    def _trained(self, shardings: Params | None) -> tuple[Params, int]:
+    def _trained(self, shardings: Params | None, dtype: str) -> tuple[Params, int]:
         """The parameters of a run, with LoRA merged."""
         trained = from_config.model.add_lora(self.config, self.definition)
-        if trained is not self.definition and shardings:
+        averaged = self.config.optim.ema > 0
+        if trained is self.definition:
+            abstract = held_in(dtype, self.definition.abstract_params)
+            return checkpoint.load_params(self.folder, abstract, shardings, averaged)
+        if shardings:
             mesh = jax.tree.leaves(shardings)[0].mesh
             shardings = sharding.parameter_shardings(trained.abstract, mesh)
-        averaged = self.config.optim.ema > 0
         params, step = checkpoint.load_params(
             self.folder, trained.abstract_params, shardings, averaged
         )
-        return (params if trained is self.definition else trained.merge(params)), step
+        # Merged in float32, since B is small beside the kernel.
+        return cast(trained.absorb(params), dtype), step
 
 
 def open_model(path: str | pathlib.Path) -> StoredModel:
@@ -67,6 +84,27 @@ def open_model(path: str | pathlib.Path) -> StoredModel:
     is_hf = from_config.hf_folder.is_model(folder)
     config = from_config.hf_folder.config_of(folder) if is_hf else workdirs.load(folder)
     return StoredModel(folder, config, ModelDefinition(from_config.model.spec_of(config)))
+
+
+def with_dtype(model: StoredModel, dtype: str | None) -> StoredModel:
+    """The model with another dtype of computation.
+
+    Args:
+      model: a stored model.
+      dtype: float32, bfloat16, or None for its own. `auto` is its own on an accelerator. On a CPU
+        it is float32, which is faster there, unless only bfloat16 fits into memory.
+    """
+    if dtype == "auto":
+        dtype = model.definition.spec.dtype
+        if jax.default_backend() == "cpu":
+            leaves = jax.tree.leaves(model.definition.abstract_params)
+            needed = 1.3 * 4 * sum(leaf.size for leaf in leaves) + 2**30
+            memory = available_memory.of_host()
+            dtype = "bfloat16" if memory and memory.available < needed else "float32"
+    if dtype is None or dtype == model.definition.spec.dtype:
+        return model
+    spec = dataclasses.replace(model.definition.spec, dtype=dtype)
+    return dataclasses.replace(model, definition=ModelDefinition(spec))
 
 
 def check_has_checkpoint(model: StoredModel) -> None:

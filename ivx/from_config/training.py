@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from ivx import config as configs
 from ivx import from_config
+from ivx.from_config.recording import recording
 from ivx.models.definition import ModelDefinition, Params
 from ivx.stages.attention_matching import TRAINS
 from ivx.stages.protocol import Stage
@@ -122,22 +123,35 @@ def watch(config: Config) -> Watch:
 
 
 def make_run(
-    config: Config, workdir: pathlib.Path, make_stage: Callable[[], Stage], mesh: Mesh
+    config: Config,
+    workdir: pathlib.Path,
+    make_stage: Callable[[], Stage],
+    mesh: Mesh,
+    accept_data_change: bool = False,
 ) -> Run:
     """The run of a checked config.
 
     What is quick to check comes first: `make_stage` plans all training data.
+
+    Args:
+      config: checked.
+      workdir: of the run.
+      make_stage: reads and plans the data.
+      mesh: devices.
+      accept_data_change: whether a restart may go on with other data.
 
     Raises:
       UserError: a pattern matches no parameter, or `run.start` does not match the model.
     """
     model = from_config.model.training_definition(config)
     transformation, params = optimizer(config), initial_params(config, model)
+    with recording() as sources:
+        stage = make_stage()
     return Run(
         workdir=workdir,
         config=configs.snapshot(config),
         model=model,
-        stage=make_stage(),
+        stage=stage,
         optimizer=transformation,
         mesh=mesh,
         length=length(config),
@@ -145,4 +159,6 @@ def make_run(
         watch=watch(config),
         seed=config.run.seed,
         initial_params=params,
+        sources=sources,
+        accept_data_change=accept_data_change,
     )

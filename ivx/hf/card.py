@@ -8,7 +8,7 @@ _ATTENTION = {
     "m2la": (
         "latent attention (M2LA): {rank} + {head} cached values per token and layer",
         "AutoModelForCausalLM",
-        "FOLDER, trust_remote_code=True",
+        "folder, trust_remote_code=True",
         "`trust_remote_code=True` executes `modeling_internvideo3.py` from this folder. It is"
         " short; read it first.",
     ),
@@ -16,14 +16,14 @@ _ATTENTION = {
         "latent attention that keeps its QK-norm (m2la_exact, a variant of ivx): {rank} + {head}"
         " cached values per token and layer",
         "AutoModelForCausalLM",
-        "FOLDER, trust_remote_code=True",
+        "folder, trust_remote_code=True",
         "`trust_remote_code=True` executes `modeling_internvideo3.py` from this folder. It is"
         " short; read it first.",
     ),
     "gqa": (
         "grouped attention with QK-norm, as in Qwen3-VL",
         "AutoModelForImageTextToText",
-        "FOLDER",
+        "folder",
         "This folder contains no code to execute.",
     ),
 }
@@ -49,9 +49,14 @@ with {attention}. Exported by ivx.
 
 ## Use
 
+transformers 5 needs `torch`, the `torchvision` that belongs to it, and `pillow`; for video files
+also the `torchcodec` that belongs to it, and the shared libraries of FFmpeg. Run this from the
+folder above this one:
+
 ```python
 from transformers import {auto_class}, AutoProcessor
 
+folder = {title!r}
 model = {auto_class}.from_pretrained({arguments})
 processor = AutoProcessor.from_pretrained({arguments})
 messages = [

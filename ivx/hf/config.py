@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ivx.errors import UserError
-from ivx.hf import json_file, text_files
+from ivx.hf import config_values, json_file, text_files
 from ivx.models import spec as specs
 from ivx.text import special_tokens
 from ivx.text.tokenizer import Tokenizer
@@ -24,35 +24,6 @@ _MODELS = {
     "gqa": ("qwen3_vl", "Qwen3VLForConditionalGeneration"),
     "m2la": ("internvideo3", "InternVideo3ForConditionalGeneration"),
     "m2la_exact": ("internvideo3", "InternVideo3ForConditionalGeneration"),
-}
-# Key in text_config that holds K if latent attention keeps the QK-norm; otherwise absent.
-_EXACT_KEY = "qk_norm_key_value_heads"
-# Constants of the ivx model: (part, key, value); an absent key means this value.
-_FIXED = (
-    ("text", "hidden_act", "silu"),
-    ("text", "rope_interleave", True),
-    ("rope", "rope_type", "default"),
-    ("rope", "type", "default"),
-    ("rope", "mrope_interleaved", True),
-    ("vision", "hidden_act", "gelu_pytorch_tanh"),
-    ("vision", "patch_size", 16),
-    ("vision", "temporal_patch_size", 2),
-    ("vision", "spatial_merge_size", 2),
-    ("vision", "in_channels", 3),
-)
-# ivx field -> config.json key.
-_TEXT = {
-    "depth": "num_hidden_layers",
-    "width": "hidden_size",
-    "heads": "num_attention_heads",
-    "mlp": "intermediate_size",
-    "vocab": "vocab_size",
-}
-_VISION = {
-    "depth": "depth",
-    "width": "hidden_size",
-    "heads": "num_heads",
-    "mlp": "intermediate_size",
 }
 
 
@@ -69,14 +40,15 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
     path = folder / "config.json"
     config = json_file.read(path)
     known = {model_type: name for name, (model_type, _) in _MODELS.items() if name != "m2la_exact"}
-    attention = known.get(config.get("model_type"))
+    model_type = config.get("model_type")
+    attention = known.get(model_type) if isinstance(model_type, str) else None
     if attention is None:
         raise UserError(
-            f"{path}: model_type {config.get('model_type')!r} is not supported;"
+            f"{path}: model_type {json_file.shown(model_type)} is not supported;"
             f" give one of {', '.join(known)}"
         )
     text = _part(config.get("text_config", config))
-    if attention == "m2la" and _EXACT_KEY in text:
+    if attention == "m2la" and config_values.EXACT_KEY in text:
         attention = "m2la_exact"
     parts = {
         "text": text,
@@ -84,13 +56,13 @@ def read_spec(folder: pathlib.Path) -> specs.ModelSpec:
         "rope": _part(text.get("rope_parameters") or text.get("rope_scaling")),
     }
     try:
-        problems = _problems(config, parts)
+        problems = config_values.problems(config, parts)
         if problems:
             raise ValueError("; ".join(problems))
         dtype = config.get("dtype") or config.get("torch_dtype") or text.get("dtype")
         return specs.ModelSpec(
             _vision(parts["vision"]),
-            _text(attention, text, parts["rope"], _tied(config, text)),
+            _text(attention, text, parts["rope"], config_values.tied(config, text)),
             "float32" if dtype == "float32" else "bfloat16",
         )
     except (TypeError, ValueError) as error:
@@ -106,7 +78,7 @@ def read_ranks(folder: pathlib.Path) -> tuple[int, ...]:
     if read_spec(folder).text.attention == "gqa":
         return ()
     config = json_file.read(folder / "config.json")
-    return _ranks(_part(config.get("text_config", config)))
+    return config_values.ranks(_part(config.get("text_config", config)))
 
 
 def write_config(
@@ -139,7 +111,7 @@ def write_config(
         "text_config": {
             "model_type": "qwen3_vl_text",
             "dtype": dtype,
-            **{key: getattr(text, field) for field, key in _TEXT.items()},
+            **{key: getattr(text, field) for field, key in config_values.TEXT.items()},
             # Latent attention has one key per query head.
             "num_key_value_heads": text.kv_heads if attention == "gqa" else text.heads,
             "head_dim": text.head_dim,
@@ -161,7 +133,7 @@ def write_config(
         },
         "vision_config": {
             "model_type": "qwen3_vl",
-            **{key: getattr(spec.vision, field) for field, key in _VISION.items()},
+            **{key: getattr(spec.vision, field) for field, key in config_values.VISION.items()},
             "out_hidden_size": text.width,
             "num_position_embeddings": spec.vision.table_side**2,
             "deepstack_visual_indexes": list(spec.vision.taps),
@@ -191,7 +163,7 @@ def write_config(
             "rope_interleave": True,
         }
         if attention == "m2la_exact":
-            config["text_config"][_EXACT_KEY] = text.kv_heads
+            config["text_config"][config_values.EXACT_KEY] = text.kv_heads
         if latent_ranks:
             config["text_config"]["kv_lora_rank_list"] = list(latent_ranks)
     return config
@@ -202,56 +174,6 @@ def _part(value: Any) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _tied(config: dict, text: dict) -> bool:
-    """Whether the embedding table is also the output head.
-
-    Raises:
-      ValueError: a value is not a boolean, or the two differ: transformers 5 uses that of the top
-        level, 4 that of the text.
-    """
-    values = [
-        part["tie_word_embeddings"] for part in (config, text) if "tie_word_embeddings" in part
-    ]
-    if any(type(value) is not bool for value in values) or len(set(values)) > 1:
-        raise ValueError(
-            "tie_word_embeddings must be true or false, the same at the top level and in"
-            f" text_config, not {values}"
-        )
-    return values[0] if values else False
-
-
-def _problems(config: dict, parts: dict[str, dict]) -> list[str]:
-    """Values that ivx does not support or that are invalid."""
-    problems = [
-        f"{key} is {parts[part][key]!r}, ivx supports only {value!r}"
-        for part, key, value in _FIXED
-        if parts[part].get(key, value) != value
-    ]
-    text, vision = parts["text"], parts["vision"]
-    needed = [("text_config", text, key) for key in _TEXT.values()]
-    needed += [("vision_config", vision, key) for key in _VISION.values()]
-    needed.append(("vision_config", vision, "num_position_embeddings"))
-    if config["model_type"] == "qwen3_vl":
-        needed.append(("text_config", text, "num_key_value_heads"))
-    problems += [
-        f"{part}.{key} must be a positive integer, not {values.get(key)!r}"
-        for part, values, key in needed
-        if type(values.get(key)) is not int or values[key] < 1
-    ]
-    width = text.get("hidden_size")
-    if vision.get("out_hidden_size", width) != width:
-        problems.append(
-            f"vision_config.out_hidden_size is {vision['out_hidden_size']!r}, expected the"
-            f" hidden_size {width!r} of the text"
-        )
-    taps = vision.get("deepstack_visual_indexes")
-    if not isinstance(taps, list) or not taps or any(type(tap) is not int for tap in taps):
-        problems.append(
-            f"deepstack_visual_indexes must be a non-empty list of block indices, not {taps!r}"
-        )
-    return problems
-
-
 def _vision(vision: dict) -> specs.VisionSpec:
     side = math.isqrt(vision["num_position_embeddings"])
     if side * side != vision["num_position_embeddings"]:
@@ -259,55 +181,42 @@ def _vision(vision: dict) -> specs.VisionSpec:
             f"num_position_embeddings = {vision['num_position_embeddings']} is not a square"
         )
     return specs.VisionSpec(
-        **{field: vision[key] for field, key in _VISION.items()},
+        **{field: vision[key] for field, key in config_values.VISION.items()},
         taps=tuple(vision["deepstack_visual_indexes"]),
         table_side=side,
     )
 
 
 def _text(attention: str, text: dict, rope: dict, tied: bool) -> specs.TextSpec:
-    theta = rope.get("rope_theta", text.get("rope_theta"))
-    if not isinstance(theta, int | float) or theta <= 0:
-        # The default depends on the version of transformers.
-        raise ValueError(f"rope_theta must be a positive number, not {theta!r}")
-    heads = text["num_attention_heads"]
+    # Without a default: it depends on the version of transformers.
+    theta = config_values.number(rope.get("rope_theta", text.get("rope_theta")), "rope_theta")
     if attention == "gqa":
         head_dim = text.get("head_dim", 128)
         kv_heads, kv_rank = text["num_key_value_heads"], 0
     else:
         widths = [text.get(f"{part}_head_dim") for part in ("qk_nope", "qk_rope", "v")]
-        if len(set(widths)) > 1:
-            raise ValueError(f"head dimensions (qk_nope, qk_rope, v) must be equal, not {widths}")
-        head_dim, kv_heads, kv_rank = widths[0], text.get(_EXACT_KEY, heads), max(_ranks(text))
-    if type(head_dim) is not int or head_dim < 2:
-        raise ValueError(f"the head dimension must be an integer of at least 2, not {head_dim!r}")
+        if any(width != widths[0] for width in widths):
+            raise ValueError(
+                "head dimensions (qk_nope, qk_rope, v) must be equal, not"
+                f" {json_file.shown(widths)}"
+            )
+        head_dim, kv_rank = widths[0], max(config_values.ranks(text))
+        kv_heads = text.get(config_values.EXACT_KEY, text["num_attention_heads"])
+    if not config_values.is_head_dim(head_dim):
+        raise ValueError(
+            f"the head dimension must be an integer of at least 2, not {json_file.shown(head_dim)}"
+        )
     return specs.TextSpec(
         attention=attention,
-        **{field: text[key] for field, key in _TEXT.items()},
+        **{field: text[key] for field, key in config_values.TEXT.items()},
         head_dim=head_dim,
         kv_heads=kv_heads,
         kv_rank=kv_rank,
-        rope_theta=float(theta),
+        rope_theta=theta,
         mrope_sections=tuple(rope.get("mrope_section", (24, 20, 20))),
-        norm_eps=float(text.get("rms_norm_eps", 1e-6)),
+        norm_eps=config_values.number(text.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
         tied=tied,
     )
-
-
-def _ranks(text: dict) -> tuple[int, ...]:
-    """One rank per layer, from a list or a single number."""
-    depth = text["num_hidden_layers"]
-    ranks = text.get("kv_lora_rank_list") or [text.get("kv_lora_rank")] * depth
-    if (
-        not isinstance(ranks, list)
-        or len(ranks) != depth
-        or any(type(rank) is not int or rank < 1 for rank in ranks)
-    ):
-        raise ValueError(
-            f"kv_lora_rank or kv_lora_rank_list must be a positive integer for each of"
-            f" {depth} layers, not {text.get('kv_lora_rank_list') or text.get('kv_lora_rank')!r}"
-        )
-    return tuple(ranks)
 
 
 def preset_of(spec: specs.ModelSpec) -> str:

@@ -7,16 +7,17 @@ Only safetensors are read: other weight formats can execute code when they are o
 """
 
 import collections
+import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from ivx import progress
 from ivx.errors import UserError
 from ivx.hf import json_file, names, ranks
 from ivx.models.definition import ModelDefinition, Params
@@ -24,6 +25,10 @@ from ivx.models.definition import ModelDefinition, Params
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+# Bytes of a file's name.
+_MAX_NAME = 255
+# As safetensors names them.
+_CODES = {DTYPES["bfloat16"]: "BF16", DTYPES["float32"]: "F32"}
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 # ------------------------------------------------------------------- reading
@@ -48,13 +53,25 @@ def read_index(folder: pathlib.Path) -> dict[str, list[str]]:
         )
     shards = collections.defaultdict(list)
     for name, file in weight_map.items():
-        if pathlib.PurePath(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+        if not _is_plain(file):
             raise UserError(
-                f"{folder / INDEX} places {name} in {file!r}, expected a .safetensors file in the"
-                " same folder; do not use this folder unless you trust its author"
+                f"{folder / INDEX} places {json_file.shown_name(name)} in {json_file.shown(file)},"
+                " expected a .safetensors file in the same folder; do not use this folder unless"
+                " you trust its author"
             )
         shards[file].append(name)
     return dict(shards)
+
+
+def _is_plain(file: str) -> bool:
+    """Whether a file's name stays in its folder, and can be one."""
+    return (
+        pathlib.PurePath(file).name == file
+        and "\\" not in file
+        and file.isprintable()
+        and len(file.encode()) <= _MAX_NAME
+        and file.endswith(".safetensors")
+    )
 
 
 def open_shard(path: pathlib.Path) -> Any:
@@ -105,7 +122,7 @@ def write_params(
     shard_bytes: int | float,
     latent_ranks: Sequence[int] = (),
 ) -> None:
-    """Writes all tensors; one shard at a time is in memory, in `dtype`.
+    """Writes all tensors; besides the parameters, one tensor at a time is in memory.
 
     Args:
       folder: existing.
@@ -123,9 +140,15 @@ def write_params(
             f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             for number in range(1, len(shards) + 1)
         ]
-    for file, shard in zip(files, shards, strict=True):
-        tensors = {weight.name: _tensor(params, weight, dtype, latent_ranks) for weight in shard}
-        _save(tensors, folder / file)
+    total = dtype.itemsize * sum(map(_size, weights))
+    with progress.Bar(total, "writing weights", "B") as bar:
+
+        def tensor_of(weight: names.Weight) -> np.ndarray:
+            bar.advance(dtype.itemsize * _size(weight))
+            return _tensor(params, weight, dtype, latent_ranks)
+
+        for file, shard in zip(files, shards, strict=True):
+            _save(folder / file, shard, dtype, tensor_of)
     if len(shards) > 1:
         count = sum(_size(weight) for weight in weights)
         weight_map = {
@@ -135,14 +158,32 @@ def write_params(
         json_file.write(folder / INDEX, {"metadata": sizes, "weight_map": weight_map})
 
 
-def _save(tensors: dict[str, np.ndarray], path: pathlib.Path) -> None:
-    """Writes one file with the default permissions."""
-    path.touch()
-    mode = path.stat().st_mode
+def _save(
+    path: pathlib.Path,
+    weights: Sequence[names.Weight],
+    dtype: np.dtype,
+    tensor_of: Callable[[names.Weight], np.ndarray],
+) -> None:
+    """Writes one file, a tensor at a time: `safetensors.numpy.save_file` holds the file twice.
+
+    8 bytes: length of the header | header, JSON | tensors, as the header places them
+    """
+    weights = sorted(weights, key=lambda weight: weight.name)
     # Older readers reject a file without a framework in its metadata.
-    save_file(tensors, path, metadata={"format": "pt"})
-    # save_file replaces the file by one that only its owner can read.
-    path.chmod(mode)
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for weight in weights:
+        start, end = end, end + _size(weight) * dtype.itemsize
+        header[weight.name] = {
+            "dtype": _CODES[dtype],
+            "shape": list(weight.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for weight in weights:
+            file.write(tensor_of(weight).view(np.uint8).data)
 
 
 def _plan(
@@ -163,9 +204,9 @@ def _plan(
 def _tensor(
     params: Params, weight: names.Weight, dtype: np.dtype, latent_ranks: Sequence[int]
 ) -> np.ndarray:
-    array = names.leaf(params, weight.path)
-    array = np.asarray(array if weight.layer is None else array[weight.layer])
-    padded = weight.form.to_theirs(array.astype(dtype))
+    array = np.asarray(names.leaf(params, weight.path))
+    array = array if weight.layer is None else array[weight.layer]
+    padded = weight.form.to_theirs(array.astype(dtype, copy=False))
     # safetensors writes the raw memory: a transposed view would be stored in the wrong order.
     return np.ascontiguousarray(ranks.without_padding(weight, padded, latent_ranks))
 

@@ -12,9 +12,9 @@ README.md                                   model card
 
 import pathlib
 import shutil
-import tempfile
 from collections.abc import Mapping
 
+from data_pipelines.whole_folder import whole_folder
 from ivx.errors import UserError
 from ivx.hf import card as cards
 from ivx.hf import config, json_file, processor, ranks, shards, text_files
@@ -38,7 +38,7 @@ def export(
     dtype: str = "bfloat16",
     shard_bytes: int | float = 5e9,
 ) -> None:
-    """Writes a folder atomically: it is written under a temporary name and then renamed.
+    """Writes a folder as a `whole_folder`: complete or not at all.
 
     Args:
       folder: absent or empty.
@@ -60,15 +60,9 @@ def export(
     latent_ranks = ranks.layer_ranks(definition, params)
     if latent_ranks:
         card = {**card, "latent rank of each layer": ", ".join(map(str, latent_ranks))}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-    ) as temporary:
-        # Unlike `temporary`, a new folder has the default permissions.
-        export_folder = pathlib.Path(temporary) / "export"
-        export_folder.mkdir()
+    with whole_folder(folder) as partial:
         shards.write_params(
-            export_folder, definition, params, shards.DTYPES[dtype], shard_bytes, latent_ranks
+            partial, definition, params, shards.DTYPES[dtype], shard_bytes, latent_ranks
         )
         documents = {
             "config.json": config.write_config(definition.spec, tokenizer, dtype, latent_ranks),
@@ -77,14 +71,13 @@ def export(
             **processor.processor_files(rules),
         }
         for name, content in documents.items():
-            json_file.write(export_folder / name, content)
-        shutil.copyfile(tokenizer_path, export_folder / "tokenizer.json")
+            json_file.write(partial / name, content)
+        shutil.copyfile(tokenizer_path, partial / "tokenizer.json")
         sources = (TEMPLATE, *(REMOTE_CODE if definition.spec.text.attention != "gqa" else ()))
         for path in sources:
-            shutil.copyfile(path, export_folder / path.name)
+            shutil.copyfile(path, partial / path.name)
         text = cards.render(folder.name, definition.spec, card)
-        (export_folder / "README.md").write_text(text, encoding="utf-8")
-        export_folder.replace(folder)
+        (partial / "README.md").write_text(text, encoding="utf-8")
 
 
 def check_free(folder: pathlib.Path) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from ivx.text import thinking, tool_calls
+from ivx.text import thinking, tool_calls, truths
 
 _TIME = r"(\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?)\s*(?:s|sec|seconds)?"
 _SPAN = re.compile(rf"{_TIME}\s*(?:to|-|–|and|,)\s*{_TIME}", re.IGNORECASE)
@@ -15,7 +15,7 @@ def final(text: str) -> str:
 
 def words(text: str) -> str:
     """The answer in lower case without a final full stop, for exact matching."""
-    return " ".join(final(text).lower().rstrip(".").split())
+    return truths.words(text)
 
 
 def letter(text: str, options: int) -> str | None:
@@ -25,7 +25,7 @@ def letter(text: str, options: int) -> str | None:
     last for any standalone letter; the last match counts, since "A" may be an article.
     """
     text = final(text)
-    allowed = f"([{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[:options]}])"
+    allowed = f"([{truths.LETTERS[:options]}])"
     for pattern in (
         rf"\({allowed}\)",
         rf"[Aa]nswer(?: is|:)\s*{allowed}\b",

@@ -39,11 +39,17 @@ def interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a mean by the normal approximation."""
+    """95% interval of a mean of scores in [0, 1] by the normal approximation.
+
+    One value tells nothing about the spread, so its interval is the whole range.
+    """
     count = len(values)
+    if count < 2:
+        return 0.0, 1.0
     mean = sum(values) / count
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(count - 1, 1))
-    return mean - z * spread / math.sqrt(count), mean + z * spread / math.sqrt(count)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
+    half = z * spread / math.sqrt(count)
+    return max(0.0, mean - half), min(1.0, mean + half)
 
 
 def call_share(call: tool_calls.Call | None, expected: tool_calls.Call) -> float:

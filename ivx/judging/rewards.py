@@ -1,4 +1,4 @@
-"""Rule-based rewards, one per answer format.
+"""Rule-based rewards, one per answer format (`ivx.text.truths`).
 
     choice   1 for the correct letter, else 0
     span     temporal IoU; 0 without a span or for one that ends before it starts
@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 
 from ivx.judging import answers, metrics
-from ivx.text import tool_calls
+from ivx.text import tool_calls, truths
 
 Reward = Callable[[str, dict], float]
 
@@ -41,8 +41,8 @@ def call(text: str, truth: dict) -> float:
 
 def reward_of(truth: dict) -> Reward:
     """The reward for questions with this truth."""
-    if truth["format"] == "choice":
+    if truth["format"] == truths.CHOICE:
         return choice
-    if truth["format"] == "call":
+    if truth["format"] == truths.CALL:
         return call
     return span if "span" in truth else words

@@ -11,6 +11,8 @@ from ivx.models.model import VideoLanguageModel
 from ivx.models.spec import ModelSpec
 
 Params = dict
+# Leaves that layers cast to the dtype of computation; all others are used in float32.
+_MATRICES = ("kernel", "embedding")
 
 
 class ModelDefinition:
@@ -41,3 +43,27 @@ class ModelDefinition:
     def abstract_params(self) -> Params:
         """Shapes and dtypes of the parameters."""
         return nnx.to_pure_dict(self.abstract)
+
+
+def held_in(dtype: str, shapes: Params) -> Params:
+    """Shapes of parameters whose kernels and embeddings are of a dtype.
+
+    Layers cast these to the dtype of computation in any case, so with that dtype no output of the
+    model changes.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jax.ShapeDtypeStruct(leaf.shape, dtype) if path[-1].key in _MATRICES else leaf
+        ),
+        shapes,
+    )
+
+
+def cast(params: Params, dtype: str) -> Params:
+    """Casts kernels and embeddings in place, one at a time, so that no second copy is held."""
+    for name, leaf in params.items():
+        if isinstance(leaf, dict):
+            cast(leaf, dtype)
+        elif name in _MATRICES and leaf.dtype != dtype:
+            params[name] = leaf.astype(dtype).block_until_ready()
+    return params

@@ -16,6 +16,7 @@ v6e with 96 MiB; it takes four minutes with the default. The chosen limits give 
 The Pallas kernels set their own limit (`vmem_limit_bytes`).
 """
 
+import jax
 from jax.sharding import Mesh
 
 # JAX device kind -> generation name of topologies.
@@ -38,3 +39,19 @@ def options(mesh: Mesh) -> dict[str, str]:
     if not generation:
         return {}
     return {"xla_tpu_scoped_vmem_limit_kib": str(1024 * TILES[generation])}
+
+
+def inference_options(mesh: Mesh | None, dtype: str) -> dict[str, str]:
+    """`compiler_options` of `jax.jit` for inference programs.
+
+    XLA:CPU multiplies bfloat16 in float32. By default it casts the weights of all layers before the
+    loop over layers or tokens, and keeps them: three times the memory. With these options it casts
+    each weight when it is used, into memory that the next one reuses.
+    """
+    platform = mesh.devices.flat[0].platform if mesh else jax.default_backend()
+    if platform != "cpu" or dtype != "bfloat16":
+        return {}
+    return {
+        "xla_disable_hlo_passes": "while-loop-invariant-code-motion",
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    }

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 from packaging.requirements import Requirement
 
+from ivx.parallel import available_memory
+
 # Bytes of the file that is written and read, and of the array that each device sums.
 _FILE_BYTES, _ARRAY_BYTES = 64 << 20, 16 << 20
 
@@ -104,7 +106,18 @@ def _devices() -> list[Check]:
     limit = (first.memory_stats() or {}).get("bytes_limit")
     spaces = ", ".join(memory.kind for memory in first.addressable_memories())
     size = f"{limit / 2**30:.1f} GiB per device" if limit else "of unknown size"
-    return [Check("devices", summary, advice), Check("memory", f"{size}; kinds: {spaces}")]
+    memory = Check("memory", f"{size}; kinds: {spaces}")
+    return [Check("devices", summary, advice), memory, _host_memory()]
+
+
+def _host_memory() -> Check:
+    """Memory of this host, as far as its control group lets the process use it."""
+    memory = available_memory.of_host()
+    if memory is None:
+        return Check("host", "memory of unknown size")
+    within = ", limited by its control group" if memory.limited else ""
+    total, available = memory.total / 2**30, memory.available / 2**30
+    return Check("host", f"{available:.1f} of {total:.1f} GiB of memory available{within}")
 
 
 def _collectives() -> list[Check]:

@@ -67,9 +67,14 @@ def _shape(sizes: dict[str, int], count: int) -> list[int]:
     rest = math.prod(size for size in shape if size != -1)
     shape = [count // rest if size == -1 else size for size in shape]
     if math.prod(shape) != count:
+        given = {axis: sizes[axis] for axis in AXES if sizes[axis] not in (1, -1)}
+        names = " x ".join(f"mesh.{axis}" for axis in given or AXES)
+        total = " x ".join(str(size) for size in given.values()) or "1"
         divisors = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-        raise UserError(
-            f"a mesh of {dict(zip(AXES, shape, strict=True))} does not match {count} devices;"
-            f" the product of the four sizes must be {count}, so each is one of {divisors}"
+        remedy = (
+            f"make it a divisor of {count} ({divisors})"
+            if -1 in sizes.values()
+            else f"make it {count}, or one of {divisors} with another size of -1"
         )
+        raise UserError(f"{names} = {total} does not match {count} devices; {remedy}")
     return shape

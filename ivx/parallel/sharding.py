@@ -137,6 +137,13 @@ def put_host_array(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Ar
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
+def place(array: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    """The array itself if it has this sharding, else a copy that has it."""
+    if array.sharding.is_equivalent_to(sharding, array.ndim):
+        return array
+    return jax.device_put(array, sharding)
+
+
 def current_mesh() -> AbstractMesh | None:
     """The mesh of `jax.set_mesh` if it has several devices and only Auto axes.
 

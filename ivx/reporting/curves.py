@@ -74,7 +74,11 @@ PANELS = {
 # A count among the norms.
 _NO_NORM = "grad/skipped_steps"
 _COLOURS = ("#2563eb", "#ea580c", "#0d9488", "#9333ea", "#ca8a04", "#64748b")
+# The largest value that is drawn: that of float32.
+_LARGEST = 3.5e38
 _TOTAL_COLOUR = "#1c1f26"
+# A linear axis shows values of up to this multiple of the median.
+_RANGE = 10
 _DASHES = ("-", "--", ":")
 
 
@@ -113,7 +117,7 @@ def _lines(strip: Strip, rows: Sequence[dict]) -> dict[str, Points]:
         label: [
             (row["step"], row[name])
             for row in rows
-            if math.isfinite(row.get(name, math.nan)) and row[name] >= minimum
+            if abs(row.get(name, math.nan)) <= _LARGEST and row[name] >= minimum
         ]
         for name, label in names.items()
     }
@@ -124,6 +128,7 @@ def _panel(title: str, strips: Sequence[tuple[Strip, dict[str, Points]]]) -> fig
     rows = canvas.subplots(len(strips), sharex=True, squeeze=False)[:, 0]
     rows[0].set_title(title, loc="left", fontsize=11, fontweight="bold")
     rows[-1].set_xlabel("step")
+    rows[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     for axes, (strip, lines) in zip(rows, strips, strict=True):
         _strip(axes, strip, lines)
     if any(len(lines) > 1 for _, lines in strips):
@@ -161,7 +166,11 @@ def _strip(axes: Axes, strip: Strip, lines: dict[str, Points]) -> None:
     elif strip.scale == "share":
         axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(ticker.PercentFormatter(1, symbol=""))
+    elif min(values) > 0 and max(values) > _RANGE * statistics.median(values):
+        # First steps or a spike would flatten the rest, and a cut axis would hide them.
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
     elif min(values) >= 0:
-        # So that the first steps do not flatten the rest.
-        axes.set_ylim(0, min(max(values), 4 * statistics.median(values) or max(values)) * 1.05 or 1)
+        axes.set_ylim(0, max(values) * 1.05 or 1)
         axes.yaxis.set_major_formatter(plain)

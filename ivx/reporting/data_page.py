@@ -5,15 +5,15 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-import jinja2
 import numpy as np
-from matplotlib import figure
+from matplotlib import figure, ticker
 
 from data_pipelines import packing, plan
 from data_pipelines.layout import Clip, Layout, LayoutRule
 from data_pipelines.media_error import MediaError
+from data_pipelines.sources import Sample
 from data_pipelines.video.frames import FRAMES_PER_SLICE
-from ivx.reporting import frames, svg
+from ivx.reporting import frames, paths, svg, template
 
 FILE = "inspect.html"
 # Slices shown of a clip, and slices kept in its text, half at each end.
@@ -93,12 +93,9 @@ def write(
       shape: shape of a pack.
       count: samples to show, evenly over data sets.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ivx.reporting", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("data.html.jinja").render(
+    return template.write(
+        folder / FILE,
+        "data.html.jinja",
         facts=facts,
         members=members,
         planned=planned,
@@ -108,11 +105,11 @@ def write(
             _bars(planned.packs[k], rule, shape) for k in range(min(_PACKS, len(planned.packs)))
         ],
         cards=list(_cards(members, rule, -(-count // len(members)))),
+        left_out={
+            name: [paths.without_folders(sentence) for sentence in member.measured.dropped]
+            for name, member in members.items()
+        },
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
-    path.write_text(page, encoding="utf-8")
-    return path
 
 
 def _cards(members: Mapping[str, plan.Member], rule: LayoutRule, each: int) -> Iterator[Card]:
@@ -124,7 +121,12 @@ def _cards(members: Mapping[str, plan.Member], rule: LayoutRule, each: int) -> I
             sample = member.measured.samples[number]
             layout = rule.lay_out(sample)
             clips = [_shown(clip) for clip in layout.clips]
-            yield Card(sample.id, name, layout, clips, _shortened(_parts(layout, rule)))
+            yield Card(_name(sample), name, layout, clips, _shortened(_parts(layout, rule)))
+
+
+def _name(sample: Sample) -> str:
+    """The id of a sample; one without an id is named after its file and line."""
+    return paths.without_folders(sample.id)
 
 
 def _shown(clip: Clip) -> Shown:
@@ -143,7 +145,7 @@ def _shown(clip: Clip) -> Shown:
             clip, indices=pairs.reshape(-1), times=clip.times[chosen]
         ).read()
     except MediaError as error:
-        return Shown(title, [], total, str(error))
+        return Shown(title, [], total, paths.without_folders(str(error)))
     if clip.still:
         return Shown(title, [("", frames.data_url(pixels[0]))], 0)
     pictures = [
@@ -199,7 +201,7 @@ def _bars(samples: Sequence, rule: LayoutRule, shape: packing.PackShape) -> list
             {
                 "width": 100 * size / shape.tokens,
                 "visual": 100 * int(layout.is_visual.sum()) / size,
-                "title": f"{sample.id}: {size:,} tokens",
+                "title": f"{_name(sample)}: {size:,} tokens",
             }
         )
     return bars
@@ -219,6 +221,7 @@ def _histogram(members: Mapping[str, plan.Member], shape: packing.PackShape) -> 
     ):
         axes.hist(tokens, bins=bins, weights=weights, stacked=True, label=list(members))
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
         axes.axvline(shape.tokens, color="#111", linewidth=1, linestyle=":")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel("tokens per sample")

@@ -23,7 +23,7 @@ def strip(path: str, count: int = 8) -> str:
     """
     try:
         info = image_decode.probe(path)
-        return data_url(_shrunk(image_decode.read(path, info), info))
+        return data_url(image_decode.read(path, info, shape=(HEIGHT, _width(info))))
     except MediaError:  # not an image
         info = decode.probe(path)
     indices = np.round(np.linspace(0, info.num_frames - 1, count)).astype(np.int64)
@@ -34,7 +34,7 @@ def strip(path: str, count: int = 8) -> str:
 
 
 def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
-    """The frames at `indices`, each as a data: URL of a JPEG.
+    """The frames at `indices` of `Clip`, each as a data: URL of a JPEG.
 
     Raises:
       MediaError: the video cannot be read, or has no such frames.
@@ -49,12 +49,20 @@ def thumbnails(path: str, indices: Sequence[int]) -> list[str]:
 
 def _small(path: str, info: VideoInfo, indices: np.ndarray) -> list[np.ndarray]:
     """Frames at the height of a strip, uint8 [HEIGHT, w, 3] each."""
-    return decode.read_frames(path, info, indices, lambda frame: _shrunk(frame, info))
+
+    def shrunk(frame: np.ndarray) -> np.ndarray:
+        return _shrunk(frame, info)
+
+    return decode.read_frames(path, info, indices, shrunk, on_show=True)
 
 
 def _shrunk(frame: np.ndarray, info: VideoInfo) -> np.ndarray:
-    width = max(1, round(HEIGHT * info.width / info.height))
-    return np.asarray(Image.fromarray(frame).resize((width, HEIGHT), Image.Resampling.LANCZOS))
+    size = _width(info), HEIGHT
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+
+
+def _width(info: VideoInfo) -> int:
+    return max(1, round(HEIGHT * info.width / info.height))
 
 
 def data_url(picture: np.ndarray) -> str:

@@ -4,13 +4,12 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
-
-import jinja2
+from typing import Any
 
 from data_pipelines.media_error import MediaError
 from ivx.evaluation import scoring, store
 from ivx.evaluation.scoring import Prediction
-from ivx.reporting import curves, frames
+from ivx.reporting import curves, frames, paths, template
 from ivx.training import writers
 
 FILE = "report.html"
@@ -20,11 +19,19 @@ _EACH = 1
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """One question on the page."""
+    """One question on the page.
+
+    Attributes:
+      prediction: the question and its answer.
+      points: score of the answer.
+      picture: frames as a data: URL; empty if the video can no longer be read.
+      file: name of the video or image.
+    """
 
     prediction: Prediction
     points: float
     picture: str
+    file: str
 
 
 def write(workdir: pathlib.Path, facts: dict[str, str]) -> pathlib.Path:
@@ -34,25 +41,29 @@ def write(workdir: pathlib.Path, facts: dict[str, str]) -> pathlib.Path:
       workdir: workdir of a run.
       facts: key-value pairs for the top of the page.
     """
-    metrics = workdir / writers.METRICS
-    rows = writers.read_metrics(metrics) if metrics.exists() else []
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ivx.reporting", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("report.html.jinja").render(
+    rows = writers.read_metrics(workdir / writers.METRICS)
+    return template.write(
+        workdir / FILE,
+        "report.html.jinja",
         name=workdir.resolve().name,
         facts=facts,
         curves=curves.draw(rows),
         evaluations=[
             _evaluation(folder) for folder in sorted((workdir / store.FOLDER).glob("[!.]*/"))
         ],
-        config=json.dumps(json.loads((workdir / "config.json").read_text()), indent=2),
+        config=_config(workdir),
     )
-    path = workdir / FILE
-    path.write_text(page)
-    return path
+
+
+def _config(workdir: pathlib.Path) -> str:
+    """The config of the run as JSON text, with relative paths."""
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shown(inner) for key, inner in value.items()}
+        return paths.relative(value, workdir) if isinstance(value, str) else value
+
+    return json.dumps(shown(json.loads((workdir / "config.json").read_text())), indent=2)
 
 
 def _evaluation(folder: pathlib.Path) -> dict:
@@ -74,9 +85,11 @@ def _cards(predictions: Sequence[Prediction]) -> list[Card]:
         if counts.setdefault(key, 0) < _EACH:
             counts[key] += 1
             try:
-                cards.append(Card(prediction, points, frames.strip(prediction.video)))
+                picture = frames.strip(prediction.video)
             except MediaError:
-                cards.append(Card(prediction, points, ""))
+                picture = ""
+            file = pathlib.PurePath(prediction.video).name
+            cards.append(Card(prediction, points, picture, file))
     return sorted(
         cards,
         key=lambda card: (card.prediction.family, card.prediction.truth["format"], -card.points),

@@ -3,12 +3,10 @@
 import dataclasses
 import pathlib
 
-import jinja2
-
 from data_pipelines.media_error import MediaError
 from ivx.agent import context
 from ivx.agent.context import Episode, Event
-from ivx.reporting import frames
+from ivx.reporting import frames, template
 
 FILE = "trace.html"
 
@@ -40,22 +38,35 @@ class Mark:
     title: str
 
 
-def write(folder: pathlib.Path, episode: Episode) -> pathlib.Path:
-    """Writes `folder`/trace.html."""
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The true answer of an episode's question, and the score of the agent's in [0, 1]."""
+
+    truth: str
+    points: float
+
+
+def write(folder: pathlib.Path, episode: Episode, verdict: Verdict | None = None) -> pathlib.Path:
+    """Writes `folder`/trace.html.
+
+    Args:
+      folder: created if missing.
+      episode: the episode.
+      verdict: shown if the truth is known.
+    """
     steps = {}
     for event in episode.events:
         # Labels are many; the timeline shows them.
         if not isinstance(event, context.Memory):
             steps.setdefault(event.step, []).append(_row(event, episode))
     labels = [e for e in episode.events if isinstance(e, context.Memory) and not e.evidence]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ivx.reporting", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template("trace.html.jinja").render(
+    return template.write(
+        folder / FILE,
+        "trace.html.jinja",
         question=episode.instruction,
         answer=episode.answer,
+        verdict=verdict,
+        failure=_failure(episode, verdict),
         cited=[(name, episode.evidence[name]) for name in episode.answer.evidence],
         facts={
             "video": pathlib.PurePath(episode.instruction.video).name or "unknown",
@@ -69,9 +80,17 @@ def write(folder: pathlib.Path, episode: Episode) -> pathlib.Path:
         labels=labels,
         steps=steps,
     )
-    path = folder / FILE
-    path.write_text(page, encoding="utf-8")
-    return path
+
+
+def _failure(episode: Episode, verdict: Verdict | None) -> str:
+    """Why an episode failed, or nothing."""
+    if not episode.answer.text.strip():
+        return "failed: no answer"
+    if verdict and verdict.points < 0.5:
+        return f"failed: wrong answer, score {verdict.points:.2f}"
+    if episode.answer.forced:
+        return "failed: the agent called no finish"
+    return ""
 
 
 def _observations(episode: Episode) -> list[context.Observation]:

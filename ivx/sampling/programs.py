@@ -4,8 +4,9 @@
     decode:   one token per step for all rows, until all have ended or the limit is reached
 
 Prefill scans over the stacked layers, as training does. Decoding uses separate arrays for each
-layer, unstacked once (see `Decoder.unstack`): a second copy of the decoder in the compute dtype. On
-a mesh, rows are sharded over replica and fsdp, and the cache entries of a row over context.
+layer, unstacked once (see `Decoder.unstack`): a second copy of the decoder in the compute dtype, or
+on a CPU views of the stack. On a mesh, rows are sharded over replica and fsdp, and the cache
+entries of a row over context.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -26,7 +28,7 @@ from ivx.kernels.latent_decode.quantise import DTYPES, quantise
 from ivx.models.decoder import Cache
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.grouped_attention import GroupedCache
-from ivx.parallel import sharding
+from ivx.parallel import compiler, sharding
 from ivx.parallel.sharding import constrain
 
 # Cache capacities are multiples of this, as the TPU kernels require.
@@ -63,6 +65,48 @@ def room(tokens: int, limit: int) -> int:
     return -(-(tokens + limit) // _PAGE) * _PAGE
 
 
+def unstacked(definition: ModelDefinition, mesh: Mesh | None) -> Callable:
+    """`unstack` as a function of the parameters; on a CPU without a copy, if nothing is cast."""
+    copied = jit_unstack(definition, mesh)
+    shapes = jax.eval_shape(functools.partial(unstack, definition), definition.abstract_params)
+
+    def run(params: Params) -> tuple[nnx.State, ...]:
+        stacked = jax.tree.leaves(params["language_model"]["layers"])
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(shapes[0])]
+        placed = all(_on_cpu(leaf) and _is_on(leaf, mesh) for leaf in stacked)
+        if not placed or [leaf.dtype for leaf in stacked] != dtypes:
+            return copied(params)
+        layers = [
+            _view(leaf, index) for index in range(definition.spec.text.depth) for leaf in stacked
+        ]
+        return jax.tree.unflatten(jax.tree.structure(shapes), layers)
+
+    return run
+
+
+def _on_cpu(array: object) -> bool:
+    """Whether this process has all of an array, on CPU devices."""
+    local = isinstance(array, jax.Array) and array.is_fully_addressable
+    return local and all(device.platform == "cpu" for device in array.devices())
+
+
+def _is_on(array: Array, mesh: Mesh | None) -> bool:
+    """Whether an array lies on the devices of a mesh; without a mesh, wherever it lies."""
+    return mesh is None or array.devices() == set(mesh.devices.flat)
+
+
+def _view(stacked: Array, index: int) -> Array:
+    """A layer of a stack, which it shares memory with; its axis 0 is not sharded."""
+    parts = [
+        jax.device_put(np.asarray(shard.data.addressable_data(0))[index], shard.device)
+        for shard in stacked.addressable_shards
+    ]
+    place = stacked.sharding
+    if isinstance(place, NamedSharding):
+        place = NamedSharding(place.mesh, P(*place.spec[1:]))
+    return jax.make_array_from_single_device_arrays(stacked.shape[1:], place, parts)
+
+
 def jit_unstack(definition: ModelDefinition, mesh: Mesh | None) -> Callable:
     """Jitted `unstack`; takes the parameters."""
     shardings = None if mesh is None else layer_shardings(definition, mesh)
@@ -73,7 +117,11 @@ def jit_prefill(definition: ModelDefinition, mesh: Mesh | None, cache: str) -> C
     """Jitted `prefill`; takes parameters, batch and lengths, and static `capacity` and `group`."""
     run = functools.partial(prefill, definition, cache=cache)
     run = run if mesh is None else sharding.under_mesh(mesh, run)
-    return jax.jit(run, static_argnames=("capacity", "group"))
+    return jax.jit(
+        run,
+        static_argnames=("capacity", "group"),
+        compiler_options=compiler.inference_options(mesh, definition.spec.dtype),
+    )
 
 
 def jit_decode(definition: ModelDefinition, end: int, mesh: Mesh | None) -> Callable:
@@ -103,6 +151,7 @@ def jit_decode(definition: ModelDefinition, end: int, mesh: Mesh | None) -> Call
         static_argnames=("temperature", "limit"),
         donate_argnums=2,
         out_shardings=(replicated, None),
+        compiler_options=compiler.inference_options(mesh, definition.spec.dtype),
     )
 
 

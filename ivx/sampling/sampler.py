@@ -4,6 +4,7 @@ Prompt lengths are rounded up to powers of two, so that few shapes are compiled.
 programs are in `ivx.sampling.programs`.
 """
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from data_pipelines import packing
 from data_pipelines.batch import Batch
 from data_pipelines.layout import Layout
 from data_pipelines.loader import LoadedBatch, stack
+from ivx import progress
 from ivx.errors import UserError
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import across_hosts, batches
@@ -80,7 +82,8 @@ class Sampler:
             )
         self._params, self._end, self._mesh = params, end, mesh
         self._layers = None
-        self._unstack = programs.jit_unstack(definition, mesh)
+        self._compiled: set[tuple] = set()
+        self._unstack = programs.unstacked(definition, mesh)
         self._prefill = programs.jit_prefill(definition, mesh, cache)
         self._decode = programs.jit_decode(definition, end, mesh)
 
@@ -140,19 +143,20 @@ class Sampler:
             batch, lengths, positions = batches.put_batch((batch, lengths, positions), self._mesh)
         if self._layers is None:
             self._layers = self._unstack(self._params)
-        filled = self._prefill(self._params, batch, lengths, capacity=capacity, group=group)
-        lengths, positions = (jnp.repeat(a, group) for a in (lengths, positions))
-        decoded, _ = self._decode(
-            self._params,
-            self._layers,
-            filled.caches,
-            filled.logits,
-            lengths,
-            positions,
-            key,
-            temperature=temperature,
-            limit=limit,
-        )
+        with self._compiling((batch.tokens.shape, batch.patches.shape, group, limit)):
+            filled = self._prefill(self._params, batch, lengths, capacity=capacity, group=group)
+            lengths, positions = (jnp.repeat(a, group) for a in (lengths, positions))
+            decoded, _ = self._decode(
+                self._params,
+                self._layers,
+                filled.caches,
+                filled.logits,
+                lengths,
+                positions,
+                key,
+                temperature=temperature,
+                limit=limit,
+            )
         tokens, logps = np.asarray(decoded.tokens), np.asarray(decoded.logps)
         if self._mesh is not None:
             tokens, logps = (batches.local_rows(array, self._mesh) for array in (tokens, logps))
@@ -161,6 +165,13 @@ class Sampler:
             Answer(row[:length].tolist(), logp[:length])
             for row, logp, length in zip(tokens, logps, lengths, strict=True)
         ][: count * group]
+
+    def _compiling(self, sizes: tuple) -> contextlib.AbstractContextManager:
+        """Shows the wait for the first batch of these sizes."""
+        if sizes in self._compiled:
+            return contextlib.nullcontext()
+        self._compiled.add(sizes)
+        return progress.compiling("the model for prompts of this length")
 
 
 # Maps the sizes that this host needs to the sizes that all hosts use; the identity on one host.

@@ -6,7 +6,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers
 from ivx.text import special_tokens
 
 # Contractions, words with one leading symbol, single digits, symbols, line breaks, spaces.
-_SPLIT = (
+SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -18,7 +18,7 @@ def tokenizer(model: models.BPE) -> tokenizers.Tokenizer:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(tokenizers.Regex(_SPLIT), "isolated"),
+            pre_tokenizers.Split(tokenizers.Regex(SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

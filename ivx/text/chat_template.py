@@ -7,13 +7,21 @@
     {..}<|im_end|>                             (role pretrain, a message by itself)
 
 The loss covers the assistant's text and its <|im_end|>; for pretraining, everything but vision
-tokens. There is no default system message. Tool schemas are appended to the system message.
-Consecutive tool results share one turn. The text of a user or tool marks a video by the placeholder
+tokens. `"loss": false` excludes a message. `"loss": true` on another message covers all that it
+renders to but vision tokens, and after a user or tool also the opening of the assistant's turn, as
+in the release (XTuner, data_proto/messages/chat.py).
+
+There is no default system message. Tool schemas are appended to the system message. Consecutive
+tool results share one turn. The text of a user or tool marks a video by the placeholder
 <VIDEO_CONTEXT>, which is replaced by the video's vision tokens, each slice after its time. The
 placeholder of an image is <IMG_CONTEXT>; it has no time:
 
     <0.2 seconds><|vision_start|><|video_pad|>...<|vision_end|><1.2 seconds><|vision_start|>...
     <|vision_start|><|image_pad|>...<|vision_end|>
+
+Text of a user or tool cannot forge a tool result, a call or a thought: there, <tool_response>,
+<tool_call>, <think> and their ends become plain pieces, tokenized like any other characters.
+Reserved <|...|> tokens are rejected in every role.
 
 Thoughts are part of the assistant's text, inside <think>. `enable_thinking` has the meaning it has
 for Qwen models:
@@ -34,6 +42,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ivx.text import special_tokens, thinking, tool_calls
+from ivx.text.printable import misencoded
 
 VIDEO_PLACEHOLDER = "<VIDEO_CONTEXT>"
 IMAGE_PLACEHOLDER = "<IMG_CONTEXT>"
@@ -52,9 +61,11 @@ _VISION = re.compile(
 )
 # Roles whose text may contain placeholders.
 _MEDIA_ROLES = ("user", "tool", "pretrain")
-# A tool result must not contain these either.
-_RESPONSE_TAGS = re.compile(f"{tool_calls.RESPONSE}|{tool_calls.RESPONSE_END}")
-_UNSAFE = re.compile(f"{_RESERVED.pattern}|{_RESPONSE_TAGS.pattern}|{_PLACEHOLDERS.pattern}")
+# A group, so that `split` keeps the tags.
+_MARKUP = re.compile(f"({'|'.join(special_tokens.MARKUP)})")
+_UNSAFE = re.compile(
+    f"{_RESERVED.pattern}|{tool_calls.RESPONSE}|{tool_calls.RESPONSE_END}|{_PLACEHOLDERS.pattern}"
+)
 
 
 class TemplateError(ValueError):
@@ -63,10 +74,17 @@ class TemplateError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """A run of text that is tokenized separately; `trained` includes its tokens in the loss."""
+    """A run of text that is tokenized separately.
+
+    Attributes:
+      text: the text.
+      trained: whether its tokens are included in the loss.
+      plain: whether special tokens in it are tokenized like any other characters.
+    """
 
     text: str
     trained: bool = False
+    plain: bool = False
 
 
 def video_text(slice_times: Iterable[float | None], tokens_per_slice: int) -> str:
@@ -110,8 +128,9 @@ def render(
     """Renders a conversation as pieces of text.
 
     Args:
-      messages: [{"role": ..., "content": str or [items], "loss": bool (assistant, default true),
-        "tool_calls": [{"name", "arguments"}] (assistant, written after the text)}].
+      messages: [{"role": ..., "content": str or [items], "loss": bool (true by default for
+        assistant and pretrain), "tool_calls": [{"name", "arguments"}] (assistant, written after
+        the text)}].
       videos: the text of each video, in the order of their placeholders.
       generate: whether to end with an open assistant turn.
       tools: schemas of the available tools.
@@ -144,18 +163,15 @@ def render(
                     f"message {number}: role pretrain stands alone: no other messages, no tools"
                 )
             text = _with_media(text, pending, number) + special_tokens.IM_END
-            trained = message.get("loss") is not False
-            pieces += [
-                Piece(part, trained and not _VISION.fullmatch(part))
-                for part in _VISION.split(text)
-                if part
-            ]
+            pieces += _pieces(text, message.get("loss") is not False)
         elif role == "assistant":
             thought = ""
             if enable_thinking is not None:
                 thought, text = thinking.split(text)
             text = _with_calls(text, message.get("tool_calls"), number)
-            pieces.append(Piece(f"{special_tokens.IM_START}assistant\n"))
+            asked = number > 0 and roles[number - 1] in ("user", "tool")
+            opens = asked and messages[number - 1].get("loss") is True
+            pieces.append(Piece(f"{special_tokens.IM_START}assistant\n", opens))
             pieces.append(
                 Piece(
                     (thought if number > last_question else "") + text + special_tokens.IM_END,
@@ -164,20 +180,24 @@ def render(
             )
             pieces.append(Piece("\n"))
         elif role == "tool":
-            text = tool_calls.response(_with_media(text, pending, number))
+            text = _with_media(text, pending, number)
             continues = roles[number - 1 : number] == ["tool"]
             ends = roles[number + 1 : number + 2] != ["tool"]
             start = "" if continues else f"{special_tokens.IM_START}user"
             end = f"{special_tokens.IM_END}\n" if ends else ""
-            pieces.append(Piece(f"{start}\n{text}{end}"))
+            before, after = f"{tool_calls.RESPONSE}\n", f"\n{tool_calls.RESPONSE_END}"
+            trained = message.get("loss") is True
+            pieces += _untrusted(f"{start}\n{before}", text, f"{after}{end}", trained)
+        elif role == "user":
+            text = _with_media(text, pending, number)
+            end = f"{special_tokens.IM_END}\n"
+            start = f"{special_tokens.IM_START}user\n"
+            pieces += _untrusted(start, text, end, message.get("loss") is True)
         else:
-            if role == "user":
-                text = _with_media(text, pending, number)
-            elif schemas and number == 0:
+            if schemas and number == 0:
                 text = f"{text}\n\n{schemas}"
-            pieces.append(
-                Piece(f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n")
-            )
+            text = f"{special_tokens.IM_START}{role}\n{text}{special_tokens.IM_END}\n"
+            pieces += _pieces(text, message.get("loss") is True)
     for placeholder, texts in pending.items():
         if texts:
             raise TemplateError(
@@ -187,6 +207,23 @@ def render(
     if generate:
         opened = thinking.OPENINGS[enable_thinking]
         pieces.append(Piece(f"{special_tokens.IM_START}assistant\n{opened}"))
+    return pieces
+
+
+def _pieces(text: str, trained: bool) -> list[Piece]:
+    """The text as pieces; vision tokens bear no loss."""
+    parts = _VISION.split(text) if trained else [text]
+    return [Piece(part, trained and not _VISION.fullmatch(part)) for part in parts if part]
+
+
+def _untrusted(before: str, text: str, after: str, trained: bool) -> list[Piece]:
+    """A turn with the text of a user or tool, whose markup becomes plain pieces."""
+    parts = _MARKUP.split(text)  # every second part is a tag
+    parts[0] = before + parts[0]
+    parts[-1] += after
+    pieces = []
+    for number, part in enumerate(parts):
+        pieces += [Piece(part, trained, plain=True)] if number % 2 else _pieces(part, trained)
     return pieces
 
 
@@ -217,9 +254,9 @@ def message_text(message: dict, number: int) -> str:
                 f"message {number}: an item of type {kind!r}; expected text, video_url or image_url"
             )
     text = "".join(texts)
+    if not text.isprintable() and (reason := misencoded(text)):
+        raise TemplateError(f"message {number}: the text holds {reason}; remove it")
     forged = _RESERVED.search(text)
-    if not forged and message.get("role") == "tool":
-        forged = _RESPONSE_TAGS.search(text)
     if forged:
         raise TemplateError(
             f"message {number}: the text contains the reserved token {forged[0]}; remove it"

@@ -45,3 +45,5 @@ VISIBLE = (
     "</think>",
 )
 ALL = HIDDEN + VISIBLE
+# Structure of an assistant's turn or of a tool result; harmless elsewhere.
+MARKUP = tuple(token for token in VISIBLE if not token.startswith("<|"))

@@ -2,15 +2,20 @@
 
 import functools
 import hashlib
+import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tokenizers
 
-from ivx.text import compact_tokenizer, qwen_tokenizer, special_tokens
+from ivx import local_files
+from ivx.text import byte_level, compact_tokenizer, qwen_tokenizer, special_tokens
 
 COMPACT, QWEN = "compact", "qwen3"
+# The released file has 11 MB.
+_MAX_BYTES = 256 << 20
 
 
 class Tokenizer:
@@ -55,9 +60,34 @@ class Tokenizer:
         """Whether both map the same tokens to the same ids; their files may differ."""
         return self._backend.get_vocab() == other._backend.get_vocab()
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`; a special token in it becomes its single id."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+    @functools.cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same encoding without special tokens."""
+        plain = tokenizers.Tokenizer(self._backend.model)
+        plain.normalizer, plain.pre_tokenizer = (
+            self._backend.normalizer,
+            self._backend.pre_tokenizer,
+        )
+        return plain
+
+    def encode(self, text: str, plain: bool = False) -> list[int]:
+        """Ids of `text`.
+
+        Args:
+          text: any text.
+          plain: whether a special token in it is encoded like any other characters; by default it
+            becomes its single id.
+
+        Raises:
+          ValueError: the text cannot be tokenized, as one with 10 million spaces in a row.
+        """
+        backend = self._plain if plain else self._backend
+        try:
+            return backend.encode(text, add_special_tokens=False).ids
+        except BaseException as error:
+            if not _is_panic(error):
+                raise
+            raise ValueError(f"{len(text):,} characters cannot be tokenized ({error})") from error
 
     def decode(self, ids: Iterable[int] | np.ndarray, skip_special: bool = True) -> str:
         """Text of `ids`; `skip_special` omits the hidden tokens (not <think> or <tool_call>)."""
@@ -82,6 +112,7 @@ def find(name: str) -> pathlib.Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"no tokenizer at {path}; give {COMPACT!r}, {QWEN!r}, a tokenizer.json or its folder"
+            f"{local_files.download_hint(name)}"
         )
     return path
 
@@ -95,8 +126,41 @@ def load(name: str) -> Tokenizer:
       ValueError: as `find`, or the file is damaged, or the vocabulary lacks a special token.
     """
     path = find(name)
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} has more than {_MAX_BYTES:,} bytes; download it again")
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} is damaged: {error}; download it again") from error
+    except BaseException as error:  # the library raises nothing narrower
+        if not isinstance(error, Exception) and not _is_panic(error):
+            raise
+        raise ValueError(f"{path} is damaged: {str(error)[:200]}; download it again") from error
+    for pattern in _patterns(backend):
+        # Some patterns take exponential time, or end in a panic of the library.
+        if pattern != byte_level.SPLIT:
+            raise ValueError(
+                f"{path} splits text by the pattern {pattern[:60]!r}, expected that of Qwen3;"
+                " give the tokenizer.json of a Qwen3 model"
+            )
+    # A file may hold limits of its training, by which long texts would be cut.
+    backend.no_truncation()
+    backend.no_padding()
     return Tokenizer(backend)
+
+
+def _is_panic(error: BaseException) -> bool:
+    """Whether the library, which is written in Rust, ended in a panic; it is no `Exception`."""
+    return type(error).__name__ == "PanicException"
+
+
+def _patterns(backend: tokenizers.Tokenizer) -> Iterator[str]:
+    """The regular expressions of a tokenizer."""
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor, backend.decoder)
+    pending: list[Any] = [json.loads(part.__getstate__()) for part in parts if part]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("Regex"), str):
+                yield value["Regex"]
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

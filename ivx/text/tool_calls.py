@@ -80,11 +80,6 @@ def render_call(name: str, arguments: dict) -> str:
     return f"{CALL}\n{call}\n{CALL_END}"
 
 
-def response(text: str) -> str:
-    """A tool result as it appears in the user's turn."""
-    return f"{RESPONSE}\n{text}\n{RESPONSE_END}"
-
-
 def check_tools(tools: Any) -> None:
     """Checks that `tools` is a list of schemas.
 
@@ -105,6 +100,7 @@ def check_tools(tools: Any) -> None:
                 f'the tool {tool!r} is not of the form {{"type": "function", "function":'
                 ' {"name": ..., "description": ..., "parameters": {...}}}'
             )
+        _check_writable(tool, "tool")
 
 
 def check_calls(calls: Any) -> None:
@@ -125,6 +121,14 @@ def check_calls(calls: Any) -> None:
             raise ToolCallError(
                 f'the tool call {call!r} is not of the form {{"name": ..., "arguments": {{...}}}}'
             )
+        _check_writable(call, "tool call")
+
+
+def _check_writable(value: dict, name: str) -> None:
+    try:
+        _plain(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ToolCallError(f"a {name} cannot be written as JSON ({error})") from error
 
 
 def parse(text: str) -> Parsed:

@@ -11,19 +11,21 @@ nothing else over, so it continues bit for bit as if it had never stopped.
 import contextlib
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import optax
 from clu import parameter_overview
 from jax.sharding import Mesh
 
-from ivx.errors import Interrupted
+from ivx import progress
 from ivx.models.definition import ModelDefinition, Params
 from ivx.parallel import batches, sharding
 from ivx.stages.protocol import Loss, Stage, StageBatch
-from ivx.training import progress
+from ivx.training import data_changes, metrics_line
 from ivx.training import step as training_step
 from ivx.training.checkpoints.checkpoint import Checkpoints, Remote
 from ivx.training.health import failures, preemption
@@ -100,7 +102,10 @@ class Run:
       options: of the step.
       watch: what watches over the run.
       seed: for new parameters.
-      initial_params: from shardings to the first parameters; None initialises them from the seed.
+      initial_params: from shardings to the first parameters, which become part of the state; None
+        initialises them from the seed. Called again if the run returns to its start.
+      sources: what the data sets are, by name (`data_pipelines.data_record`).
+      accept_data_change: whether the run may go on if they were others before.
     """
 
     workdir: pathlib.Path
@@ -114,6 +119,8 @@ class Run:
     watch: Watch = Watch()
     seed: int = 0
     initial_params: Callable[[Params], Params] | None = None
+    sources: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    accept_data_change: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +141,14 @@ def train(run: Run) -> RunResult:
     """Trains to the end, from the newest intact checkpoint of the workdir if there is one.
 
     Raises:
-      Interrupted: the run was told to stop (SIGTERM) and has saved its state.
-      UserError: no checkpoint is intact, or gradients are not finite again after a rollback.
+      Interrupted: the run was told to stop (SIGTERM, Ctrl-C) and has saved its state.
+      UserError: no checkpoint is intact, the data are others than before, or gradients are not
+        finite again after a rollback.
     """
     phases = Phases()
     bad_steps = BadSteps(run.workdir, run.watch.rollback_after, run.watch.spike)
-    with Watchdog(phases, run.watch.watchdog, run.watch.watchdog_ends, run.workdir):
+    watchdog = Watchdog(phases, run.watch.watchdog, run.watch.watchdog_ends, run.workdir)
+    with contextlib.closing(phases), watchdog:
         while True:
             try:
                 return _train_from_checkpoint(run, phases, bad_steps)
@@ -157,7 +166,11 @@ def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> Run
     state_shardings = training_step.state_shardings(
         run.model, run.optimizer, mesh, averaged=run.options.averaged
     )
-    state, done = _restore_or_init(run, checkpoints, state_shardings)
+    state, done, stored = _restore_or_init(run, checkpoints, state_shardings)
+    if done < length.steps:
+        checkpoints.facts = data_changes.facts(run.sources, stored, done, run.accept_data_change)
+        if jax.process_index() == 0:
+            data_changes.write(run.workdir, checkpoints.facts["changes"])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     progress.note(
         f"{parameters:,} parameters on {mesh.size} devices, step {done} of {length.steps}"
@@ -180,7 +193,7 @@ def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> Run
     # ------------------------------------------------------------------------------------ loop
     writer = make_writer(run.workdir, done)
     producer = run.stage.producer(done) if done < length.steps else None
-    bar = progress.TrainingBar(length.steps, done)
+    bar = progress.Bar(length.steps, "train", "steps", done, quiet=0.0)
     # A resumed run takes up the counts of the last row before its checkpoint.
     newest = _last_metrics(run.workdir, done)
     meter = Meter(
@@ -216,7 +229,7 @@ def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> Run
                     checkpoints.save(state, number, last=leaving)
             if leaving:
                 saved = f"saved step {number}" if number else "before the first step"
-                raise Interrupted(f"stopped by SIGTERM: {saved} of {length.steps}")
+                raise notice.interruption(f"{saved} of {length.steps}")
             profiler.reach(number)
             phases.enter("first batch" if number == done else "data", number)
             loaded = producer.next(state.params)
@@ -228,7 +241,7 @@ def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> Run
             if (number + 1) % length.log_every == 0 or number + 1 == length.steps:
                 row = {name: float(value) for name, value in metrics.items()} | meter.read()
                 write(number + 1, row)
-                bar.show(row)
+                bar.show(metrics_line.line(row))
 
         # -------------------------------------------------------------------------------- end
         bad_steps.catch_up()
@@ -239,11 +252,11 @@ def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> Run
             checkpoints.save(state, length.steps, last=True)
     return RunResult(
         steps=length.steps,
-        loss=newest["loss/total"],
+        loss=newest.get("loss/total", math.nan),
         validation_loss=newest.get("validation/loss"),
         skipped_steps=int(state.skipped),
         skipped_samples=meter.skipped,
-        tokens=int(newest["tokens/seen"]),
+        tokens=int(newest.get("tokens/seen", 0)),
         tokens_per_second=meter.mean_speed(),
         parameters=parameters,
     )
@@ -251,21 +264,26 @@ def _train_from_checkpoint(run: Run, phases: Phases, bad_steps: BadSteps) -> Run
 
 def _restore_or_init(
     run: Run, checkpoints: Checkpoints, shardings: TrainState
-) -> tuple[TrainState, int]:
-    """The state to begin with, and how many batches it has used."""
+) -> tuple[TrainState, int, dict[str, Any] | None]:
+    """The state to begin with, how many batches it has used, and what is stored with it."""
     if checkpoints.latest() is not None:
         abstract = training_step.abstract_state(run.model, run.optimizer, shardings)
         restored = checkpoints.restore(abstract)
-        return restored.state, restored.next_batch
+        return restored.state, restored.next_batch, restored.facts
     params = run.initial_params(shardings.params) if run.initial_params else None
+    if params:
+        # Only an array that already lies where the state has it can become part of the state.
+        params = jax.tree.map(sharding.place, params, shardings.params)
     averaged = run.options.averaged
     init = jax.jit(
         lambda params: training_step.init_state(
             params or run.model.init(run.seed), run.optimizer, averaged
         ),
         out_shardings=shardings,
+        # Otherwise the start would be held beside the state for the whole run.
+        donate_argnums=0,
     )
-    return init(params), 0
+    return init(params), 0, None
 
 
 def _validate(
@@ -275,7 +293,12 @@ def _validate(
     validation: Sequence[StageBatch],
 ) -> dict[str, float]:
     """The loss over all validation batches as one quotient; empty without batches."""
-    losses = [validation_loss(state.params, frozen, batch) for batch in validation]
+    losses = []
+    for batch in progress.track(validation, len(validation), "validation", "batches"):
+        losses.append(validation_loss(state.params, frozen, batch))
+        # XLA:CPU lets 32 computations of a device wait. Beyond, one device may fill up before the
+        # other has joined an all-reduce, and both wait forever.
+        jax.block_until_ready(losses[-2:-1])
     if not losses:
         return {}
     loss = sum(loss.total for loss in losses) / sum(loss.weight for loss in losses)
@@ -283,9 +306,11 @@ def _validate(
 
 
 def _last_metrics(workdir: pathlib.Path, done: int) -> dict[str, float]:
-    """The newest value of every metric up to this step, from earlier starts of the run."""
-    path, newest = workdir / METRICS, {}
-    for row in read_metrics(path) if path.exists() else ():
-        if row["step"] <= done:
+    """The metrics of this step, and the tokens seen until then, from earlier starts of the run."""
+    newest = {}
+    for row in read_metrics(workdir / METRICS):
+        if row["step"] == done:
             newest |= row
+        elif row["step"] < done and math.isfinite(row.get("tokens/seen", math.nan)):
+            newest["tokens/seen"] = row["tokens/seen"]
     return newest

@@ -8,6 +8,7 @@ Loading a run returns W: exports, evaluation and the next stage see an ordinary 
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,20 @@ class LoraDefinition(ModelDefinition):
             return leaf + scale * jnp.einsum("...nr,...rm->...nm", pair["a"], pair["b"])
 
         return jax.tree_util.tree_map_with_path(add, base_params)
+
+    def absorb(self, params: Params) -> Params:
+        """As `merge`, but changes `params`, kernel by kernel, so that no second copy is held."""
+        scale = self.lora.alpha / self.lora.rank
+
+        def add(kernel: Array, a: Array, b: Array) -> Array:
+            return kernel + scale * jnp.einsum("...nr,...rm->...nm", a, b)
+
+        add = jax.jit(add, donate_argnums=0)
+        for name, pair in params.pop(KEY).items():
+            *parents, last = name.split(".")
+            part = functools.reduce(dict.__getitem__, parents, params)
+            part[last] = add(part[last], pair["a"], pair["b"])
+        return params
 
     def bind(self, params: Params) -> nnx.Module:
         """The base model with W; parameters without A and B are bound as they are."""

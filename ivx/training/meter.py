@@ -14,9 +14,10 @@ import time
 import jax
 
 from data_pipelines.loader import LoadedBatch
+from ivx import progress
 from ivx.models.spec import ModelSpec
 from ivx.parallel import across_hosts
-from ivx.training import progress, utilisation
+from ivx.training import utilisation
 from ivx.training.health.phases import Phases
 
 

@@ -11,14 +11,19 @@ import os
 import pathlib
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import tensorboardX
 
+from ivx import progress
 from ivx.errors import UserError
 
 METRICS = "metrics.jsonl"
+# Integers beyond this are damage: a float no longer holds each of them.
+_STEPS = 1 << 53
+# Spoiled rows that a message names.
+_NAMED = 5
 
 
 @runtime_checkable
@@ -67,11 +72,7 @@ class JsonLinesWriter:
     """
 
     def __init__(self, path: pathlib.Path, resume_step: int) -> None:
-        kept = (
-            [row for row in read_metrics(path) if row["step"] <= resume_step]
-            if path.exists()
-            else []
-        )
+        kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
         rewritten = path.with_suffix(".partial")
         rewritten.write_text("".join(json.dumps(row) + "\n" for row in kept))
         rewritten.replace(path)
@@ -179,12 +180,45 @@ def make_writer(workdir: pathlib.Path, resume_step: int) -> MetricWriter:
     )
 
 
-def read_metrics(path: pathlib.Path) -> list[dict]:
-    """All rows of a metrics file, without a last line truncated by a kill."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file, without those that a kill or damage spoiled, which are named.
+
+    A row is an object of numbers with a `step`. Values may be NaN or infinite, as a loss may be.
+    """
+    if not path.exists():
+        return []
+    rows, faults = [], []
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            fault = ""
+            try:
+                row = json.loads(line.decode())
+                fault = _row_fault(row)
+            except UnicodeDecodeError:
+                fault = "is not text"
+            except (ValueError, RecursionError):
+                fault = "is not JSON" if line.endswith(b"\n") else "is incomplete"
+            if fault:
+                faults.append(f"line {number} {fault}")
+            else:
+                rows.append(row)
+    if faults:
+        named = ", ".join(faults[:_NAMED])
+        more = f" and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
+        progress.note(f"{path}: skipped {named}{more}")
     return rows
+
+
+def _row_fault(row: Any) -> str:
+    """Why a JSON value is no row of metrics; empty if it is one."""
+    if not isinstance(row, dict):
+        return "is no object"
+    step = row.get("step")
+    if type(step) is not int or not 0 <= step < _STEPS:
+        return "has no step"
+    for name, value in row.items():
+        if not name.isprintable():
+            return "has an unreadable name"
+        if type(value) not in (int, float) or (type(value) is int and abs(value) >= _STEPS):
+            return f"has no number for {name[:40]!r}"
+    return ""

@@ -4,11 +4,9 @@ The new environment contains only links to torch, transformers and their require
 verifies that neither ivx nor JAX can be imported there.
 """
 
-import importlib.metadata
 import json
 import pathlib
 import subprocess
-import venv
 
 import jax
 import numpy as np
@@ -21,10 +19,11 @@ from ivx import workdir as workdirs
 from ivx.models import spec
 from ivx.models.definition import ModelDefinition
 from ivx.training.checkpoints import checkpoint
+from tests.parity import environments
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers", exc_type=ImportError)
-requirements = pytest.importorskip("packaging.requirements")
+pytest.importorskip("packaging.requirements")
 
 QUESTION = "What happens?"
 ANSWER = 12
@@ -61,31 +60,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The interpreter of the clean environment."""
-    folder = tmp_path_factory.mktemp("clean") / "venv"
-    venv.create(folder, symlinks=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    for name in required("torch", "transformers"):
-        distribution = importlib.metadata.distribution(name)
-        for part in {file.parts[0] for file in distribution.files} - {"..", "__pycache__"}:
-            if not (site / part).exists():
-                (site / part).symlink_to(distribution.locate_file(part))
-    return folder / "bin" / "python"
-
-
-def required(*names: str) -> set[str]:
-    """These distributions and their requirements."""
-    distributions, pending = set(), list(names)
-    while pending:
-        name = pending.pop()
-        try:
-            requires = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
-            continue  # its marker does not apply here
-        if name not in distributions:
-            distributions.add(name)
-            parsed = [requirements.Requirement(line) for line in requires]
-            pending += [r.name for r in parsed if not r.marker or r.marker.evaluate({"extra": ""})]
-    return distributions
+    return environments.make(tmp_path_factory.mktemp("clean") / "venv", "torch", "transformers")
 
 
 @pytest.fixture(params=["m2la", "m2la_exact", "gqa"])

@@ -32,10 +32,10 @@ def examine(model: Any, options: ml_collections.ConfigDict, folder: pathlib.Path
     from ivx.agent import evaluate, trace
     from ivx.agent.budget import Budget
     from ivx.agent.chat_model import SampledChatModel
-    from ivx.evaluation import runner, scoring, store
+    from ivx.evaluation import runner, scoring, store, text_only
     from ivx.parallel import devices
+    from ivx.progress import note
     from ivx.reporting import trace_page
-    from ivx.training.progress import note
 
     config = model.config
     devices.configure_devices(config.mesh.cpu_devices)
@@ -56,7 +56,10 @@ def examine(model: Any, options: ml_collections.ConfigDict, folder: pathlib.Path
         traced.append(number)
         (folder / trace_folder(number)).mkdir(parents=True, exist_ok=True)
         trace.write(folder / trace_folder(number) / trace.FILE, episode)
-        trace_page.write(folder / trace_folder(number), episode)
+        question, truth = text_only.questions(samples[number])[-1]
+        answer = scoring.Prediction("", "", question, truth, "", episode.answer.text)
+        verdict = trace_page.Verdict(truth["answer"], scoring.score(answer))
+        trace_page.write(folder / trace_folder(number), episode, verdict)
 
     askers = {}
 

@@ -9,7 +9,9 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from ivx.errors import UserError
+from ivx import folder_lock
+from ivx.commands import config_flag
+from ivx.errors import UserError, keeping
 
 SUMMARY = "Run the whole recipe, from conversion to export, and compare the stages."
 EXAMPLE = """\
@@ -33,33 +35,45 @@ def define_flags() -> None:
         "Run the recipe once per seed, in folders of the workdir, and write means and ranges to"
         " seeds.md.",
     )
+    config_flag.define_accept_data_change()
     flags.DEFINE_bool("from_scratch", False, "Train the base model instead of importing it.")
 
 
 def run(args: Any, words: list[str]) -> dict:
     del words
     from ivx import workdir as workdirs
-    from ivx.reporting.recipe import seeds
 
     if args.config is None:
         raise UserError("no --config was given; name a recipe, as in --config=recipe:tiny")
     path = pathlib.Path(flags.FLAGS["config"].config_filename.split(":")[0])
-    if "stages" not in args.config:
-        raise UserError(f"--config={path} is not a recipe; take --config=recipe:tiny")
     config = args.config
     config.from_scratch = config.from_scratch or args.from_scratch
     workdir = workdirs.parse(args.workdir)
-    if not args.seeds:
-        return _summary(_run(config, path.parent, workdir), workdir)
-    folders = {seed: workdir / f"seed_{seed}" for seed in seed_numbers(args.seeds)}
+    with folder_lock.inside(workdir), keeping(f"{workdir} keeps the stages that are complete"):
+        if args.seeds:
+            return _run_seeds(config, path.parent, workdir, args.seeds, args.accept_data_change)
+        return _summary(_run(config, path.parent, workdir, args.accept_data_change), workdir)
+
+
+def _run_seeds(
+    config: ml_collections.ConfigDict,
+    experiments: pathlib.Path,
+    workdir: pathlib.Path,
+    numbers: Sequence[str],
+    accept_data_change: bool,
+) -> dict:
+    """Runs the recipe once per seed, and writes the table."""
+    from ivx.reporting.recipe import seeds
+
+    folders = {seed: workdir / f"seed_{seed}" for seed in seed_numbers(numbers)}
     for seed, folder in folders.items():
         config.seed = seed
-        _checked(config, path.parent, folder)
+        _checked(config, experiments, folder)
     outcomes, summaries = [], []
     for seed, folder in folders.items():
         print(f"\n== seed {seed}", flush=True)
         config.seed = seed
-        outcomes.append(_run(config, path.parent, folder))
+        outcomes.append(_run(config, experiments, folder, accept_data_change))
         summaries.append(_summary(outcomes[-1], folder))
     table = seeds.write(workdir, outcomes)
     print(f"\n{table.read_text()}\nmeans and ranges: {table}")
@@ -78,7 +92,10 @@ def seed_numbers(seeds: Sequence[str]) -> list[int]:
 
 
 def _checked(
-    config: ml_collections.ConfigDict, experiments: pathlib.Path, workdir: pathlib.Path
+    config: ml_collections.ConfigDict,
+    experiments: pathlib.Path,
+    workdir: pathlib.Path,
+    accept_data_change: bool = False,
 ) -> Any:
     """The `ivx.commands.recipe.stages.Recipe` of a folder.
 
@@ -89,26 +106,32 @@ def _checked(
     from ivx.commands.recipe.stages import Recipe
 
     workdirs.check(workdir, config)
-    recipe = Recipe(config, experiments, workdir)
+    recipe = Recipe(config, experiments, workdir, accept_data_change)
     recipe.check()
     return recipe
 
 
 def _run(
-    config: ml_collections.ConfigDict, experiments: pathlib.Path, workdir: pathlib.Path
+    config: ml_collections.ConfigDict,
+    experiments: pathlib.Path,
+    workdir: pathlib.Path,
+    accept_data_change: bool,
 ) -> Any:
     """Runs one recipe and prints its table; returns an `ivx.reporting.recipe.seeds.Outcome`."""
     from ivx import workdir as workdirs
     from ivx.reporting.recipe import aims, page
     from ivx.reporting.recipe.seeds import Outcome
 
-    recipe = _checked(config, experiments, workdir)
+    recipe = _checked(config, experiments, workdir, accept_data_change)
     workdirs.claim(workdir, config)
     if "opd" in config.stages and not config.teacher:
         print("opd is left out: no --config.teacher was given")
     stages, results, teacher = recipe.run(lambda title: print(f"\n== {title}", flush=True))
     print("\n" + aims.render([*stages, *([teacher] if teacher else [])], results))
-    print(f"\nreport: {page.write(workdir, stages, teacher, results)}")
+    few = recipe.has_few_steps()
+    if few:
+        print(f"\n{page.FEW_STEPS}")
+    print(f"\nreport: {page.write(workdir, stages, teacher, results, few)}")
     for stage in stages:
         if "page" in stage.facts:
             print(f"trace: {workdir / stage.name / stage.facts['page']}")

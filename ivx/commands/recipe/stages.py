@@ -18,30 +18,28 @@ from typing import Any
 
 import ml_collections
 
-from ivx import bundled
+from ivx import bundled, local_files
 from ivx import config as configs
 from ivx import workdir as workdirs
-from ivx.commands import config_flag, convert, evaluate, import_hf, report, train
+from ivx.commands import (
+    config_flag,
+    convert,
+    convert_summary,
+    evaluate,
+    experiments,
+    import_hf,
+    report,
+    train,
+)
 from ivx.commands.recipe import agent
 from ivx.errors import UserError
 from ivx.reporting.recipe import aims, record
 from ivx.reporting.recipe.aims import Aim
+from ivx.reporting.recipe.purpose import PURPOSE
 from ivx.reporting.recipe.record import StageRecord
 
-# The purpose of each stage, announced at its start. A stage trains or converts the model of the
-# stage before it.
-PURPOSE = {
-    "base": "import the small stand-in for Qwen3-VL: grouped attention, Hugging Face format",
-    "convert": "convert grouped attention to latent attention (M2LA): half the cache",
-    "cpt": "continued pretraining: recover what the conversion lost",
-    "sft_short": "supervised fine-tuning on short videos: questions, times, tool calls",
-    "sft_long": "supervised fine-tuning on long videos and agent traces",
-    "rl_gspo": "reinforcement learning with rule-based rewards (GSPO)",
-    "teacher": "import the teacher of the distillation",
-    "opd": "on-policy distillation: the teacher corrects the student's own answers",
-    "agent": "let the agent search long videos, next to a single pass with as many frames",
-    "export": "write a Hugging Face folder that transformers loads",
-}
+# A run with less than this share of a preset's steps shows that the stages work, and no skill.
+_FEW_STEPS = 0.1
 TRAINED = ("convert", "cpt", "sft_short", "sft_long", "rl_gspo", "opd")
 MODELS = ("base", *TRAINED)
 ORDER = (*MODELS, "agent", "export")
@@ -54,12 +52,18 @@ class Recipe:
       config: a config of experiments/recipe.py.
       experiments: folder of the stages' experiments.
       workdir: folder of all outputs.
+      accept_data_change: whether an interrupted stage may go on with other data.
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, experiments: pathlib.Path, workdir: pathlib.Path
+        self,
+        config: ml_collections.ConfigDict,
+        experiments: pathlib.Path,
+        workdir: pathlib.Path,
+        accept_data_change: bool = False,
     ) -> None:
         self._config, self._experiments, self._workdir = config, experiments, workdir
+        self._accept_data_change = accept_data_change
         mixture = workdir / "data" / "data.json" if config.synthesize else config.mixture
         self._mixture = str(pathlib.Path(mixture).resolve())
         self._names = [name for name in config.stages if name != "opd" or config.teacher]
@@ -95,6 +99,7 @@ class Recipe:
             if not folder or not (bundled.find(folder) / "config.json").is_file():
                 errors.append(
                     f"{key} = {folder!r} is not a Hugging Face folder; give one as --config.{key}"
+                    f"{local_files.download_hint(folder)}"
                 )
         if config.evaluate.batch < 1 or config.evaluate.max_new_tokens < 1:
             errors.append("evaluate.batch and evaluate.max_new_tokens must be at least 1")
@@ -104,10 +109,23 @@ class Recipe:
             if name in TRAINED:
                 self._experiment(name)
 
+    def has_few_steps(self) -> bool:
+        """Whether a stage trains for so few steps that scores and aims mean nothing."""
+        for name in self._names:
+            steps = self._config.steps.get(name, 0) if name in TRAINED else 0
+            if steps:
+                path = self._experiments / f"{name}.py"
+                usual = experiments.load(path, self._config.preset).run.steps
+                if steps < _FEW_STEPS * usual:
+                    return True
+        return False
+
     def run(
         self, announce: Callable[[str], None]
     ) -> tuple[list[StageRecord], list[Aim], StageRecord | None]:
         """Runs the stages that are not complete; returns all stages, the aims and the teacher.
+
+        A recipe with few steps has no aims.
 
         Args:
           announce: called with the title of each stage before it starts.
@@ -138,7 +156,8 @@ class Recipe:
             origin = origin if name == "teacher" else records[name].origin
         teacher = records.pop("teacher", None)
         splits = list(self._config.evaluate.splits)
-        return list(records.values()), aims.aims(records, teacher, splits), teacher
+        results = [] if self.has_few_steps() else aims.aims(records, teacher, splits)
+        return list(records.values()), results, teacher
 
     def _inputs(self, name: str) -> list[str]:
         """Inputs of a stage other than the stages before it, for its digest."""
@@ -207,11 +226,13 @@ class Recipe:
                 import_hf.import_model(bundled.find(self._config[name]), folder)
             return {}
         if name == "convert":
-            result = convert.convert(self._experiment(name), folder)
+            result = convert.convert(self._experiment(name), folder, self._accept_data_change)
             return {
                 "losses": result["losses"],
                 "calibration_tokens": result["tokens"],
-                "trained": {key: result[convert.MATCHED][key] for key in ("steps", "tokens")},
+                "trained": {
+                    key: result[convert_summary.MATCHED][key] for key in ("steps", "tokens")
+                },
             }
         if name == "agent":
             return agent.examine(self._open(self._last(), "sft_long"), self._config.agent, folder)
@@ -229,12 +250,12 @@ class Recipe:
         }
 
     def _train(self, name: str, folder: pathlib.Path) -> dict:
-        result = train.train(self._experiment(name), folder)
+        result = train.train(self._experiment(name), folder, self._accept_data_change)
         return {"trained": {"steps": result["steps"], "tokens": result["tokens"]}}
 
     def _experiment(self, name: str) -> ml_collections.ConfigDict:
         """The checked config of a stage, with the changes of this recipe."""
-        config = config_flag.load(self._experiments / f"{name}.py", self._config.preset)
+        config = experiments.load(self._experiments / f"{name}.py", self._config.preset)
         config.data.mixture = self._mixture
         config.run.seed = self._config.seed
         if name == "base":

@@ -23,12 +23,18 @@ class Aim:
     reached: bool
 
 
+def row(stage: StageRecord, split: str, family: str, kind: str = "open") -> dict | None:
+    """One row of a stage; None if it has no such row."""
+    for candidate in stage.rows.get(split, ()):
+        if candidate["family"] == family and candidate["format"] == kind:
+            return candidate
+    return None
+
+
 def score(stage: StageRecord, split: str, family: str, kind: str = "open") -> float | None:
     """One score of a stage; None if it has no such row."""
-    for row in stage.rows.get(split, ()):
-        if row["family"] == family and row["format"] == kind:
-            return row["score"]
-    return None
+    found = row(stage, split, family, kind)
+    return found["score"] if found else None
 
 
 def kept(base: StageRecord, stage: StageRecord, split: str) -> float | None:

@@ -5,8 +5,10 @@ the workdir's disk is lost with the machine. Restored arrays are verified by che
 (`ivx.training.checkpoints.restore`).
 """
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import types
@@ -16,10 +18,10 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from ivx import progress
 from ivx.errors import UserError
 from ivx.models.definition import Params
-from ivx.training import progress
-from ivx.training.checkpoints import host_arrays
+from ivx.training.checkpoints import host_arrays, read_errors
 from ivx.training.checkpoints.restore import (
     Location,
     position,
@@ -29,14 +31,21 @@ from ivx.training.checkpoints.restore import (
 from ivx.training.step import TrainState
 
 FOLDER = "checkpoints"
+# Orbax logs an error of its threads with a traceback, and raises it again. It also warns that the
+# folder of one item lacks the metadata that a whole checkpoint has.
+_NOISE = ("_SignalingThread", "Metadata file does not exist")
+logging.getLogger("absl").addFilter(
+    lambda record: not any(part in record.getMessage() for part in _NOISE)
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A state, and the number of batches it has used."""
+    """A state, the number of batches it has used, and the facts stored with it."""
 
     state: TrainState
     next_batch: int
+    facts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +76,21 @@ class Checkpoints:
     ) -> None:
         self._config = json.loads(config)
         self._remote, self._saves = remote, 0
-        # Removes what a killed process left incomplete.
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+        # Stored with every checkpoint.
+        self.facts: dict[str, Any] = {}
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            enable_async_checkpointing=True,
+            # Removes what a killed process left incomplete.
+            cleanup_tmp_directories=True,
+            # Otherwise a damaged file of times, which nothing needs, would end the run here.
+            lightweight_initialize=True,
         )
-        folders = [_folder(workdir)] + ([_folder(remote.folder)] if remote else [])
-        self._managers = [ocp.CheckpointManager(folder, options=options) for folder in folders]
+        self._folders = [_folder(workdir)] + ([_folder(remote.folder)] if remote else [])
+        self._managers = self._open()
+        # A save runs in threads: when one write fails, those that end after it are reported late.
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(read_errors.without_late_reports())
 
     def latest(self) -> int | None:
         """Step of the newest complete checkpoint; None without one."""
@@ -92,13 +110,13 @@ class Checkpoints:
         stored = _stored(state)
         self._saves += 1
         to_remote = self._remote and (last or self._saves % self._remote.every == 0)
-        data = position(step, stored)
+        data = position(step, stored, self.facts)
         for manager in self._managers if to_remote else self._managers[:1]:
             with _ExplainErrors(manager):
                 manager.save(
                     step,
                     args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(stored),
+                        state=ocp.args.StandardSave(stored, save_args=host_arrays.chunked(stored)),
                         data=ocp.args.JsonSave(data),
                         config=ocp.args.JsonSave(self._config),
                     ),
@@ -117,14 +135,15 @@ class Checkpoints:
           UserError: all are damaged.
         """
         locations = self._locations()
-        stored, location = read_newest_intact(locations, _stored(abstract))
+        stored, location, facts = read_newest_intact(locations, _stored(abstract))
         if damaged := locations[: locations.index(location)]:
             set_aside(damaged)
             for manager in self._managers:
-                manager.reload()
+                manager.close()
+            self._managers = self._open()
         if location.folder != self._managers[0].directory:
             progress.note(f"restored step {location.step} from {location.folder}")
-        return Restored(TrainState(**stored), location.step)
+        return Restored(TrainState(**stored), location.step, facts)
 
     def close(self) -> None:
         """Blocks until all saves are complete.
@@ -132,11 +151,15 @@ class Checkpoints:
         Raises:
           UserError: a save could not be written.
         """
-        for manager in self._managers:
-            with _ExplainErrors(manager):
-                manager.wait_until_finished()
-        for manager in self._managers:
-            manager.close()
+        with self._quiet:
+            for manager in self._managers:
+                with _ExplainErrors(manager):
+                    manager.wait_until_finished()
+            for manager in self._managers:
+                manager.close()
+
+    def _open(self) -> list[ocp.CheckpointManager]:
+        return [ocp.CheckpointManager(folder, options=self._options) for folder in self._folders]
 
     def _locations(self) -> list[Location]:
         """All complete checkpoints, newest first; of the same step the workdir's first."""
@@ -180,22 +203,26 @@ def save_params(workdir: pathlib.Path, params: Params, config: str) -> None:
 
     Uses little memory beyond the parameters themselves.
     """
-    handlers = {
-        "state": host_arrays.handler(),
-        "data": ocp.JsonCheckpointHandler(),
-        "config": ocp.JsonCheckpointHandler(),
-    }
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    folder = _folder(workdir)
-    with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
-        manager.save(
-            0,
-            args=ocp.args.Composite(
-                state=host_arrays.save_args({"params": params}),
-                data=ocp.args.JsonSave(position(0, {"params": params})),
-                config=ocp.args.JsonSave(json.loads(config)),
-            ),
-        )
+    with progress.waiting("checksums of the parameters"):
+        data = position(0, {"params": params})
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    with progress.Bar(size, "saving the checkpoint", "B") as bar:
+        handlers = {
+            "state": host_arrays.handler(bar),
+            "data": ocp.JsonCheckpointHandler(),
+            "config": ocp.JsonCheckpointHandler(),
+        }
+        options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+        folder = _folder(workdir)
+        with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
+            manager.save(
+                0,
+                args=ocp.args.Composite(
+                    state=host_arrays.save_args({"params": params}),
+                    data=ocp.args.JsonSave(data),
+                    config=ocp.args.JsonSave(json.loads(config)),
+                ),
+            )
 
 
 def load_params(
@@ -225,17 +252,13 @@ def load_params(
     # Checkpoint 0 of `save_params` has no average.
     name = "averaged" if averaged and steps[0] else "params"
     locations = [Location(_folder(workdir), step) for step in steps]
-    state, location = read_newest_intact(locations, {name: sharded})
-    return state[name], location.step
+    intact = read_newest_intact(locations, {name: sharded})
+    return intact.state[name], intact.location.step
 
 
-def stored_types(workdir: pathlib.Path) -> dict[str, str]:
-    """Dtype of every parameter of the newest checkpoint, by its dotted path.
-
-    Raises:
-      UserError: there is no checkpoint.
-    """
-    path = _folder(workdir) / str(latest_step(workdir)) / "state"
+def stored_types(workdir: pathlib.Path, step: int) -> dict[str, str]:
+    """Dtype of every parameter of an intact checkpoint, by its dotted path."""
+    path = _folder(workdir) / str(step) / "state"
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(path).item_metadata.tree["params"]
     return {
@@ -251,6 +274,13 @@ def latest_step(workdir: pathlib.Path) -> int:
       UserError: there is none.
     """
     return _steps(workdir)[0]
+
+
+def newest_step(workdir: pathlib.Path, remote: str = "") -> int:
+    """Step of the newest complete checkpoint of a run and its second folder; 0 without one."""
+    folders = [_folder(workdir)] + ([_folder(remote)] if remote else [])
+    present = [folder for folder in folders if folder.is_dir()]
+    return max((max(ocp.utils.checkpoint_steps(f), default=0) for f in present), default=0)
 
 
 def _steps(workdir: pathlib.Path) -> list[int]:

@@ -10,11 +10,14 @@ The overridden method is private to Orbax. The public alternative, writing array
 
 import asyncio
 import itertools
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+
+from ivx import progress
 
 # Approximate bytes per chunk: larger chunks mean fewer files, smaller ones less memory.
 CHUNK = 4 << 20
@@ -24,36 +27,66 @@ CONCURRENT = 2
 class HostArrayHandler(ocp.type_handlers.NumpyHandler):
     """Orbax's handler of numpy arrays, with less memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: progress.Bar) -> None:
         super().__init__(deepcopy_host_arrays=False)
+        self._bar = bar
         self._slots = asyncio.Semaphore(CONCURRENT)
+        self._open, self._failed = 0, False
 
     async def _open_and_write(self, value: np.ndarray, tspec: dict, ts_context: ts.Context) -> None:
+        self._open += 1
+        try:
+            await self._write(value, tspec, ts_context)
+        except Exception:
+            # Orbax closes the event loop at the first error, so it comes after all other writes.
+            if self._failed:
+                return
+            self._failed = True
+            while self._open > 1:
+                await asyncio.sleep(0.01)
+            raise
+        finally:
+            self._open -= 1
+
+    async def _write(self, value: np.ndarray, tspec: dict, ts_context: ts.Context) -> None:
         store = await ts.open(ts.Spec(tspec), create=True, open=True, context=ts_context)
         chunk = store.chunk_layout.write_chunk.shape
 
         async def write(corner: tuple[int, ...]) -> None:
             part = tuple(slice(a, a + b) for a, b in zip(corner, chunk, strict=True))
             async with self._slots:
-                await store[part].write(value[part], can_reference_source_data_indefinitely=True)
+                if not self._failed:
+                    source = value[part]
+                    await store[part].write(source, can_reference_source_data_indefinitely=True)
+                    self._bar.advance(source.nbytes)
 
         corners = itertools.product(
             *(range(0, size, step) for size, step in zip(value.shape, chunk, strict=True))
         )
-        await asyncio.gather(*(write(corner) for corner in corners))
+        ends = await asyncio.gather(*(write(corner) for corner in corners), return_exceptions=True)
+        for error in filter(None, ends):
+            raise error
 
 
-def handler() -> ocp.PyTreeCheckpointHandler:
-    """A handler of trees of arrays that uses `HostArrayHandler` for numpy arrays."""
+def handler(bar: progress.Bar) -> ocp.PyTreeCheckpointHandler:
+    """A handler of trees of arrays that uses `HostArrayHandler` for numpy arrays.
+
+    Args:
+      bar: counts the bytes written of numpy arrays.
+    """
     return ocp.PyTreeCheckpointHandler(
         type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-            (np.ndarray, HostArrayHandler()),
+            (np.ndarray, HostArrayHandler(bar)),
             (jax.Array, ocp.type_handlers.get_type_handler(jax.Array)),
         )
     )
 
 
+def chunked(tree: Any) -> Any:
+    """Orbax's arguments to store each array of a tree in chunks, so that parts can be read."""
+    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree)
+
+
 def save_args(tree: dict) -> ocp.args.PyTreeSave:
     """Arguments of a checkpoint manager to save with `handler`."""
-    chunked = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK), tree)
-    return ocp.args.PyTreeSave(tree, save_args=chunked)
+    return ocp.args.PyTreeSave(tree, save_args=chunked(tree))

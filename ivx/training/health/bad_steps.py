@@ -21,8 +21,8 @@ from typing import NoReturn
 
 import jax
 
+from ivx import progress
 from ivx.errors import UserError
-from ivx.training import progress
 
 FILE = "spikes.jsonl"
 # Number of losses in the median, and the minimum for a comparison.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 
+from data_pipelines import disk_full
 from ivx.errors import Interrupted, UserError
 from ivx.training.health.bad_steps import RollBack
 
@@ -36,7 +37,8 @@ def leave_on_failure(
 ) -> bool:
     """A callback for `contextlib.ExitStack.push`; does nothing in a single-process run.
 
-    Rollbacks and SIGTERM are not failures: all processes handle them together.
+    Rollbacks and SIGTERM are not failures: all processes handle them together. Ctrl-C before the
+    first step stops one process alone.
 
     Args:
       kind: type of the error; unused.
@@ -47,7 +49,8 @@ def leave_on_failure(
     """
     del kind, trace
     # In this order, because counting processes initialises JAX's devices.
-    if error is None or isinstance(error, Interrupted | RollBack):
+    by_hand = isinstance(error, Interrupted) and isinstance(error.__cause__, KeyboardInterrupt)
+    if error is None or (isinstance(error, Interrupted | RollBack) and not by_hand):
         return False
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return False
@@ -59,6 +62,10 @@ def leave_on_failure(
         traceback.print_exc()
     if isinstance(error, UserError):
         message, code = str(error), 2
+    elif by_hand:
+        message, code = str(error), Interrupted.BY_HAND
+    elif full := disk_full.sentence(error):
+        message, code = full, 2
     elif isinstance(error, jax.errors.JaxRuntimeError) and not _LOCAL_ERROR.match(str(error)):
         summary = " ".join(str(error).split())[:200]
         message, code = (

@@ -8,7 +8,7 @@ import pathlib
 
 import jax
 
-from ivx.training import progress
+from ivx import progress
 
 FOLDER = "profile"
 

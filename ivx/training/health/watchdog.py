@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import jax
 
-from ivx.training import progress
+from ivx import progress
 from ivx.training.health.phases import Phase, Phases
 
 # Exit code of a run that the watchdog ended: EX_SOFTWARE of sysexits.h.
