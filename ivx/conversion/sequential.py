@@ -29,7 +29,7 @@ from ivx.conversion.method import Method
 from ivx.conversion.steps import latent_definition
 from ivx.models.definition import ModelDefinition, Params
 from ivx.models.rope import Rope
-from ivx.parallel import batches, sharding
+from ivx.parallel import batches, compiler, sharding
 
 OpenBatches = Callable[[int], Iterable[Batch]]
 
@@ -120,6 +120,7 @@ class _Passes:
             kind: jax.jit(
                 sharding.under_mesh(mesh, functools.partial(sums, kind=kind)),
                 out_shardings=sharding.replicated(mesh),
+                compiler_options=compiler.inference_options(mesh, "bfloat16"),
             )
             for kind in ("statistics", "output")
         }

@@ -121,7 +121,8 @@ def jit_watched(definition: ModelDefinition, mesh: Mesh) -> Callable:
     return jax.jit(
         sharding.under_mesh(mesh, watched),
         out_shardings=sharding.replicated(mesh),
-        compiler_options=compiler.options(mesh),
+        # Weights may be held in bfloat16, whatever the dtype of computation.
+        compiler_options=compiler.options(mesh) | compiler.inference_options(mesh, "bfloat16"),
     )
 
 
