@@ -5,7 +5,7 @@ import sys
 import pytest
 from safetensors import safe_open
 
-from benchmarks.real_size import child, geometry, limits, page, steps
+from benchmarks.real_size import child, geometry, limits, measure, page, steps
 from ivx import progress
 from ivx.hf import names
 from ivx.models import spec as specs
@@ -87,3 +87,31 @@ def test_page_names_failures_and_what_is_over_its_limit():
     text = page.render(result)
     assert "| chat | 3.0 (over) | 2.0 | 4.0 | 60 | 9 | 11 | 4 |" in text
     assert "| export-hf | failed with code 137 |" in text and "Conditions: cores 2." in text
+
+
+def test_finished_step_is_kept_and_its_source_made_again_for_another(tmp_path, monkeypatch):
+    """What no step still to come reads is removed; a later start makes it again where needed."""
+    planned = steps.steps("trial", tmp_path)
+    ran = []
+
+    def run(command: list[str], log: object) -> child.Run:
+        ran.append(next(name for name, step in planned.items() if step.command == command))
+        if made := planned[ran[-1]].makes:
+            made.mkdir()
+        return child.Run(0, 1.0, 2**30, 2**30, "")
+
+    monkeypatch.setattr(child, "run", run)
+    monkeypatch.setattr(steps, "forecast", lambda *_: 0.0)
+
+    def start(*wanted: str, again: tuple[str, ...] = ()) -> list[str]:
+        ran.clear()
+        record = measure._Record(tmp_path / "measured.json", "trial", again)
+        record.rows.setdefault("machine", {"flops": 1.0, "written": 1.0, "read": 1.0})
+        record.rows["machine"] |= {"start_seconds": 1.0, "start_bytes": 1}
+        measure._run(planned, wanted, record, tmp_path, keep=False)
+        return list(ran)
+
+    assert start("export") == ["data", "import", "convert", "export"]
+    assert not any(step.makes.exists() for step in planned.values() if step.makes)
+    assert start("export", "convert") == []
+    assert start("convert", again=("convert",)) == ["import", "convert"]

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -36,7 +37,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("geometry", "2b", list(geometry.NAMES), "Sizes of the model.")
     flags.DEFINE_string("workdir", "", "Folder of the model and of all results.")
     flags.DEFINE_list("only", [], "Steps to run; by default all: import, verify, chat, ...")
-    flags.DEFINE_bool("again", False, "Measure finished steps again.")
+    flags.DEFINE_bool("again", False, "Measure these steps again.")
     flags.DEFINE_bool("keep", False, "Keep what the steps write; the model itself is kept anyway.")
     flags.DEFINE_string("peer_python", "", "A Python with transformers; default: this one.")
     flags.DEFINE_string("out", str(RESULTS / "real_size.json"), "File of the results.")
@@ -60,15 +61,11 @@ def run(flag_values: Any, words: Any = ()) -> dict:
         raise UserError(f"there is no step {min(unknown)!r}; steps are {', '.join(planned)}, peer")
     geometry.make_folder(workdir / "source", name)
     _draw(workdir / "question.png")
-    record = _Record(workdir / "measured.json", name, flag_values.again)
     wanted = flag_values.only or [*planned, "peer"]
+    record = _Record(workdir / "measured.json", name, wanted if flag_values.again else ())
     if "machine" not in record.rows:
         record.rows["machine"] = _machine(workdir)
-    for step in planned.values():
-        if step.name in wanted or _needed(step.name, wanted, planned, record):
-            record.measure(step, workdir)
-        if not flag_values.keep:
-            _clean(planned, wanted, record)
+    _run(planned, wanted, record, workdir, flag_values.keep)
     if "peer" in wanted:
         record.peer(workdir, flag_values.peer_python)
     result = record.result()
@@ -82,30 +79,46 @@ def run(flag_values: Any, words: Any = ()) -> dict:
     return {"ok": all(row.get("code", 0) == 0 for row in result["steps"])} | result
 
 
+def _run(
+    planned: dict[str, steps.Step],
+    wanted: Sequence[str],
+    record: "_Record",
+    workdir: pathlib.Path,
+    keep: bool,
+) -> None:
+    """Runs the wanted steps and those that they need, in order."""
+    for step in planned.values():
+        pending = step.name in wanted and not record.done(step.name)
+        if pending or _needed(step.name, wanted, planned, record):
+            record.measure(step, workdir)
+        if not keep:
+            _clean(planned, wanted, record)
+
+
 class _Record:
     """Measurements of a workdir, written after every step.
 
     Args:
       path: of the file.
       name: of the geometry.
-      again: forget what was measured before.
+      again: steps whose measurements are forgotten.
     """
 
-    def __init__(self, path: pathlib.Path, name: str, again: bool) -> None:
+    def __init__(self, path: pathlib.Path, name: str, again: Sequence[str]) -> None:
         self._path, self._name = path, name
         self.rows: dict[str, Any] = {}
-        if path.is_file() and not again:
+        if path.is_file():
             stored = json.loads(path.read_text())
             if stored.get("geometry") == name:
-                self.rows = stored["rows"]
+                self.rows = {key: row for key, row in stored["rows"].items() if key not in again}
 
     def done(self, name: str) -> bool:
         """Whether a step has succeeded."""
         return self.rows.get(name, {}).get("code") == 0
 
     def measure(self, step: steps.Step, workdir: pathlib.Path) -> None:
-        """Runs a step unless it has succeeded and what it makes still exists."""
-        if self.done(step.name) and not (step.makes and not step.makes.exists()):
+        """Runs a step, unless it has succeeded and what it makes still exists."""
+        if self.done(step.name) and (not step.makes or step.makes.exists()):
             return
         if step.makes:
             shutil.rmtree(step.makes, ignore_errors=True)
@@ -176,13 +189,15 @@ def _machine(workdir: pathlib.Path) -> dict:
     }
 
 
-def _needed(name: str, wanted: list[str], planned: dict[str, steps.Step], record: _Record) -> bool:
-    """Whether a wanted step that has not succeeded reads the result of this one."""
-    return any(
-        name in planned[other].needs or _needed(planned[other].name, [], planned, record)
-        for other in wanted
-        if other in planned and not record.done(other)
-    )
+def _needed(
+    name: str, wanted: Sequence[str], planned: dict[str, steps.Step], record: _Record
+) -> bool:
+    """Whether a wanted step that has not succeeded reads what this one makes, or needs it to."""
+
+    def reads(other: str) -> bool:
+        return any(source == name or reads(source) for source in planned[other].needs)
+
+    return any(reads(other) for other in wanted if other in planned and not record.done(other))
 
 
 def _clean(planned: dict[str, steps.Step], wanted: list[str], record: _Record) -> None:
