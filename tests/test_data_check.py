@@ -94,6 +94,20 @@ def test_bad_arguments_are_rejected_in_one_sentence(arguments, sentence):
     assert sentence in refused(ivx("data", *arguments))
 
 
+@pytest.mark.parametrize(
+    ("mixture", "sentence"),
+    [
+        ("{}", "names no data set"),
+        ('{"mine": {"annotation": "empty.jsonl"}}', "data set mine has no sample"),
+    ],
+)
+def test_nothing_to_check_is_rejected(data_folder, tmp_path, mixture, sentence):
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    (tmp_path / "mixture.json").write_text(mixture)
+    with pytest.raises(UserError, match=sentence):
+        data_check.check(str(tmp_path / "mixture.json"), (), tiny_config(data_folder))
+
+
 def test_training_skips_and_logs_unusable_annotations(damaged, capsys):
     [(_, found)] = from_config.data.samples(
         tiny_config(damaged), ("synthetic_train",), training=True

@@ -43,6 +43,14 @@ def check(
     except (sources.AnnotationError, ValueError) as error:
         raise UserError(str(error)) from error
     faults += [fault for summary in summaries for fault in summary.faults]
+    if not names:
+        raise UserError(f"{path} names no data set; give it an entry for each")
+    for summary in summaries:
+        if not summary.samples and not summary.faults:
+            raise UserError(
+                f"{path}: data set {summary.name} has no sample; its annotation is empty, or names"
+                " the wrong file"
+            )
     if summaries:
         print(_table(summaries))
         if misfits := [one for summary in summaries for one in summary.misfits]:
